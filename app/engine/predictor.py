@@ -1,0 +1,279 @@
+"""Predictor: one loaded model version, text in, entities out.
+
+`submit` returns at once. A small pool tokenizes, the scheduler's thread runs batches, the pool
+decodes; nothing of one text touches another, so its entities do not depend on its batch-mates.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.decoding import Decoder
+from app.engine.scheduler import BatchReport, Cost, Scheduler
+from app.engine.session import Session
+from app.engine.tokenizer import EncodedText, Tokenizer
+from app.engine.windows import Window, cut_windows
+from app.errors import NerveError
+from app.manifest import Feature, Manifest
+
+T = TypeVar("T")
+
+_PROBES = ((1, 16), (1, 64), (8, 16), (8, 64))
+"""Rows and length of the batches that warm a session up and measure its cost."""
+
+
+@dataclass(frozen=True)
+class Entity:
+    """`text[start:end]` (code points) is a `label` with probability `score`."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The entities of one text, in order, and how many windows it took."""
+
+    entities: tuple[Entity, ...]
+    windows: int
+
+
+class _Job:
+    """The texts of one request on their way."""
+
+    def __init__(self, texts: Sequence[EncodedText], tags: int, finish: Callable[["_Job"], None]):
+        self.texts = texts
+        self.logits = [np.zeros((len(text.heads), tags), np.float32) for text in texts]
+        self.windows = [0] * len(texts)
+        self.left = 0
+        self.error: NerveError | None = None
+        self.abandoned: Callable[[], bool] = lambda: False
+        self._finish = finish
+        self._lock = threading.Lock()
+
+    def done(self, error: NerveError | None = None) -> None:
+        """One window is done. The last one finishes the job."""
+        with self._lock:
+            self.left -= 1
+            self.error = self.error or error
+            last = self.left == 0
+        if last:
+            self._finish(self)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One window of one text."""
+
+    job: _Job
+    text: int
+    window: Window
+    length: int
+
+    @property
+    def abandoned(self) -> bool:
+        return self.job.abandoned()
+
+    def fail(self, error: NerveError) -> None:
+        self.job.done(error)
+
+
+def _ignore(_: BatchReport) -> None:
+    pass
+
+
+class Predictor:
+    """A model version that is ready to run.
+
+    Args:
+        manifest: its contract.
+        tokenizer: its tokenizer.
+        session: what runs its network; handed over, dropped by `close`.
+        max_queue_tokens, max_batch_tokens: see `Scheduler`.
+        report: told of every batch.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        session: Session,
+        max_queue_tokens: int = 1_000_000,
+        max_batch_tokens: int = 8_192,
+        report: Callable[[BatchReport], None] = _ignore,
+    ):
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self._session: Session | None = session
+        self._decoder = Decoder(manifest.tags, manifest.scheme, manifest.temperature)
+        name = f"{manifest.name}-{manifest.version}"
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"{name}-text")
+        self._scheduler = Scheduler(
+            self._run, self._warm_up(), max_queue_tokens, max_batch_tokens, report, f"{name}-run"
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can still be run."""
+        return self._scheduler.alive
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Sub-tokens in the queue."""
+        return self._scheduler.waiting_tokens
+
+    @property
+    def cost(self) -> Cost:
+        """What a batch costs on this machine, measured at warm-up."""
+        return self._scheduler.cost
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """The entities of each text, in the texts' order.
+
+        Raises:
+            Busy, InferenceFailed, NotReady: see `app.errors`.
+        """
+        return self.submit(texts).result()
+
+    def submit(self, texts: Sequence[str]) -> "Future[list[Prediction]]":
+        """As `predict`, without waiting. Cancelling the future drops what has not run."""
+        result: Future[list[Prediction]] = Future()
+
+        def finish(job: _Job) -> None:
+            self._pool.submit(_settle, result, lambda: self._decode(job))
+
+        self._pool.submit(self._start, texts, finish, result)
+        return result
+
+    def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """Each text's logits before temperature, shape (decisions, tags)."""
+        result: Future[list[npt.NDArray[np.float32]]] = Future()
+
+        def finish(job: _Job) -> None:
+            _settle(result, lambda: self._checked(job).logits)
+
+        self._start(texts, finish, result)
+        return result.result()
+
+    def close(self) -> None:
+        """Finish what is queued, end the threads and drop the session."""
+        self._scheduler.close()
+        self._pool.shutdown()
+        self._session = None
+
+    def _start(
+        self, texts: Sequence[str], finish: Callable[[_Job], None], result: "Future[list[T]]"
+    ) -> None:
+        try:
+            job = _Job(self.tokenizer.encode(texts), len(self.manifest.tags), finish)
+            job.abandoned = result.cancelled
+            rows = [row for number in range(len(texts)) for row in self._rows(job, number)]
+            job.left = len(rows)
+            if rows:
+                self._scheduler.submit(rows)
+            else:
+                finish(job)
+        except Exception as error:
+            result.set_exception(error)
+
+    def _rows(self, job: _Job, number: int) -> list[_Row]:
+        specials = self.tokenizer.specials
+        text = job.texts[number]
+        if not len(text.heads):
+            return []
+        size = self.manifest.max_length - specials
+        windows = cut_windows(len(text), size, self.manifest.stride)
+        job.windows[number] = len(windows)
+        return [_Row(job, number, window, window.end - window.start + specials) for window in windows]
+
+    def _run(self, rows: Sequence[_Row]) -> None:
+        if self._session is None:
+            raise RuntimeError("the predictor is closed")
+        logits = self._session.run(self._batch(rows))
+        for index, row in enumerate(rows):
+            text, window = row.job.texts[row.text], row.window
+            low, high = np.searchsorted(text.heads, (window.keep_from, window.keep_to))
+            at = text.heads[low:high] + (len(self.tokenizer.prefix) - window.start)
+            row.job.logits[row.text][low:high] = logits[index, at]
+            row.job.done()
+
+    def _batch(self, rows: Sequence[_Row]) -> dict[str, npt.NDArray[np.int64]]:
+        shape = (len(rows), max(row.length for row in rows))
+        features: dict[Feature, npt.NDArray[np.int64]] = {
+            "ids": np.full(shape, self.tokenizer.pad_id, np.int64),
+            "mask": np.zeros(shape, np.int64),
+            "word_shape": np.zeros(shape, np.int64),
+            "zeros": np.zeros(shape, np.int64),
+        }
+        prefix, suffix = self.tokenizer.prefix, self.tokenizer.suffix
+        for index, row in enumerate(rows):
+            text, window = row.job.texts[row.text], row.window
+            end = row.length - len(suffix)
+            ids = features["ids"][index]
+            ids[: len(prefix)] = prefix
+            ids[len(prefix) : end] = text.ids[window.start : window.end]
+            ids[end : row.length] = suffix
+            features["word_shape"][index, len(prefix) : end] = text.shapes[window.start : window.end]
+            features["mask"][index, : row.length] = 1
+        return {name: features[feature] for name, feature in self.manifest.inputs.items()}
+
+    def _decode(self, job: _Job) -> list[Prediction]:
+        self._checked(job)
+        thresholds = self.manifest.thresholds
+        predictions = []
+        for text, logits, windows in zip(job.texts, job.logits, job.windows, strict=True):
+            entities = (
+                Entity(int(text.starts[first]), int(text.ends[last]), label, score)
+                for first, last, label, score in self._decoder.decode(logits)
+            )
+            kept = tuple(e for e in entities if e.score >= thresholds.get(e.label, 0.0))
+            predictions.append(Prediction(kept, windows))
+        return predictions
+
+    @staticmethod
+    def _checked(job: _Job) -> _Job:
+        if job.error:
+            raise job.error
+        return job
+
+    def _warm_up(self) -> Cost:
+        """Run the probes and fit the cost to them, by least squares on the medians."""
+        seconds = []
+        for rows, length in _PROBES:
+            shape = (rows, length)
+            feature: dict[Feature, int] = {"ids": self.tokenizer.pad_id, "mask": 1}
+            batch = {
+                name: np.full(shape, feature.get(kind, 0), np.int64)
+                for name, kind in self.manifest.inputs.items()
+            }
+            runs = []
+            for _ in range(4):
+                started = time.perf_counter()
+                assert self._session is not None
+                self._session.run(batch)
+                runs.append(time.perf_counter() - started)
+            seconds.append(median(runs[1:]))
+        sizes = np.array([[1.0, rows * length] for rows, length in _PROBES])
+        fixed, per_token = np.linalg.lstsq(sizes, np.array(seconds), rcond=None)[0]
+        return replace(Cost(), fixed=max(fixed, 1e-5), per_token=max(per_token, 1e-8))
+
+
+def _settle(result: "Future[T]", compute: Callable[[], T]) -> None:
+    """Give a future its value or error, unless nobody waits any more."""
+    try:
+        value = compute()
+    except Exception as error:
+        if not result.cancelled():
+            result.set_exception(error)
+    else:
+        if not result.cancelled():
+            result.set_result(value)

@@ -1,0 +1,1 @@
+"""Which versions exist, which should be served, and getting from one to the other."""

@@ -1,0 +1,100 @@
+"""The application: wiring and lifespan, nothing else."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from app import __version__
+from app.errors import NerveError, NotFound, RequestError
+from app.lifecycle.deployment import DeploymentStore
+from app.lifecycle.loading import LoadOptions
+from app.lifecycle.manager import ModelManager
+from app.lifecycle.repository import Repository
+from app.metrics import Metrics
+from app.middleware import RequestMiddleware
+from app.requests import invalid
+from app.routes import health, models, ner
+from app.routes.answers import error_response
+from app.settings import Settings
+
+
+def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
+    """The manager of a server's models, not yet started."""
+    options = LoadOptions(
+        provider=settings.provider,
+        allow_cpu_fallback=settings.allow_cpu_fallback,
+        variant=settings.variant,
+        threads=settings.threads,
+        max_queue_tokens=settings.max_queue_tokens,
+        max_batch_tokens=settings.max_batch_tokens,
+    )
+    return ModelManager(
+        Repository(settings.models_dir),
+        DeploymentStore(settings.state_folder),
+        options,
+        metrics,
+        settings.max_loaded_versions,
+        settings.poll_seconds,
+    )
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The web service. Models are loaded once it starts, and closed when it ends."""
+    metrics = Metrics()
+    manager = make_manager(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        manager.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(manager.close)
+
+    app = FastAPI(
+        title="Nerve",
+        version=__version__,
+        summary="Named entities: text in, entities out.",
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.metrics = metrics
+    app.state.manager = manager
+    app.state.draining = threading.Event()
+    app.include_router(ner.router)
+    app.include_router(models.router)
+    app.include_router(health.router)
+    app.add_middleware(RequestMiddleware, metrics=metrics)
+    app.add_exception_handler(NerveError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    return app
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NerveError)
+    return error_response(error, request.scope["nerve"].id)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(invalid(error.errors()), request.scope["nerve"].id)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    """The router's own: no such route, or not with this method."""
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        mended: NerveError = NotFound(f"there is no {where}; see /docs")
+    else:
+        mended = RequestError(f"{where}: {error.detail}", "method_not_allowed")
+        mended.status = error.status_code
+    response = error_response(mended, request.scope["nerve"].id)
+    response.headers.update(error.headers or {})
+    return response

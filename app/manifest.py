@@ -1,0 +1,199 @@
+"""The manifest: what a model version is, and whether its folder holds what it says.
+
+A version is a folder `<models>/<name>/<version>/` and `manifest.json` in it is the whole contract.
+Only JSON and ONNX are read, never pickles; every path stays inside the folder; sizes and hashes
+are checked before a byte is handed to a runtime.
+"""
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from app.engine.decoding import Scheme, split_tag
+from app.engine.words import WordRule
+from app.errors import VersionRefused
+
+FORMAT_VERSION: Literal[1] = 1
+MANIFEST = "manifest.json"
+
+Feature = Literal["ids", "mask", "zeros", "word_shape"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or "\\" in path or ".." in parts:
+        raise ValueError(f"path {path!r} must stay inside the version's folder")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class File(_Contract):
+    """A file of the version."""
+
+    size: int = Field(ge=0, description="bytes")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Variant(_Contract):
+    """One ONNX file and where it runs."""
+
+    precision: Precision
+    file: RelativePath
+    providers: tuple[str, ...] = Field(
+        description="ONNX Runtime execution providers it is meant for, best first"
+    )
+    metrics: dict[str, Any] = Field({}, description="what was measured of this variant")
+
+
+class GoldenEntity(_Contract):
+    """An entity that a golden text must give; offsets in code points."""
+
+    start: int = Field(ge=0)
+    end: int = Field(ge=1)
+    label: str
+
+
+class Golden(_Contract):
+    """A text and exactly the entities this version must find in it."""
+
+    text: str
+    entities: tuple[GoldenEntity, ...]
+
+
+class Manifest(_Contract):
+    """`manifest.json`, format version 1. Unknown keys are refused."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: int = Field(ge=1)
+    created: str = Field(description="ISO 8601, UTC")
+    description: str = ""
+    languages: tuple[str, ...] = ()
+    license: str = ""
+    kind: Literal["single", "ensemble"] = "single"
+    labels: tuple[str, ...] = Field(min_length=1, description="entity types")
+    tags: tuple[str, ...] = Field(min_length=2, description="the tag of each logit column")
+    scheme: Scheme
+    words: WordRule = "bert"
+    inputs: dict[str, Feature] = Field({}, description="which feature feeds each ONNX input")
+    output: str = Field("logits", description="the ONNX output with shape (rows, length, tags)")
+    tokenizer: RelativePath = "tokenizer.json"
+    max_length: int = Field(ge=8, description="window, in sub-tokens, special tokens included")
+    stride: int = Field(ge=0, description="overlap of windows, in sub-tokens")
+    temperature: float = Field(1.0, gt=0)
+    thresholds: dict[str, float] = Field({}, description="least score per label, default 0")
+    variants: tuple[Variant, ...] = ()
+    members: tuple[str, ...] = Field((), description='of an ensemble: "ner-en/2"')
+    weights: tuple[float, ...] = ()
+    method: Literal["mean", "vote"] | None = None
+    files: dict[RelativePath, File] = {}
+    golden: tuple[Golden, ...] = ()
+    metrics: dict[str, Any] = {}
+    lineage: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "O" not in self.tags or len(set(self.tags)) != len(self.tags):
+            raise ValueError("tags must be distinct and hold O")
+        named = {split_tag(tag)[1] for tag in self.tags if tag != "O"}
+        if named != set(self.labels):
+            raise ValueError(f"tags name {sorted(named)}, labels {sorted(self.labels)}")
+        if unknown := set(self.thresholds) - set(self.labels):
+            raise ValueError(f"thresholds for unknown labels {sorted(unknown)}")
+        if self.stride >= self.max_length - 2:
+            raise ValueError(f"stride {self.stride} leaves no step in {self.max_length} sub-tokens")
+        if self.kind == "single":
+            if not self.variants or "ids" not in self.inputs.values():
+                raise ValueError("a single model needs variants, and an input fed by ids")
+            for file in (self.tokenizer, *(variant.file for variant in self.variants)):
+                if file not in self.files:
+                    raise ValueError(f"files does not list {file!r}")
+        return self
+
+    def to_json(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a version folder.
+
+    Raises:
+        VersionRefused: it is missing, unreadable, of another format version, or wrong; or it is
+            another version's than the folder says.
+    """
+    where = _where(folder)
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise VersionRefused(
+            f"{where}: {MANIFEST} is missing; the folder is still being copied, or is no version"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise VersionRefused(f"{where}: {MANIFEST} cannot be read: {error}") from None
+    found = content.get("format_version") if isinstance(content, dict) else None
+    if found != FORMAT_VERSION:
+        raise VersionRefused(
+            f"{where}: {MANIFEST} has format_version {found!r}, this Nerve reads {FORMAT_VERSION}; "
+            "export the model again, or update Nerve"
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5]
+        )
+        raise VersionRefused(f"{where}: {MANIFEST} is wrong: {problems}; export the model again") from None
+    if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
+        raise VersionRefused(
+            f"{where}: {MANIFEST} is of {manifest.name}/{manifest.version}; rename the folder"
+        )
+    return manifest
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Check every listed file's place, size and hash.
+
+    Raises:
+        VersionRefused: a file is missing, leaves the folder, or differs.
+    """
+    where = _where(folder)
+    root = folder.resolve()
+    for name, meant in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise VersionRefused(f"{where}: {name} is missing; copy the folder again")
+        if not path.resolve().is_relative_to(root):
+            raise VersionRefused(f"{where}: {name} leads out of the folder; replace the link")
+        size = path.stat().st_size
+        if size != meant.size:
+            raise VersionRefused(
+                f"{where}: {name} has {size} bytes, the manifest says {meant.size}; "
+                "it is still being copied, or must be copied again"
+            )
+        found = file_hash(path)
+        if found != meant.sha256:
+            raise VersionRefused(
+                f"{where}: {name}: sha256 differs from the manifest (got {found[:8]}…, want "
+                f"{meant.sha256[:8]}…); export it again or restore the file"
+            )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _where(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"

@@ -1,0 +1,99 @@
+"""Around every request: its id, its log line, its metrics, and an answer even to a crash."""
+
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import NerveError
+from app.metrics import Metrics
+from app.routes.answers import error_response
+
+log = logging.getLogger("nerve.request")
+
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass
+class RequestRecord:
+    """What is known of a request by its end; routes fill in what they learn. Never its text."""
+
+    id: str
+    model: str = ""
+    version: str = ""
+    texts: int = 0
+    characters: int = 0
+
+
+class RequestMiddleware:
+    """ASGI middleware; the record is `scope["nerve"]`."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        wanted = Headers(scope=scope).get("x-request-id", "")
+        record = RequestRecord(wanted if _ID.fullmatch(wanted) else uuid.uuid4().hex)
+        scope["nerve"] = record
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = record.id
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            log.exception("request %s crashed", record.id)
+            if not status:
+                crash = NerveError(f"the server failed ({type(error).__name__}); see its log")
+                await error_response(crash, record.id)(scope, receive, send_with_id)
+        finally:
+            self._metrics.in_flight.dec()
+            self._finish(scope, record, status, time.perf_counter() - started)
+
+    def _finish(self, scope: Scope, record: RequestRecord, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        of = (route, record.model, record.version, str(status))
+        self._metrics.requests.labels(*of).inc()
+        self._metrics.request_seconds.labels(*of).observe(seconds)
+        quiet = route in ("/healthz", "/readyz", "/metrics")
+        level = logging.DEBUG if quiet and status == 200 else logging.INFO
+        if log.isEnabledFor(level):
+            version = f" {record.model}/{record.version}" if record.model else ""
+            texts = f" {record.texts} texts {record.characters} chars" if record.texts else ""
+            log.log(
+                level,
+                "%s %s %d %.1f ms%s%s %s",
+                scope["method"],
+                scope["path"],
+                status,
+                1000 * seconds,
+                version,
+                texts,
+                record.id,
+                extra={
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "duration_ms": round(1000 * seconds, 3),
+                    "request_id": record.id,
+                    "model": record.model or None,
+                    "version": int(record.version) if record.version else None,
+                    "texts": record.texts,
+                    "characters": record.characters,
+                },
+            )

@@ -1,0 +1,1 @@
+"""Routes: parse, call, render. What they call knows no HTTP."""

@@ -1,0 +1,42 @@
+"""Answers that every route shares: JSON, errors, and how they are documented."""
+
+import math
+from typing import Any
+
+import pydantic_core
+from starlette.responses import Response
+
+from app.errors import Busy, NerveError
+from app.schemas import ErrorBody
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """JSON straight from plain values: validating our own answers would cost more than making them."""
+    return Response(pydantic_core.to_json(content), status, media_type="application/json")
+
+
+def error_response(error: NerveError, request_id: str) -> Response:
+    """An error as every route answers it."""
+    body = {"error": error.message, "code": error.code, "request_id": request_id}
+    response = json_response(body, error.status)
+    if isinstance(error, Busy):
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return response
+
+
+_MEANINGS = {
+    400: "The body is not UTF-8, or not JSON.",
+    404: "No such model or version.",
+    409: "The version fails its checks; nothing changed.",
+    413: "More bytes, characters or texts than the settings allow.",
+    415: "Neither JSON nor plain text in UTF-8.",
+    422: "A field is missing, unknown or of the wrong kind.",
+    429: "The queue is full; `Retry-After` says when to come again.",
+    500: "The server failed.",
+    503: "Nothing is served yet, or the server is shutting down.",
+}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can fail with these statuses."""
+    return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}

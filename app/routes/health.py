@@ -1,0 +1,31 @@
+"""`/healthz`, `/readyz` and `/metrics`: for orchestrators and Prometheus."""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from app.errors import NotReady
+from app.routes.answers import documented
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", summary="The process lives")
+async def healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="The default model answers", responses=documented(503))
+async def readyz(request: Request) -> dict[str, str]:
+    state = request.app.state
+    if state.draining.is_set():
+        raise NotReady("the server is shutting down")
+    with state.manager.lease(state.settings.default_model) as served:
+        if not served.predictor.alive:
+            raise NotReady("the scheduler's thread died; restart the server")
+    return {"status": "ready"}
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+def metrics(request: Request) -> Response:
+    registry = request.app.state.metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

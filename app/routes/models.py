@@ -1,0 +1,83 @@
+"""`/models`: which versions there are, which serves, and changing that."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+
+from app.lifecycle.deployment import Deployment
+from app.lifecycle.manager import ModelManager, VersionStatus
+from app.routes.answers import documented
+from app.schemas import DeploymentChange, ModelBody, ModelsBody, VersionBody
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+def _version(status: VersionStatus) -> VersionBody:
+    manifest, loaded = status.manifest, status.loaded
+    return VersionBody(
+        version=status.version,
+        state=status.state,
+        reason=status.reason,
+        description=manifest.description if manifest else None,
+        labels=list(manifest.labels) if manifest else None,
+        languages=list(manifest.languages) if manifest else None,
+        license=manifest.license if manifest else None,
+        metrics=manifest.metrics if manifest else None,
+        precision=loaded.variant.precision if loaded else None,
+        provider=loaded.provider if loaded else None,
+        threads=loaded.threads if loaded else None,
+    )
+
+
+def _model(manager: ModelManager, name: str) -> ModelBody:
+    versions = manager.model_status(name)
+    deployment = manager.deployment(name)
+    serving = [status.version for status in versions if status.state == "serving"]
+    return ModelBody(
+        name=name,
+        serving=serving[0] if serving else None,
+        stable=deployment.stable,
+        previous=deployment.previous,
+        versions=[_version(status) for status in versions],
+    )
+
+
+@router.get("", summary="Every model and its versions", responses=documented(500))
+def list_models(request: Request) -> ModelsBody:
+    manager: ModelManager = request.app.state.manager
+    return ModelsBody(
+        default=request.app.state.settings.default_model,
+        models=[_model(manager, name) for name in manager.repository.names()],
+    )
+
+
+@router.get("/{name}", summary="One model and its versions", responses=documented(404, 500))
+def show_model(name: str, request: Request) -> ModelBody:
+    return _model(request.app.state.manager, name)
+
+
+@router.get("/{name}/deployment", summary="What should be served", responses=documented(404, 500))
+def show_deployment(name: str, request: Request) -> Deployment:
+    manager: ModelManager = request.app.state.manager
+    return manager.deployment(name)
+
+
+@router.put(
+    "/{name}/deployment",
+    summary="Make a version the one that serves",
+    responses=documented(404, 409, 422, 500),
+)
+async def change_deployment(name: str, change: DeploymentChange, request: Request) -> Deployment:
+    """The version is verified, loaded and checked first; if it fails, nothing changes."""
+    manager: ModelManager = request.app.state.manager
+    return await asyncio.to_thread(manager.activate, name, change.stable)
+
+
+@router.post(
+    "/{name}/rollback",
+    summary="Go back to the version that served before",
+    responses=documented(404, 409, 500),
+)
+async def rollback(name: str, request: Request) -> Deployment:
+    manager: ModelManager = request.app.state.manager
+    return await asyncio.to_thread(manager.rollback, name)

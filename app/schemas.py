@@ -1,0 +1,144 @@
+"""Request and response bodies of the native API."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+OffsetUnit = Literal["codepoint", "utf16", "byte"]
+
+
+class NerOptions(BaseModel):
+    """What a request may ask for beside its text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: str | None = Field(
+        None,
+        description="Name of the model; the server's default where not given.",
+        examples=["ner-en"],
+    )
+    version: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="A version to pin; the one that serves where not given.",
+        examples=[1],
+    )
+    labels: list[str] | None = Field(
+        None, description="Return only entities of these labels.", examples=[["PER", "LOC"]]
+    )
+    min_score: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Return only entities whose score reaches this and their label's threshold.",
+        examples=[0.5],
+    )
+    offset_unit: OffsetUnit = Field(
+        "codepoint",
+        description="What `start` and `end` count: Unicode code points (Python), UTF-16 code units "
+        "(JavaScript, Java, C#), or bytes of UTF-8 (Go, Rust).",
+    )
+
+
+class NerRequest(NerOptions):
+    """Exactly one of `text` and `texts`."""
+
+    text: str | None = Field(
+        None, description="One text.", examples=["Angela Merkel visited IBM in New York."]
+    )
+    texts: list[str] | None = Field(None, description="Several texts; the answer has their order.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.text is None) == (self.texts is None):
+            raise ValueError("give exactly one of 'text' and 'texts'")
+        return self
+
+
+class EntityBody(BaseModel):
+    """A span of the text with a label."""
+
+    text: str = Field(description="The text between `start` and `end`.", examples=["Angela Merkel"])
+    label: str = Field(description="What it is.", examples=["PER"])
+    start: int = Field(description="Where it starts, in the unit asked for.", examples=[0])
+    end: int = Field(description="Where it ends, exclusive.", examples=[13])
+    score: float = Field(
+        description="Probability, under the model, of exactly this span with this label.",
+        examples=[0.998],
+    )
+
+
+class NerResult(BaseModel):
+    """The entities of one text."""
+
+    windows: int = Field(description="Windows the text was run in; 0 for a blank one.", examples=[1])
+    entities: list[EntityBody] = Field(description="In the order of the text, without overlap.")
+
+
+class NerResponse(NerResult):
+    """Answer to `text`."""
+
+    model: str = Field(examples=["ner-en"])
+    version: int = Field(description="The version that answered.", examples=[1])
+
+
+class NerBatchResponse(BaseModel):
+    """Answer to `texts`."""
+
+    model: str = Field(examples=["ner-en"])
+    version: int = Field(description="The version that answered all of them.", examples=[1])
+    results: list[NerResult] = Field(description="In the order of the texts.")
+
+
+class ErrorBody(BaseModel):
+    """Any error."""
+
+    error: str = Field(
+        description="What is wrong and what to do, for people.",
+        examples=["give exactly one of 'text' and 'texts'"],
+    )
+    code: str = Field(description="For programs; stable.", examples=["invalid_request"])
+    request_id: str = Field(description="As in the X-Request-Id header and the server's log.")
+
+
+class DeploymentChange(BaseModel):
+    """What should be served from now on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    stable: int = Field(ge=1, description="The version that answers.", examples=[2])
+
+
+class VersionBody(BaseModel):
+    """One version of a model."""
+
+    version: int
+    state: Literal["found", "ready", "loaded", "serving", "refused"] = Field(
+        description="`found`: not checked yet. `ready`: passed its checks. `loaded`: for requests "
+        "that pin it. `serving`: answers requests. `refused`: see `reason`."
+    )
+    reason: str | None = Field(None, description="Why it was refused, and what to do.")
+    description: str | None = None
+    labels: list[str] | None = None
+    languages: list[str] | None = None
+    license: str | None = None
+    precision: str | None = Field(None, description="The variant that is loaded.")
+    provider: str | None = Field(None, description="The execution provider it runs on.")
+    threads: int | None = None
+    metrics: dict[str, Any] | None = Field(None, description="From the manifest.")
+
+
+class ModelBody(BaseModel):
+    """A model with its versions."""
+
+    name: str
+    serving: int | None = Field(description="The version that answers now.")
+    stable: int | None = Field(description="The version that should.")
+    previous: int | None = Field(description="What `rollback` goes back to.")
+    versions: list[VersionBody]
+
+
+class ModelsBody(BaseModel):
+    """Every model."""
+
+    default: str
+    models: list[ModelBody]

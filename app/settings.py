@@ -1,0 +1,71 @@
+"""Settings: every knob of the server, read from `NERVE_*` environment variables."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Each field is an environment variable: `NERVE_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="NERVE_", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    models_dir: Path = Field(Path("models"), description="folder of `<name>/<version>/` folders")
+    state_dir: Path | None = Field(
+        None, description="where the desired state is kept; default `<models dir>/.state`"
+    )
+    default_model: str = Field("ner-en", description="model of requests that name none")
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="execution provider; `auto` takes CUDA where it works, else the CPU"
+    )
+    allow_cpu_fallback: bool = Field(
+        False, description="with `cuda`: run on the CPU where CUDA does not work, and say so"
+    )
+    variant: Literal["auto", "int8", "fp32", "fp16"] = Field(
+        "auto", description="precision to load; `auto` takes the version's first for the provider"
+    )
+    threads: int = Field(0, ge=0, description="threads of a session; 0 takes the CPUs this process may use")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line that is logged"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="one line a request, or JSON")
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1, description="largest request body, in bytes")
+    max_text_chars: int = Field(1_000_000, ge=1, description="longest text, in code points")
+    max_texts: int = Field(1_000, ge=1, description="most texts a request")
+    max_queue_tokens: int = Field(
+        1_000_000, ge=1, description="sub-tokens that may wait; above it requests get 429"
+    )
+    max_batch_tokens: int = Field(
+        8_192, ge=1, description="largest batch, rows times longest row, in sub-tokens"
+    )
+    max_loaded_versions: int = Field(
+        4,
+        ge=1,
+        description="versions kept loaded for requests that pin one, beside the stable ones",
+    )
+    poll_seconds: float = Field(0.5, gt=0, description="how often models and desired state are looked at")
+
+    @property
+    def state_folder(self) -> Path:
+        return self.state_dir or self.models_dir / ".state"
+
+
+def read_settings() -> Settings:
+    """Settings from the environment.
+
+    Raises:
+        SettingsError: a value is out of range or of the wrong kind; names each.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"NERVE_{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()
+        )
+        raise SettingsError(problems) from None
