@@ -1,0 +1,92 @@
+"""Cleaning: corpora disagree about what a name is; these functions bring them to one convention.
+
+A recipe names them per corpus, in order: `clean = ["articles", "demonyms"]`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+from training.data.documents import Document, Span
+
+_ARTICLE = re.compile(r"(?:the|an?)\s+", re.IGNORECASE)
+_SMALL = frozenset(
+    re.findall(r"\w+", "of the and for in on at to de du la le les von van der den del di da al el y")
+)
+
+# Adjectives and nouns for the people of a place. Endings alone would take "Japan" and "Shanghai".
+_DEMONYM = re.compile(
+    r"(?:[a-z]+-)?(?:(?:north|south|east|west|central|latin|native|ancient|anglo|equatorial)\w*"
+    r"[\s-]+)*(?:afghan|albanian|algerian|algonquian|american|anatolian|andorran|angolan|antillean|"
+    r"arab|arabian|argentine|argentinian|armenian|asian|australian|austrian|azerbaijani|bahamian|"
+    r"bahraini|bangladeshi|barbadian|basque|bavarian|belarusian|belgian|beninese|bolivian|bosnian|"
+    r"brazilian|breton|british|bulgarian|burmese|californian|cambodian|cameroonian|canadian|"
+    r"catalan|caucasian|chadian|chechen|chilean|chinese|colombian|congolese|cornish|corsican|"
+    r"croatian|cuban|cypriot|czech|dane|danish|dominican|dutch|ecuadorian|egyptian|emirati|english|"
+    r"eritrean|estonian|ethiopian|european|fijian|filipino|finn|finnish|flemish|french|frisian|"
+    r"galician|georgian|german|ghanaian|greek|guatemalan|guinean|haitian|hawaiian|hispanic|"
+    r"honduran|hungarian|iberian|icelandic|indian|indonesian|iranian|iraqi|irish|israeli|italian|"
+    r"jamaican|japanese|jewish|jordanian|kazakh|kenyan|korean|kurd|kurdish|kuwaiti|kyrgyz|laotian|"
+    r"latvian|lebanese|liberian|libyan|lithuanian|luxembourgish|macedonian|madeiran|malaysian|"
+    r"malian|maltese|manchu|mancunian|maori|mexican|milanese|moldavian|moldovan|mongolian|"
+    r"montenegrin|moroccan|mozambican|namibian|nepalese|nepali|nicaraguan|nigerian|norman|norse|"
+    r"norwegian|omani|ottoman|pakistani|palestinian|panamanian|papuan|paraguayan|parisian|persian|"
+    r"peruvian|philippine|polish|polynesian|portuguese|prussian|qatari|rhodesian|roman|romani|"
+    r"romanian|russian|rwandan|saami|sami|salvadoran|samoan|saudi|saxon|scandinavian|scot|scottish|"
+    r"senegalese|serb|serbian|sicilian|singaporean|slavic|slovak|slovene|slovenian|somali|soviet|"
+    r"spanish|sudanese|swede|swedish|swiss|syrian|taiwanese|tajik|tamil|tanzanian|thai|tibetan|"
+    r"tunisian|turk|turkish|turkmen|tuscan|ugandan|ukrainian|uruguayan|uzbek|venetian|venezuelan|"
+    r"vietnamese|viking|welsh|yemeni|yugoslav|yugoslavian|zambian|zimbabwean)(?:s|man|men)?",
+    re.IGNORECASE,
+)
+
+
+def articles(document: Document) -> Document:
+    """A leading "the" or "a" is no part of a name."""
+
+    def strip(span: Span) -> Span:
+        found = _ARTICLE.match(document.text, span.start, span.end)
+        start = found.end() if found else span.start
+        return span._replace(start=start) if start < span.end else span
+
+    return replace(document, spans=tuple(map(strip, document.spans)))
+
+
+def demonyms(document: Document) -> Document:
+    """ "German" and "South Koreans" are no places."""
+    return _keep(document, lambda span, text: not _DEMONYM.fullmatch(text))
+
+
+def names(document: Document) -> Document:
+    """Descriptions ("U.S. service members") and pronouns are no names: each word is a capital one."""
+
+    def named(span: Span, text: str) -> bool:
+        words = [word for word in re.findall(r"[^\W_]+", text) if word not in _SMALL]
+        return bool(words) and all(not word[0].islower() for word in words) and text != "I"
+
+    return _keep(document, named)
+
+
+def handles(document: Document) -> Document:
+    """Where a handle or hashtag is an entity, the `@` or `#` before it belongs to it."""
+
+    def widen(span: Span) -> Span:
+        before = document.text[: span.start].rstrip(" ")
+        taken = before and before[-1] in "@#" and document.text[span.start] not in "@#"
+        return span._replace(start=len(before) - 1) if taken else span
+
+    return replace(document, spans=tuple(map(widen, document.spans)))
+
+
+def _keep(document: Document, test: Callable[[Span, str], bool]) -> Document:
+    text = document.text
+    kept = tuple(span for span in document.spans if test(span, text[span.start : span.end]))
+    return replace(document, spans=kept)
+
+
+CLEANING: dict[str, Callable[[Document], Document]] = {
+    "articles": articles,
+    "demonyms": demonyms,
+    "handles": handles,
+    "names": names,
+}

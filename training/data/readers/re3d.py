@@ -1,0 +1,39 @@
+"""re3d: a folder with `documents.json` and `entities.json`, JSON lines with character offsets."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.data.documents import Document, Span, without_overlap
+
+
+def read(path: Path) -> Iterator[Document]:
+    """One document a paragraph. Of nested entities the longest is kept."""
+    spans = defaultdict(list)
+    for entity in _lines(path / "entities.json"):
+        spans[entity["documentId"]].append(Span(entity["begin"], entity["end"], entity["type"]))
+    for document in _lines(path / "documents.json"):
+        text, found = document["text"], spans[document["_id"]]
+        for number, paragraph in enumerate(re.finditer(r"\S[^\n]*", text)):
+            start, end = paragraph.span()
+            inside = without_overlap(
+                Span(span.start - start, span.end - start, span.label)
+                for span in found
+                if start <= span.start and span.end <= end
+            )
+            yield Document(
+                f"{path.name}:{document['_id']}:{number}",
+                paragraph.group(),
+                inside,
+                f"{path.name}:{document['_id']}",
+            )
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)

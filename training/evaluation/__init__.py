@@ -1,0 +1,1 @@
+"""Evaluation: what was found against what was meant, from files on disk."""

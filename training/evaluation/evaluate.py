@@ -1,0 +1,84 @@
+"""Evaluation of a version folder through the serving engine: what is measured is what is served."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.engine.predictor import Predictor
+from app.lifecycle.loading import LoadOptions, load_version
+from training.data.corpora import LoadedCorpus
+from training.data.documents import Document, Span
+from training.evaluation.spans import Scores, score
+from training.evaluation.tokens import token_table
+
+
+def evaluate(
+    folder: Path, corpora: Sequence[LoadedCorpus], variant: str = "auto", tokens: bool = False
+) -> dict[str, Any]:
+    """Entity scores of a version on each corpus, in percent.
+
+    Returns:
+        `{"average_f1": …, "corpora": {name: {"precision", "recall", "f1", "support", "labels"}}}`;
+        the average is the unweighted mean over the corpora. With `tokens` each corpus also has the
+        token table.
+    """
+    loaded = load_version(folder, LoadOptions(variant=variant))
+    try:
+        results = {
+            corpus.name: _corpus(loaded.predictor, corpus.documents, loaded.manifest.labels, tokens)
+            for corpus in corpora
+        }
+    finally:
+        loaded.predictor.close()
+    mean = sum(r["f1"] for r in results.values()) / len(results) if results else 0.0
+    return {"average_f1": round(mean, 2), "corpora": results}
+
+
+def find_spans(predictor: Predictor, documents: Sequence[Document]) -> list[list[Span]]:
+    """The spans a version finds in each document."""
+    spans: list[list[Span]] = []
+    for at in range(0, len(documents), 256):
+        texts = [document.text for document in documents[at : at + 256]]
+        spans.extend(
+            [Span(e.start, e.end, e.label) for e in prediction.entities]
+            for prediction in predictor.predict(texts)
+        )
+    return spans
+
+
+def _corpus(
+    predictor: Predictor, documents: Sequence[Document], labels: Sequence[str], tokens: bool
+) -> dict[str, Any]:
+    found = find_spans(predictor, documents)
+    scores: Scores = score(found, [document.spans for document in documents], labels)
+    result = scores.overall.as_dict() | {
+        "labels": {label: one.as_dict() for label, one in scores.labels.items()}
+    }
+    if tokens:
+        result["tokens"] = token_table(documents, found, labels)
+    return result
+
+
+def as_text(results: dict[str, Any]) -> str:
+    """Results as a table for a terminal or a Markdown page."""
+    lines = [
+        "| corpus | label | precision | recall | F1 | entities |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name, corpus in results["corpora"].items():
+        for label, row in (("all", corpus), *corpus["labels"].items()):
+            lines.append(
+                f"| {name} | {label} | {row['precision']:.2f} | {row['recall']:.2f} "
+                f"| {row['f1']:.2f} | {row['support']} |"
+            )
+    lines.append(f"| **average** | all | | | **{results['average_f1']:.2f}** | |")
+    for name, corpus in results["corpora"].items():
+        if "tokens" in corpus:
+            lines += ["", f"Tokens of {name} (micro F1 counts O, so it is accuracy):", ""]
+            lines += ["| tag | precision | recall | F1 | tokens |", "|---|---:|---:|---:|---:|"]
+            lines += [
+                f"| {tag} | {row['precision']:.2f} | {row['recall']:.2f} | {row['f1']:.2f} "
+                f"| {row['support']} |"
+                for tag, row in corpus["tokens"].items()
+            ]
+    return "\n".join(lines)

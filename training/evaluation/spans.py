@@ -1,0 +1,63 @@
+"""Span metrics: an entity counts when its span and its label are both exactly right."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from training.data.documents import Span
+
+
+@dataclass(frozen=True)
+class Score:
+    """Counts of one label, or of all together."""
+
+    right: int = 0
+    found: int = 0
+    meant: int = 0
+
+    @property
+    def precision(self) -> float:
+        return self.right / self.found if self.found else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.right / self.meant if self.meant else 0.0
+
+    @property
+    def f1(self) -> float:
+        return 2 * self.right / (self.found + self.meant) if self.found + self.meant else 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """Percentages to two decimals, and the number of entities meant."""
+        return {
+            "precision": round(100 * self.precision, 2),
+            "recall": round(100 * self.recall, 2),
+            "f1": round(100 * self.f1, 2),
+            "support": self.meant,
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Micro averages over all labels, and each label's own."""
+
+    overall: Score = Score()
+    labels: dict[str, Score] = field(default_factory=dict)
+
+
+def score(
+    found: Sequence[Iterable[Span]],
+    meant: Sequence[Iterable[Span]],
+    labels: Sequence[str],
+) -> Scores:
+    """Compare two lists of texts' spans, text by text."""
+    right, seen, gold = Counter[str](), Counter[str](), Counter[str]()
+    for a, b in zip(found, meant, strict=True):
+        left, wanted = set(a), set(b)
+        right.update(span.label for span in left & wanted)
+        seen.update(span.label for span in left)
+        gold.update(span.label for span in wanted)
+    return Scores(
+        Score(right.total(), seen.total(), gold.total()),
+        {label: Score(right[label], seen[label], gold[label]) for label in labels},
+    )

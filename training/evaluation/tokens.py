@@ -1,0 +1,40 @@
+"""The token table: each word's tag counted alone, `O` too, as articles on NER often print it.
+
+It flatters: most words are `O`. The headline is always the entity score (`spans.py`).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from app.engine.words import split_words
+from training.data.documents import Document, Span
+from training.evaluation.spans import Score
+
+
+def token_table(
+    documents: Sequence[Document], found: Sequence[Iterable[Span]], labels: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of each IOB2 tag over all words, and their micro average."""
+    right, seen, meant = Counter[str](), Counter[str](), Counter[str]()
+    for document, spans in zip(documents, found, strict=True):
+        got, want = _tags(document.text, spans), _tags(document.text, document.spans)
+        seen.update(got)
+        meant.update(want)
+        right.update(a for a, b in zip(got, want, strict=True) if a == b)
+    tags = ["O", *(f"{prefix}-{label}" for label in labels for prefix in "BI")]
+    table = {tag: Score(right[tag], seen[tag], meant[tag]).as_dict() for tag in tags}
+    table["micro"] = Score(right.total(), seen.total(), meant.total()).as_dict()
+    return table
+
+
+def _tags(text: str, spans: Iterable[Span]) -> list[str]:
+    words = split_words(text)
+    tags = ["O"] * len(words)
+    for start, end, label in spans:
+        first = int(np.searchsorted(words.ends, start, side="right"))
+        last = int(np.searchsorted(words.starts, end, side="left"))
+        for at in range(first, last):
+            tags[at] = f"{'B' if at == first else 'I'}-{label}"
+    return tags

@@ -1,0 +1,135 @@
+"""int8 by row: an answer depends on its own text alone, to the bit.
+
+ONNX Runtime's dynamic quantization gives an activation tensor one scale, so that a sentence's
+logits move with its batch-mates and with padding. Here every row (one sub-token's vector) has its
+own: `m = max|x|`, `q = round(127 x / m) + 128`, and the product with the int8 weights is scaled
+back by `m` after the constant scales.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+_SMALLEST_TABLE = 1000
+"""Embedding tables with fewer rows stay fp32: they weigh nothing."""
+
+
+def quantize_by_row(source: Path, target: Path, reduce_range: bool = False) -> None:
+    """Write an int8 copy of an fp32 graph: linear layers by row, embedding tables by row.
+
+    Args:
+        reduce_range: 7-bit weights, for CPUs without VNNI, whose int8 products saturate.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        dynamic = Path(folder) / "dynamic.onnx"
+        quantize_dynamic(
+            source,
+            dynamic,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": TensorProto.FLOAT, "MatMulConstBOnly": True},
+        )
+        model = onnx.load(str(dynamic))
+    _scale_by_row(model)
+    _shrink_tables(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
+
+
+def _scale_by_row(model: ModelProto) -> None:
+    """Replace each `DynamicQuantizeLinear` by plain operators with one scale a row.
+
+    The row's factor must come after the product with the constant scales: inside it, ONNX Runtime's
+    MatMulIntegerToFloat fusion would take it for a scalar and compute something else.
+    """
+    graph = model.graph
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(1 / 127, np.float32), "row_scale"),
+            numpy_helper.from_array(np.array(128, np.uint8), "row_zero"),
+            numpy_helper.from_array(np.array(1e-8, np.float32), "row_floor"),
+            numpy_helper.from_array(np.array([-1], np.int64), "row_axis"),
+        ]
+    )
+    factors: dict[str, str] = {}  # quantized tensor -> its row factors
+    replaced: dict[str, str] = {}  # outputs that are constants now
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "DynamicQuantizeLinear":
+            nodes.append(node)
+            continue
+        (x,), (quantized, scale, zero) = node.input, node.output
+        parts = [
+            helper.make_node("Abs", [x], [f"{x}_abs"]),
+            helper.make_node("ReduceMax", [f"{x}_abs", "row_axis"], [f"{x}_top"], keepdims=1),
+            helper.make_node("Max", [f"{x}_top", "row_floor"], [f"{x}_row"]),
+            helper.make_node("Div", [x, f"{x}_row"], [f"{x}_unit"]),
+            helper.make_node("QuantizeLinear", [f"{x}_unit", "row_scale", "row_zero"], [quantized]),
+        ]
+        nodes.extend(parts)
+        factors[quantized] = f"{x}_row"
+        replaced |= {scale: "row_scale", zero: "row_zero"}
+
+    products: dict[str, str] = {}  # tensor that still lacks its row factors -> those
+    result: list[NodeProto] = []
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            node.input[index] = replaced.get(name, name)
+        result.append(node)
+        if node.op_type == "MatMulInteger":
+            products[node.output[0]] = factors[node.input[0]]
+        elif node.op_type == "Cast" and node.input[0] in products:
+            products[node.output[0]] = products[node.input[0]]
+        elif node.op_type == "Mul" and any(name in products for name in node.input):
+            factor = next(products[name] for name in node.input if name in products)
+            (output,) = node.output
+            node.output[0] = f"{output}_unscaled"
+            result.append(helper.make_node("Mul", [f"{output}_unscaled", factor], [output]))
+    del graph.node[:]
+    graph.node.extend(result)
+    for opset in model.opset_import:
+        if opset.domain == "":
+            opset.version = max(opset.version, 18)  # ReduceMax takes its axes as an input
+
+
+def _shrink_tables(model: ModelProto) -> None:
+    """Embedding tables as int8 with one scale a row, scaled back after the look-up."""
+    graph = model.graph
+    tables = {i.name: i for i in graph.initializer}
+    result: list[NodeProto] = []
+    for node in graph.node:
+        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
+        if (
+            table is None
+            or table.data_type != TensorProto.FLOAT
+            or len(table.dims) != 2
+            or table.dims[0] < _SMALLEST_TABLE
+        ):
+            result.append(node)
+            continue
+        values = numpy_helper.to_array(table)
+        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-8) / 127
+        small = np.round(values / scales).astype(np.int8)
+        name, output = table.name, node.output[0]
+        graph.initializer.remove(table)
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(small, f"{name}_int8"),
+                numpy_helper.from_array(scales.astype(np.float32), f"{name}_scale"),
+            ]
+        )
+        ids = node.input[1]
+        result += [
+            helper.make_node("Gather", [f"{name}_int8", ids], [f"{output}_int8"]),
+            helper.make_node("Cast", [f"{output}_int8"], [f"{output}_cast"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{name}_scale", ids], [f"{output}_scale"]),
+            helper.make_node("Mul", [f"{output}_cast", f"{output}_scale"], [output]),
+        ]
+    del graph.node[:]
+    graph.node.extend(result)
