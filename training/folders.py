@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
 import os
 import shutil
@@ -31,6 +31,14 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def replaced_file(target: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    new = target.with_name(f".{target.name}.new")
+    new.write_text(text, encoding="utf-8")
+    sync(new)
+    new.replace(target)
 
 
 def sync(path: Path) -> None:

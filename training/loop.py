@@ -65,7 +65,7 @@ def finetune(
 
     accelerator = Accelerator(mixed_precision=knobs.precision, cpu=not torch.cuda.is_available())
     set_seed(knobs.seed)
-    tokenizer = load_tokenizer(recipe.encoder.path, recipe.encoder.words)
+    tokenizer = load_tokenizer(recipe.encoder.path, recipe.encoder.words, recipe.encoder.spaced_marks)
     tagger = TransformerTagger.from_pretrained(
         recipe.encoder.path,
         tags_of(recipe.labels, recipe.scheme),

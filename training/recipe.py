@@ -53,6 +53,9 @@ class Encoder(_Table):
     word_shapes: bool = Field(True, description="feed word shapes through token_type_ids")
     words: WordRule = "bert"
     dropout: float = Field(0.1, ge=0, lt=1)
+    spaced_marks: dict[str, str] = Field(
+        {}, description="marks that another character stands for where a blank follows"
+    )
 
 
 class Finetune(_Table):
@@ -106,9 +109,8 @@ class Recipe(_Table):
     scheme: Scheme = "BIOES"
     data_root: str = Field("../shared/data", description="where corpora lie, from the working folder")
     output: str = Field("", description="run folder; default runs/<name>")
-    headline: Literal["entity", "entity+tokens"] = Field(
-        "entity",
-        description="whether evaluation prints the token table beside the entity scores",
+    token_table: bool = Field(
+        False, description="whether evaluation prints the token table beside the entity scores"
     )
     encoder: Encoder
     train: tuple[Corpus, ...] = Field(min_length=1)

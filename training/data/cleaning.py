@@ -68,14 +68,19 @@ def names(document: Document) -> Document:
 
 
 def handles(document: Document) -> Document:
-    """Where a handle or hashtag is an entity, the `@` or `#` before it belongs to it."""
+    """In "@ name" of the Broad Twitter Corpus the mark is an entity of its own, labelled as the name.
 
-    def widen(span: Span) -> Span:
-        before = document.text[: span.start].rstrip(" ")
-        taken = before and before[-1] in "@#" and document.text[span.start] not in "@#"
-        return span._replace(start=len(before) - 1) if taken else span
-
-    return replace(document, spans=tuple(map(widen, document.spans)))
+    Its dev and test files are so throughout, a quarter of its train file is not.
+    """
+    taken = {at for span in document.spans for at in range(span.start, span.end)}
+    marks = [
+        Span(span.start - 2, span.start - 1, span.label)
+        for span in document.spans
+        if span.label in ("PER", "ORG")
+        and document.text[: span.start].endswith("@ ")
+        and span.start - 2 not in taken
+    ]
+    return replace(document, spans=tuple(sorted((*document.spans, *marks))))
 
 
 def _keep(document: Document, test: Callable[[Span, str], bool]) -> Document:

@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,6 +54,10 @@ class Package:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     variant_metrics: Mapping[Precision, Mapping[str, Any]] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
+
+    def changed(self, **values: Any) -> "Package":
+        """A copy with other values."""
+        return replace(self, **values)
 
 
 def write_version(package: Package, models: Path, number: int, card: str = "") -> Path:

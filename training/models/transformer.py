@@ -1,10 +1,12 @@
 """Transformer taggers: a pretrained encoder with a classification layer, word shapes as token types."""
 
 import importlib.util
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from tokenizers import Regex, normalizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
 from transformers import PreTrainedModel as HFModel
@@ -37,12 +39,28 @@ def find_encoder(path: str) -> str:
     return str(found)
 
 
-def load_tokenizer(path: str, words: WordRule = "bert") -> Tokenizer:
-    """The Rust tokenizer of a checkpoint, as the server runs it."""
+def load_tokenizer(
+    path: str, words: WordRule = "bert", spaced_marks: Mapping[str, str] | None = None
+) -> Tokenizer:
+    """The Rust tokenizer of a checkpoint, as the server runs it.
+
+    Args:
+        spaced_marks: marks that become another character of the vocabulary where a blank follows:
+            a BERT vocabulary cannot tell "@ name" from "@name", some corpora do.
+
+    Raises:
+        ValueError: the checkpoint has no fast tokenizer, or its vocabulary lacks a mark's stand-in.
+    """
     fast = AutoTokenizer.from_pretrained(find_encoder(path), use_fast=True)
     if not fast.is_fast:
         raise ValueError(f"{path}: has no fast tokenizer (tokenizer.json), which serving needs")
-    return Tokenizer(fast.backend_tokenizer, words)
+    rust = fast.backend_tokenizer
+    for mark, stand_in in (spaced_marks or {}).items():
+        if rust.token_to_id(stand_in) is None:
+            raise ValueError(f"{path}: its vocabulary has no {stand_in!r} to stand for a spaced {mark!r}")
+        step = normalizers.Replace(Regex(rf"{re.escape(mark)}(?=\s)"), stand_in)
+        rust.normalizer = normalizers.Sequence([step, *([rust.normalizer] if rust.normalizer else [])])
+    return Tokenizer(rust, words)
 
 
 class TransformerTagger(nn.Module):
