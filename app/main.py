@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import __version__
-from app.errors import NerveError, NotFound, RequestError
+from app.errors import BadRequest, NerveError, NotFound, RequestError
 from app.lifecycle.deployment import DeploymentStore
 from app.lifecycle.loading import LoadOptions
 from app.lifecycle.manager import ModelManager
@@ -83,17 +83,22 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(invalid(error.errors()), request.scope["nerve"].id)
+    first = error.errors()[0]
+    wrong: NerveError = invalid(error.errors())
+    if first["type"] == "json_invalid":
+        wrong = BadRequest(f"the body is not JSON: {first['ctx']['error']}", "invalid_json")
+    return error_response(wrong, request.scope["nerve"].id)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
-    """The router's own: no such route, or not with this method."""
+    """The framework's own: no such route, not with this method, or a body it cannot read."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 404:
         mended: NerveError = NotFound(f"there is no {where}; see /docs")
     else:
-        mended = RequestError(f"{where}: {error.detail}", "method_not_allowed")
+        codes = {400: "bad_request", 405: "method_not_allowed"}
+        mended = RequestError(f"{where}: {error.detail}", codes.get(error.status_code, "http_error"))
         mended.status = error.status_code
     response = error_response(mended, request.scope["nerve"].id)
     response.headers.update(error.headers or {})

@@ -139,7 +139,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise VersionRefused(
             f"{where}: {MANIFEST} is missing; the folder is still being copied, or is no version"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VersionRefused(f"{where}: {MANIFEST} cannot be read: {error}") from None
     found = content.get("format_version") if isinstance(content, dict) else None
     if found != FORMAT_VERSION:
@@ -167,26 +167,31 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         VersionRefused: a file is missing, leaves the folder, or differs.
     """
-    where = _where(folder)
-    root = folder.resolve()
     for name, meant in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise VersionRefused(f"{where}: {name} is missing; copy the folder again")
-        if not path.resolve().is_relative_to(root):
-            raise VersionRefused(f"{where}: {name} leads out of the folder; replace the link")
-        size = path.stat().st_size
-        if size != meant.size:
-            raise VersionRefused(
-                f"{where}: {name} has {size} bytes, the manifest says {meant.size}; "
-                "it is still being copied, or must be copied again"
-            )
-        found = file_hash(path)
-        if found != meant.sha256:
-            raise VersionRefused(
-                f"{where}: {name}: sha256 differs from the manifest (got {found[:8]}…, want "
-                f"{meant.sha256[:8]}…); export it again or restore the file"
-            )
+        try:
+            _verify_file(folder, name, meant)
+        except OSError as error:
+            raise VersionRefused(f"{_where(folder)}: {name} cannot be read: {error}") from error
+
+
+def _verify_file(folder: Path, name: str, meant: File) -> None:
+    where, path = _where(folder), folder / name
+    if not path.is_file():
+        raise VersionRefused(f"{where}: {name} is missing; copy the folder again")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise VersionRefused(f"{where}: {name} leads out of the folder; replace the link")
+    size = path.stat().st_size
+    if size != meant.size:
+        raise VersionRefused(
+            f"{where}: {name} has {size} bytes, the manifest says {meant.size}; "
+            "it is still being copied, or must be copied again"
+        )
+    found = file_hash(path)
+    if found != meant.sha256:
+        raise VersionRefused(
+            f"{where}: {name}: sha256 differs from the manifest (got {found[:8]}…, want "
+            f"{meant.sha256[:8]}…); export it again or restore the file"
+        )
 
 
 def file_hash(path: Path) -> str:

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import NerveError
@@ -14,6 +15,9 @@ from app.metrics import Metrics
 from app.routes.answers import error_response
 
 log = logging.getLogger("nerve.request")
+
+_CLIENT_LEFT = 499
+"""No answer, as the caller hung up before its body was whole; nginx has the number."""
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -56,6 +60,8 @@ class RequestMiddleware:
         self._metrics.in_flight.inc()
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_LEFT
         except Exception as error:
             log.exception("request %s crashed", record.id)
             if not status:

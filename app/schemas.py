@@ -36,6 +36,7 @@ class NerOptions(BaseModel):
         "codepoint",
         description="What `start` and `end` count: Unicode code points (Python), UTF-16 code units "
         "(JavaScript, Java, C#), or bytes of UTF-8 (Go, Rust).",
+        examples=["utf16"],
     )
 
 
@@ -45,7 +46,11 @@ class NerRequest(NerOptions):
     text: str | None = Field(
         None, description="One text.", examples=["Angela Merkel visited IBM in New York."]
     )
-    texts: list[str] | None = Field(None, description="Several texts; the answer has their order.")
+    texts: list[str] | None = Field(
+        None,
+        description="Several texts; the answer has their order.",
+        examples=[["Angela Merkel visited IBM in New York.", "Nothing here."]],
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -77,14 +82,14 @@ class NerResult(BaseModel):
 class NerResponse(NerResult):
     """Answer to `text`."""
 
-    model: str = Field(examples=["ner-en"])
+    model: str = Field(description="The model that answered.", examples=["ner-en"])
     version: int = Field(description="The version that answered.", examples=[1])
 
 
 class NerBatchResponse(BaseModel):
     """Answer to `texts`."""
 
-    model: str = Field(examples=["ner-en"])
+    model: str = Field(description="The model that answered.", examples=["ner-en"])
     version: int = Field(description="The version that answered all of them.", examples=[1])
     results: list[NerResult] = Field(description="In the order of the texts.")
 
@@ -97,7 +102,10 @@ class ErrorBody(BaseModel):
         examples=["give exactly one of 'text' and 'texts'"],
     )
     code: str = Field(description="For programs; stable.", examples=["invalid_request"])
-    request_id: str = Field(description="As in the X-Request-Id header and the server's log.")
+    request_id: str = Field(
+        description="As in the X-Request-Id header and the server's log.",
+        examples=["4f0e3c6a1b7d4d0f9a52c8e61d3b7a90"],
+    )
 
 
 class DeploymentChange(BaseModel):

@@ -150,11 +150,8 @@ class Decoder:
         runs = list(self._runs(best))
         if not runs:
             return []
-        probabilities = self.probabilities(logits)
-        return [
-            ScoredSpan(first, last, label, score)
-            for (first, last, label), score in zip(runs, self._posteriors(probabilities, runs), strict=True)
-        ]
+        scores = self._posteriors(np.maximum(self.probabilities(logits), _FLOOR), runs)
+        return [ScoredSpan(*run, score) for run, score in zip(runs, scores, strict=True)]
 
     def probabilities(self, logits: npt.NDArray[np.floating]) -> Floats:
         """Softmax of logits / temperature, shape (decisions, tags)."""
@@ -199,12 +196,15 @@ class Decoder:
         if previous >= 0:
             yield first, previous, self._labels[tags[first]]
 
-    def _posteriors(self, probabilities: Floats, runs: Sequence[tuple[int, int, str]]) -> list[float]:
-        count = len(probabilities)
-        p = np.maximum(probabilities, _FLOOR)
-        alpha, alpha_log = self._forward(p)
-        beta, beta_log = self._backward(p)
-        total = np.log(alpha[-1] @ self._final) + alpha_log[-1]
+    def _posteriors(self, p: Floats, runs: Sequence[tuple[int, int, str]]) -> list[float]:
+        """The probability of each run, given all of which is at least `_FLOOR`."""
+        count = len(p)
+        # No score needs what lies before the first run's end from behind, or beyond the last run's
+        # start from the front; where both have been, they give the sum over all sequences.
+        meet = min(runs[0][1] + 1, count - 1)
+        alpha, alpha_log = self._forward(p[: max(meet, runs[-1][0] - 1) + 1])
+        beta, beta_log = self._backward(p[meet:])
+        total = np.log(alpha[meet] @ beta[0]) + alpha_log[meet] + beta_log[0]
         scores = []
         for first, last, label in runs:
             own = np.array([name == label for name in self._labels])
@@ -220,8 +220,9 @@ class Decoder:
                 log += scale
             leave = self.grammar.final.astype(np.float64)
             if last + 1 < count:
-                leave, scale = _scaled(self._leave @ (p[last + 1] * (self._onto @ beta[last + 1])))
-                log += beta_log[last + 1] + scale
+                after = beta[last + 1 - meet]
+                leave, scale = _scaled(self._leave @ (p[last + 1] * (self._onto @ after)))
+                log += beta_log[last + 1 - meet] + scale
             scores.append(min(1.0, float(np.exp(log + np.log(inside @ leave)))))
         return scores
 

@@ -20,7 +20,7 @@ from app.engine.scheduler import BatchReport, Cost, Scheduler
 from app.engine.session import Session
 from app.engine.tokenizer import EncodedText, Tokenizer
 from app.engine.windows import Window, cut_windows
-from app.errors import NerveError
+from app.errors import InferenceFailed, NerveError
 from app.manifest import Feature, Manifest
 
 T = TypeVar("T")
@@ -246,10 +246,14 @@ class Predictor:
         return job
 
     def _warm_up(self) -> Cost:
-        """Run the probes and fit the cost to them, by least squares on the medians."""
+        """Run the probes and fit the cost to them, by least squares on the medians.
+
+        Raises:
+            InferenceFailed: the network does not run, or gives something else than its logits.
+        """
         seconds = []
-        for rows, length in _PROBES:
-            shape = (rows, length)
+        probes = [(rows, min(length, self.manifest.max_length)) for rows, length in _PROBES]
+        for shape in probes:
             feature: dict[Feature, int] = {"ids": self.tokenizer.pad_id, "mask": 1}
             batch = {
                 name: np.full(shape, feature.get(kind, 0), np.int64)
@@ -259,10 +263,15 @@ class Predictor:
             for _ in range(4):
                 started = time.perf_counter()
                 assert self._session is not None
-                self._session.run(batch)
+                logits = self._session.run(batch)
                 runs.append(time.perf_counter() - started)
+                if logits.shape != (*shape, len(self.manifest.tags)):
+                    raise InferenceFailed(
+                        f"the logits of {shape[0]} rows of {shape[1]} sub-tokens have the shape "
+                        f"{logits.shape}, and there are {len(self.manifest.tags)} tags"
+                    )
             seconds.append(median(runs[1:]))
-        sizes = np.array([[1.0, rows * length] for rows, length in _PROBES])
+        sizes = np.array([[1.0, rows * length] for rows, length in probes])
         fixed, per_token = np.linalg.lstsq(sizes, np.array(seconds), rcond=None)[0]
         return replace(Cost(), fixed=max(fixed, 1e-5), per_token=max(per_token, 1e-8))
 

@@ -66,8 +66,7 @@ class DeploymentStore:
         except (OSError, ValidationError) as error:
             first = str(error).splitlines()[0]
             raise StateUnreadable(
-                f"{path}: not a deployment ({first}); mend it, or delete it to serve the highest "
-                "version that passes"
+                f"{path}: not a deployment ({first}); mend it, or delete it and activate a version"
             ) from None
 
     def edit(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:

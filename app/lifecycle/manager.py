@@ -321,7 +321,13 @@ class ModelManager:
             except StateUnreadable as error:
                 self._report_problem(name, model, error.message)
                 torn = True
-            if serving is not None and (torn or desired.stable in (None, serving)):
+            if serving is not None and torn:
+                return
+            if serving is not None and desired.stable in (None, serving):
+                if desired.stable is None:
+                    self._write_down(name, model, serving)
+                else:
+                    model.problem = None
                 return
             present = self.repository.versions(name)
             wanted = [desired.stable] if desired.stable else []
@@ -331,7 +337,7 @@ class ModelManager:
             for version in dict.fromkeys(wanted):
                 if version in present and self._try(name, model, version):
                     if desired.stable is None and not torn:
-                        self._write_down(name, version)
+                        self._write_down(name, model, version)
                     return
             failed = ", ".join(map(str, dict.fromkeys(wanted)))
             reasons = [c.refused for v, c in model.checks.items() if v in wanted and c.refused]
@@ -339,11 +345,13 @@ class ModelManager:
                 name, model, f"should serve {failed}: {'; '.join(reasons) or 'it is not there'}"
             )
 
-    def _write_down(self, name: str, version: int) -> None:
+    def _write_down(self, name: str, model: _Model, version: int) -> None:
         try:
             self.store.edit(name, lambda d: d if d.stable else d.with_stable(version))
         except NerveError as error:  # serving goes on from a folder that cannot be written
-            log.warning("%s", error.message)
+            self._report_problem(name, model, error.message)
+        else:
+            model.problem = None
 
     def _try(self, name: str, model: _Model, version: int) -> bool:
         """Load and serve a version, unless it failed before and its folder has not changed."""

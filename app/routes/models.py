@@ -65,7 +65,7 @@ def show_deployment(name: str, request: Request) -> Deployment:
 @router.put(
     "/{name}/deployment",
     summary="Make a version the one that serves",
-    responses=documented(404, 409, 422, 500),
+    responses=documented(400, 404, 409, 422, 500),
 )
 async def change_deployment(name: str, change: DeploymentChange, request: Request) -> Deployment:
     """The version is verified, loaded and checked first; if it fails, nothing changes."""

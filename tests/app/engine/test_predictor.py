@@ -1,0 +1,223 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx.helper import make_node
+from onnx.numpy_helper import from_array
+
+from app.engine.predictor import Prediction, Predictor
+from app.engine.scheduler import BatchReport
+from app.engine.session import OnnxSession
+from app.engine.tokenizer import Tokenizer
+from app.errors import InferenceFailed, NotReady
+from app.manifest import read_manifest
+from tests.texts import texts
+from tests.tiny import POISON, SCORES, SPANS, TAGS, TEXT, tiny_graph, write_tiny_version
+
+Make = Callable[..., Predictor]
+
+
+def open_predictor(folder: Path, **options: Any) -> Predictor:
+    manifest = read_manifest(folder)
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    return Predictor(manifest, tokenizer, OnnxSession(folder / "model.fp32.onnx", threads=1), **options)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+    """Makes predictors and closes them at the end."""
+    made: list[Predictor] = []
+
+    def make(options: dict[str, Any] | None = None, **changes: Any) -> Predictor:
+        folder = write_tiny_version(tmp_path_factory.mktemp("models"), **changes)
+        made.append(open_predictor(folder, **(options or {})))
+        return made[-1]
+
+    yield make
+    for predictor in made:
+        predictor.close()
+
+
+@pytest.fixture(scope="module")
+def plain(make: Make) -> Predictor:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def short(make: Make) -> Predictor:
+    """Sees its neighbours, through windows of 10 sub-tokens that overlap by 4."""
+    return make(context=True, max_length=12, stride=4)
+
+
+@pytest.fixture(scope="module")
+def long(make: Make) -> Predictor:
+    """The same network, through one window."""
+    return make(context=True, max_length=100_000, stride=4)
+
+
+@pytest.fixture(scope="module")
+def eager(make: Make) -> Predictor:
+    """Takes whatever it does not know for a name."""
+    return make(scores={**SCORES, "[UNK]": {"B-LOC": 8}}, max_length=16, stride=4)
+
+
+def spans(prediction: Prediction) -> list[tuple[int, int, str]]:
+    return [(entity.start, entity.end, entity.label) for entity in prediction.entities]
+
+
+def test_it_finds_the_entities_of_a_text(plain: Predictor) -> None:
+    (prediction,) = plain.predict([TEXT])
+    assert spans(prediction) == SPANS
+    assert prediction.windows == 1
+    assert all(0.5 < entity.score <= 1 for entity in prediction.entities)
+
+
+def test_answers_have_the_order_of_the_texts(plain: Predictor) -> None:
+    asked = ["IBM", "nothing", "x " * 500 + "IBM", "", "New York"]
+    predictions = plain.predict(asked)
+    assert [spans(p) for p in predictions] == [
+        [(0, 3, "ORG")],
+        [],
+        [(1000, 1003, "ORG")],
+        [],
+        [(0, 8, "LOC")],
+    ]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\r\t\u3000\u2028", "\u200b", "\x00"])
+def test_a_text_without_words_has_no_entities_and_no_windows(plain: Predictor, text: str) -> None:
+    assert plain.predict([text]) == [Prediction((), 0)]
+
+
+def test_no_texts_no_predictions(plain: Predictor) -> None:
+    assert plain.predict([]) == []
+
+
+@given(text=texts)
+def test_entities_are_whole_words_in_order_without_overlap(eager: Predictor, text: str) -> None:
+    (prediction,) = eager.predict([text])
+    last = 0
+    for entity in prediction.entities:
+        assert last <= entity.start < entity.end <= len(text)
+        assert text[entity.start : entity.end].strip() == text[entity.start : entity.end]
+        last = entity.end
+
+
+@given(text=texts)
+def test_windows_never_change_an_answer(short: Predictor, long: Predictor, text: str) -> None:
+    (in_windows,), (at_once,) = short.predict([text]), long.predict([text])
+    assert in_windows.entities == at_once.entities
+    assert at_once.windows <= 1
+
+
+@pytest.mark.parametrize("before", range(40))
+def test_an_entity_across_a_windows_edge_is_found_whole(short: Predictor, before: int) -> None:
+    text = "x " * before + "Angela Merkel" + " x" * 30
+    (prediction,) = short.predict([text])
+    assert spans(prediction) == [(2 * before, 2 * before + 13, "PER")]
+    assert prediction.windows > 1
+
+
+def test_an_entity_longer_than_a_window_is_found_whole(short: Predictor) -> None:
+    text = "Angela" + " Merkel" * 50
+    (prediction,) = short.predict([text])
+    assert spans(prediction) == [(0, len(text), "PER")]
+
+
+@given(text=texts, mates=st.lists(texts, max_size=12), at=st.integers(0, 12))
+def test_an_answer_does_not_depend_on_what_else_is_in_the_request(
+    short: Predictor, text: str, mates: list[str], at: int
+) -> None:
+    (alone,) = short.predict([text])
+    together = short.predict([*mates[:at], text, *mates[at:]])
+    assert together[min(at, len(mates))] == alone
+
+
+def test_an_answer_does_not_depend_on_other_requests(short: Predictor) -> None:
+    asked = [f"{'x ' * n}Angela Merkel{' IBM' * (n % 7)}" for n in range(120)]
+    alone = [short.predict([text])[0] for text in asked]
+    futures = [short.submit([text]) for text in asked]
+    assert [future.result()[0] for future in futures] == alone
+
+
+def test_windows_of_many_requests_share_batches(make: Make) -> None:
+    reports: list[BatchReport] = []
+    predictor = make(options={"report": reports.append, "max_batch_tokens": 256})
+    predictor.predict(["IBM " * 50] * 30)
+    assert max(report.rows for report in reports) > 1
+    assert all(report.rows * report.longest <= 256 for report in reports)
+
+
+def test_a_label_below_its_threshold_is_not_an_entity(make: Make, plain: Predictor) -> None:
+    (unsure,) = plain.predict(["perhaps"])
+    (score,) = [entity.score for entity in unsure.entities]
+    assert 0.3 < score < 0.9
+    assert not make(thresholds={"PER": 0.9}).predict(["perhaps"])[0].entities
+    assert make(thresholds={"ORG": 0.9}).predict(["perhaps"])[0].entities
+
+
+def test_temperature_softens_scores(make: Make, plain: Predictor) -> None:
+    (hot,), (cold,) = make(temperature=4.0).predict([TEXT]), plain.predict([TEXT])
+    assert spans(hot) == spans(cold)
+    assert all(h.score < c.score for h, c in zip(hot.entities, cold.entities, strict=True))
+
+
+def test_word_shapes_reach_the_network(make: Make) -> None:
+    predictor = make(shapes=True)
+    assert spans(predictor.predict(["an apple"])[0]) == []
+    assert spans(predictor.predict(["an Apple"])[0]) == [(3, 8, "ORG")]
+
+
+def test_logits_are_those_of_each_decision(plain: Predictor) -> None:
+    (logits,) = plain.logits(["IBM in Paris"])
+    assert logits.shape == (3, 7)
+    assert logits.dtype == np.float32
+
+
+def test_a_request_that_fails_fails_alone(plain: Predictor) -> None:
+    good = plain.submit([TEXT])
+    bad = plain.submit(["IBM", f"some {POISON}"])
+    with pytest.raises(InferenceFailed):
+        bad.result()
+    good.exception()  # it may have shared the batch
+    assert spans(plain.predict([TEXT])[0]) == SPANS
+    assert plain.alive
+
+
+def test_a_cancelled_request_leaves_the_others_alone(plain: Predictor) -> None:
+    futures = [plain.submit([TEXT * 20]) for _ in range(30)]
+    for future in futures[::2]:
+        future.cancel()
+    assert all(len(future.result()[0].entities) == 60 for future in futures[1::2])
+
+
+def test_warm_up_measures_the_machine(plain: Predictor) -> None:
+    assert plain.cost.fixed > 0
+    assert plain.cost.per_token > 0
+
+
+def test_a_network_of_few_positions_warms_up_within_them(tmp_path: Path) -> None:
+    graph = tiny_graph()
+    graph.graph.node[-1].output[0] = "unplaced"
+    graph.graph.initializer.append(from_array(np.zeros((16, len(TAGS)), np.float32), "positions"))
+    graph.graph.initializer.append(from_array(np.array([0]), "zero"))
+    graph.graph.node.append(make_node("Shape", ["input_ids"], ["length"], start=1, end=2))
+    graph.graph.node.append(make_node("Slice", ["positions", "zero", "length"], ["placed"]))
+    graph.graph.node.append(make_node("Add", ["unplaced", "placed"], ["logits"]))
+    predictor = open_predictor(write_tiny_version(tmp_path, graph=graph, max_length=16, stride=4))
+    assert spans(predictor.predict([TEXT * 3])[0])[:3] == SPANS
+    predictor.close()
+
+
+def test_a_closed_predictor_takes_nothing_more(tmp_path: Path) -> None:
+    predictor = open_predictor(write_tiny_version(tmp_path))
+    running = predictor.submit([TEXT])
+    running.result()
+    predictor.close()
+    assert not predictor.alive
+    with pytest.raises(NotReady):
+        predictor.logits([TEXT])

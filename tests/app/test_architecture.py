@@ -1,0 +1,52 @@
+"""What may know what: the server is small because these hold."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import app
+
+PACKAGE = Path(app.__file__).parent
+
+
+def modules(folder: str = "") -> list[str]:
+    paths = sorted((PACKAGE / folder).rglob("*.py"))
+    names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in paths]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def loaded_by(names: list[str]) -> set[str]:
+    """Top-level and full names of all modules that importing these brings in."""
+    program = f"import sys\nfor name in {names!r}: __import__(name)\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = run.stdout.split()
+    return {*found, *(name.partition(".")[0] for name in found)}
+
+
+def test_the_server_imports_nothing_of_training() -> None:
+    assert not loaded_by(modules()) & {"torch", "transformers", "optimum", "training", "onnx", "accelerate"}
+
+
+def test_the_engine_knows_no_http() -> None:
+    found = loaded_by(modules("engine"))
+    assert not found & {"fastapi", "starlette", "uvicorn", "app.routes", "app.lifecycle", "app.main"}
+
+
+@pytest.mark.parametrize("module", modules("routes"))
+def test_routes_know_no_onnx(module: str) -> None:
+    source = (PACKAGE.parent / (module.replace(".", "/") + ".py")).with_suffix(".py")
+    text = source.read_text() if source.exists() else (PACKAGE / "routes/__init__.py").read_text()
+    assert "onnxruntime" not in text
+    assert "tokenizers" not in text
+
+
+def test_lifecycle_knows_no_http() -> None:
+    assert not loaded_by(modules("lifecycle")) & {
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "app.routes",
+        "app.main",
+    }

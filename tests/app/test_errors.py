@@ -1,0 +1,34 @@
+import re
+
+import pytest
+
+from app import errors
+from app.errors import Busy, NerveError, TooLarge
+
+
+def kinds(root: type[NerveError]) -> list[type[NerveError]]:
+    return [root, *(kind for child in root.__subclasses__() for kind in kinds(child))]
+
+
+OURS = [kind for kind in kinds(NerveError) if kind.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_each_error_has_a_status_a_code_and_a_meaning(kind: type[NerveError]) -> None:
+    assert 400 <= kind.status <= 599
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind.code)
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_the_tree_is_drawn_whole(kind: type[NerveError]) -> None:
+    assert f"* {kind.__name__}" in (errors.__doc__ or "")
+
+
+def test_a_code_may_be_more_exact() -> None:
+    assert (TooLarge("x").code, TooLarge("x", "too_many_texts").code) == (
+        "body_too_large",
+        "too_many_texts",
+    )
+    assert TooLarge("x", "too_many_texts").status == 413
+    assert Busy("x", 2.5).retry_after == 2.5

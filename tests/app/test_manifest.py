@@ -1,0 +1,84 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.errors import VersionRefused
+from app.manifest import MANIFEST, Manifest, file_hash, read_manifest, verify_files
+from tests.tiny import LABELS, TAGS, edit_manifest
+
+
+@pytest.fixture
+def fields(models_dir: Path) -> Any:
+    return json.loads((models_dir / "ner-en/1" / MANIFEST).read_text())
+
+
+def test_what_is_written_is_read(models_dir: Path, fields: Any) -> None:
+    manifest = read_manifest(models_dir / "ner-en/1")
+    assert (manifest.name, manifest.version, manifest.labels, manifest.tags) == ("ner-en", 1, LABELS, TAGS)
+    assert json.loads(manifest.to_json()) == fields
+    assert Manifest.model_validate_json(manifest.to_json()) == manifest
+
+
+def test_a_manifest_says_its_format_version(fields: Any) -> None:
+    assert fields["format_version"] == 1
+
+
+def test_files_that_are_as_listed_pass(models_dir: Path) -> None:
+    folder = models_dir / "ner-en/1"
+    verify_files(folder, read_manifest(folder))
+
+
+def test_files_that_are_not_listed_are_nobodys_business(models_dir: Path) -> None:
+    folder = models_dir / "ner-en/1"
+    (folder / "notes.txt").write_text("mine")
+    verify_files(folder, read_manifest(folder))
+
+
+def test_a_listed_file_is_checked_even_if_nothing_loads_it(models_dir: Path) -> None:
+    folder = models_dir / "ner-en/1"
+    (folder / "README.md").write_text("card")
+    card = {"size": 4, "sha256": file_hash(folder / "README.md")}
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    edit_manifest(folder, files=files | {"README.md": card})
+    verify_files(folder, read_manifest(folder))
+    (folder / "README.md").write_text("cart")
+    with pytest.raises(VersionRefused, match=r"README\.md: sha256 differs"):
+        verify_files(folder, read_manifest(folder))
+
+
+def test_hashes_are_sha256(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_hash(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tags": ["B-PER", "I-PER"]}, "hold O"),
+        ({"tags": ["O", "I-PER", "I-PER"]}, "distinct"),
+        ({"labels": ["PER", "ORG"]}, "tags name"),
+        ({"thresholds": {"MISC": 0.5}}, "thresholds for unknown labels"),
+        ({"stride": 62}, "leaves no step"),
+        ({"variants": []}, "needs variants"),
+        ({"inputs": {"attention_mask": "mask"}}, "an input fed by ids"),
+        ({"inputs": {"input_ids": "letters"}}, "Input should be 'ids'"),
+        ({"scheme": "BILOU"}, "scheme"),
+        ({"words": "lines"}, "words"),
+        ({"temperature": 0}, "temperature"),
+        ({"version": 0}, "version"),
+        ({"name": "../x"}, "name"),
+        ({"name": "Ner"}, "name"),
+        ({"max_length": 4}, "max_length"),
+        ({"golden": [{"text": "a", "entities": [], "why": "?"}]}, "why"),
+        ({"files": {"../x": {"size": 1, "sha256": "0" * 64}}}, "must stay inside"),
+        ({"files": {"a\\b": {"size": 1, "sha256": "0" * 64}}}, "must stay inside"),
+        ({"files": {"tokenizer.json": {"size": 1, "sha256": "abc"}}}, "sha256"),
+    ],
+)
+def test_a_contradiction_is_refused(fields: Any, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Manifest.model_validate(fields | changes)
