@@ -1,0 +1,1 @@
+"""Benchmarks: they print what they measure on the machine at hand, and assert nothing."""
