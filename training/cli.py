@@ -106,13 +106,28 @@ def import_(
         WordRule, typer.Option(help="space: it was trained on blank-separated words")
     ] = "bert",
     precision: Annotated[Precision, typer.Option(help="fp32, or int8 by row")] = "fp32",
+    golden: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="sentences in its language, one a line, to choose golden texts from"),
+    ] = None,
+    license_: Annotated[str, typer.Option("--license", help="of the weights, for the card")] = "",
 ) -> None:
     """Turn a checkpoint you have into a version that serves, checked against PyTorch."""
     from training.export.importer import import_checkpoint
 
+    texts = golden.read_text(encoding="utf-8").splitlines() if golden else []
     _published(
         import_checkpoint(
-            checkpoint, name, models, version=version, scheme=scheme, words=words, precision=precision
+            checkpoint,
+            name,
+            models,
+            version=version,
+            scheme=scheme,
+            words=words,
+            precision=precision,
+            golden=[text for text in texts if text.strip()],
+            license=license_,
+            say=typer.echo,
         )
     )
 

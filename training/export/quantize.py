@@ -7,6 +7,7 @@ back by `m` after the constant scales.
 """
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,39 +93,64 @@ def _scale_by_row(model: ModelProto) -> None:
             node.output[0] = f"{output}_unscaled"
             result.append(helper.make_node("Mul", [f"{output}_unscaled", factor], [output]))
     del graph.node[:]
-    graph.node.extend(result)
+    graph.node.extend(_in_order(result))
     for opset in model.opset_import:
         if opset.domain == "":
             opset.version = max(opset.version, 18)  # ReduceMax takes its axes as an input
 
 
+def _in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """The nodes, each after those whose outputs it takes.
+
+    ONNX Runtime's quantizer overlooks what the branches of an `If` (DeBERTa has some) take from
+    the graph around them.
+    """
+    makers = {output: node for node in nodes for output in node.output}
+    placed = {""}  # an input or output that is left out
+    result: list[NodeProto] = []
+
+    def place(node: NodeProto) -> None:
+        if placed.issuperset(node.output):
+            return
+        for name in _taken(node):
+            if name in makers and name not in placed:
+                place(makers[name])
+        placed.update(node.output)
+        result.append(node)
+
+    for node in nodes:
+        place(node)
+    return result
+
+
+def _taken(node: NodeProto) -> Iterator[str]:
+    """Names of the tensors that a node takes, inside its branches too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _taken(inner)
+
+
 def _shrink_tables(model: ModelProto) -> None:
     """Embedding tables as int8 with one scale a row, scaled back after the look-up."""
     graph = model.graph
-    tables = {i.name: i for i in graph.initializer}
+    tables = {
+        table.name: table
+        for table in graph.initializer
+        if table.data_type == TensorProto.FLOAT
+        and len(table.dims) == 2
+        and table.dims[0] >= _SMALLEST_TABLE
+    }
+    shrunk: set[str] = set()
     result: list[NodeProto] = []
     for node in graph.node:
-        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
-        if (
-            table is None
-            or table.data_type != TensorProto.FLOAT
-            or len(table.dims) != 2
-            or table.dims[0] < _SMALLEST_TABLE
-        ):
+        if node.op_type != "Gather" or node.input[0] not in tables:
             result.append(node)
             continue
-        values = numpy_helper.to_array(table)
-        scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-8) / 127
-        small = np.round(values / scales).astype(np.int8)
-        name, output = table.name, node.output[0]
-        graph.initializer.remove(table)
-        graph.initializer.extend(
-            [
-                numpy_helper.from_array(small, f"{name}_int8"),
-                numpy_helper.from_array(scales.astype(np.float32), f"{name}_scale"),
-            ]
-        )
-        ids = node.input[1]
+        name, ids, output = node.input[0], node.input[1], node.output[0]
+        if name not in shrunk:  # a table may be looked up twice
+            shrunk.add(name)
+            graph.initializer.extend(_as_int8(tables[name]))
         result += [
             helper.make_node("Gather", [f"{name}_int8", ids], [f"{output}_int8"]),
             helper.make_node("Cast", [f"{output}_int8"], [f"{output}_cast"], to=TensorProto.FLOAT),
@@ -133,3 +159,16 @@ def _shrink_tables(model: ModelProto) -> None:
         ]
     del graph.node[:]
     graph.node.extend(result)
+    used = {name for node in result for name in _taken(node)}
+    for name in shrunk - used:
+        graph.initializer.remove(tables[name])
+
+
+def _as_int8(table: TensorProto) -> list[TensorProto]:
+    """A table as int8 and one scale a row."""
+    values = numpy_helper.to_array(table)
+    scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-8) / 127
+    return [
+        numpy_helper.from_array(np.round(values / scales).astype(np.int8), f"{table.name}_int8"),
+        numpy_helper.from_array(scales.astype(np.float32), f"{table.name}_scale"),
+    ]

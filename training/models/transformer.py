@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, normalizers
+from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import Unigram
 from torch import nn
-from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from transformers import PreTrainedModel as HFModel
 
 from app.engine.tokenizer import Tokenizer
@@ -51,16 +58,48 @@ def load_tokenizer(
     Raises:
         ValueError: the checkpoint has no fast tokenizer, or its vocabulary lacks a mark's stand-in.
     """
-    fast = AutoTokenizer.from_pretrained(find_encoder(path), use_fast=True)
-    if not fast.is_fast:
-        raise ValueError(f"{path}: has no fast tokenizer (tokenizer.json), which serving needs")
-    rust = fast.backend_tokenizer
+    rust = fast_tokenizer(path).backend_tokenizer
+    _read_specials_as_text(rust)
     for mark, stand_in in (spaced_marks or {}).items():
         if rust.token_to_id(stand_in) is None:
             raise ValueError(f"{path}: its vocabulary has no {stand_in!r} to stand for a spaced {mark!r}")
         step = normalizers.Replace(Regex(rf"{re.escape(mark)}(?=\s)"), stand_in)
         rust.normalizer = normalizers.Sequence([step, *([rust.normalizer] if rust.normalizer else [])])
     return Tokenizer(rust, words)
+
+
+def fast_tokenizer(path: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint as `transformers` runs it, backed by Rust.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        fast = AutoTokenizer.from_pretrained(find_encoder(path), use_fast=True)
+    except Exception as error:  # transformers raises whatever a missing file led to
+        raise ValueError(f"{path}: its tokenizer cannot be loaded: {error}") from error
+    if not fast.is_fast:
+        raise ValueError(f"{path}: has no fast tokenizer (tokenizer.json), which serving needs")
+    return fast
+
+
+def _read_specials_as_text(rust: RustTokenizer) -> None:
+    """See to it that a special token that stands in a text, such as `</s>`, is read as text.
+
+    `encode_special_tokens` does that, but a Unigram model has its special tokens among its pieces
+    too, with the best score of all. So texts are parted after the first character of each.
+    """
+    rust.encode_special_tokens = True
+    leaking = [
+        token.content
+        for number, token in rust.get_added_tokens_decoder().items()
+        if token.special and number in rust.encode(token.content, add_special_tokens=False).ids
+    ]
+    if isinstance(rust.model, Unigram) and leaking:
+        inside = (f"(?<={re.escape(name[:1])})(?={re.escape(name[1:])})" for name in leaking)
+        parting = pre_tokenizers.Split(Regex("|".join(inside)), "isolated")
+        before = [rust.pre_tokenizer] if rust.pre_tokenizer else []
+        rust.pre_tokenizer = pre_tokenizers.Sequence([*before, parting])
 
 
 class TransformerTagger(nn.Module):

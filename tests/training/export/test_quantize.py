@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from app.engine.session import Logits, OnnxSession
+from tests.training.export.checkpoints import write_checkpoint
+from training.export.onnx_file import export_onnx
+from training.export.quantize import quantize_by_row
+
+VOCABULARY = 1500  # enough for a table that is worth shrinking
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta", "deberta"])
+def files(
+    request: pytest.FixtureRequest, one_cpu: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """fp32 and int8. DeBERTa's graph has branches, BERT's and RoBERTa's have none."""
+    folder = tmp_path_factory.mktemp("quantize")
+    checkpoint = write_checkpoint(folder / "checkpoint", request.param, vocab_size=VOCABULARY)
+    export_onnx(str(checkpoint), folder / "fp32.onnx")
+    quantize_by_row(folder / "fp32.onnx", folder / "int8.onnx")
+    return folder / "fp32.onnx", folder / "int8.onnx"
+
+
+def run(session: OnnxSession, rows: list[np.ndarray], length: int) -> Logits:
+    ids = np.ones((len(rows), length), np.int64)
+    mask = np.zeros((len(rows), length), np.int64)
+    for row, values in enumerate(rows):
+        ids[row, : len(values)] = values
+        mask[row, : len(values)] = 1
+    arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    return session.run({name: arrays[name] for name in session.inputs})
+
+
+def rows(lengths: list[int]) -> list[np.ndarray]:
+    rng = np.random.default_rng(3)
+    return [rng.integers(5, VOCABULARY, length) for length in lengths]
+
+
+def test_no_scale_is_a_tensors(files: tuple[Path, Path]) -> None:
+    operators = [node.op_type for node in onnx.load(files[1]).graph.node]
+    assert "DynamicQuantizeLinear" not in operators
+    assert operators.count("MatMulInteger") >= 13  # six linear layers twice, and the head
+
+
+def test_a_row_alone_gives_the_same_bits_as_among_others(files: tuple[Path, Path]) -> None:
+    session = OnnxSession(files[1], threads=1)
+    batch = rows([5, 31, 12, 64, 1, 17])
+    together = run(session, batch, 64)
+    for row, values in enumerate(batch):
+        alone = run(session, [values], len(values))[0]
+        np.testing.assert_array_equal(together[row, : len(values)], alone)
+
+
+def test_padding_changes_no_bit(files: tuple[Path, Path]) -> None:
+    session = OnnxSession(files[1], threads=1)
+    (values,) = rows([13])
+    alone = run(session, [values], 13)[0]
+    for length in range(14, 70):
+        np.testing.assert_array_equal(run(session, [values], length)[0, :13], alone)
+
+
+def test_int8_stays_close_to_fp32(files: tuple[Path, Path]) -> None:
+    batch = rows([40] * 8)
+    fp32, int8 = (run(OnnxSession(path, threads=1), batch, 40) for path in files)
+    assert np.abs(int8 - fp32).mean() < 0.02 * fp32.std()
+    assert (int8.argmax(-1) == fp32.argmax(-1)).mean() > 0.97
+
+
+def test_a_row_of_zeros_is_no_division_by_zero(tmp_path: Path) -> None:
+    source, target = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
+    onnx.save(linear_graph(), source)
+    quantize_by_row(source, target)
+    arrays = {"x": np.array([[0], [1]])}
+    got = OnnxSession(target, threads=1).run(arrays)
+    np.testing.assert_array_equal(got[0], np.zeros((1, 3)))
+    np.testing.assert_allclose(got, OnnxSession(source, threads=1).run(arrays), atol=0.02)
+
+
+def test_int8_files_are_smaller(files: tuple[Path, Path]) -> None:
+    fp32, int8 = (onnx.load(path).graph.initializer for path in files)
+    assert sum(len(table.raw_data) for table in int8) < 0.5 * sum(len(table.raw_data) for table in fp32)
+
+
+def test_a_table_looked_up_twice_is_shrunk_once(tmp_path: Path) -> None:
+    source, target = tmp_path / "fp32.onnx", tmp_path / "int8.onnx"
+    onnx.save(linear_graph(lookups=2), source)
+    quantize_by_row(source, target)
+    names = [table.name for table in onnx.load(target).graph.initializer]
+    assert names.count("table_int8") == 1
+    assert "table" not in names
+    arrays = {"x": np.array([[0], [1], [1999]])}
+    want = OnnxSession(source, threads=1).run(arrays)
+    np.testing.assert_allclose(OnnxSession(target, threads=1).run(arrays), want, atol=0.05)
+
+
+def linear_graph(lookups: int = 1) -> onnx.ModelProto:
+    """A table whose first row is zero, looked up and summed, and one linear layer."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(5)
+    table = rng.normal(size=(2000, 8)).astype(np.float32)
+    table[0] = 0
+    weights = rng.normal(size=(8, 3)).astype(np.float32) / 8
+    nodes = [helper.make_node("Gather", ["table", "x"], [f"row{i}"]) for i in range(lookups)]
+    nodes.append(helper.make_node("Sum", [f"row{i}" for i in range(lookups)], ["rows"]))
+    nodes.append(helper.make_node("MatMul", ["rows", "weights"], ["logits"]))
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["rows", "length"])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", "length", 3])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(weights, "weights")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)

@@ -1,0 +1,304 @@
+"""Import: any Hugging Face token-classification checkpoint as a version that serves."""
+
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from app.engine.decoding import Scheme
+from app.engine.predictor import Predictor
+from app.engine.tokenizer import Tokenizer
+from app.engine.words import WordRule
+from app.lifecycle.loading import LoadedVersion, LoadOptions, load_version
+from app.manifest import Golden, Manifest, Precision
+from training.export.golden import CANDIDATES, choose_golden
+from training.export.heads import read_head
+from training.export.onnx_file import export_onnx, input_names, keep_columns
+from training.export.package import Package, environment, features_of, next_version, write_version
+from training.export.quantize import quantize_by_row
+from training.models.transformer import fast_tokenizer, find_encoder, load_tokenizer
+
+Say = Callable[[str], None]
+
+_log = logging.getLogger(__name__)
+
+_USUAL_LENGTH = 256
+_SHORTEST = 8
+_PROBED_LENGTH = 64
+"""The server's warm-up runs windows of this many sub-tokens."""
+
+
+def import_checkpoint(
+    checkpoint: str,
+    name: str,
+    models: Path,
+    *,
+    version: int | None = None,
+    scheme: Scheme | None = None,
+    words: WordRule = "bert",
+    precision: Precision = "fp32",
+    languages: Sequence[str] = (),
+    license: str = "",
+    description: str = "",
+    max_length: int | None = None,
+    golden: Sequence[str] = (),
+    say: Say = _log.info,
+) -> Path:
+    """Export a checkpoint, prove that the server would serve it, and publish it as a version.
+
+    Args:
+        checkpoint: a folder or hub id.
+        version: its number; the next free one by default.
+        scheme: how its tags spell entities, where they do not tell: `B` and `I` are read as IOB2
+            unless a label has no `B`. Say IOB1 for checkpoints of CoNLL-2003 as it was published.
+        words: what carried labels when it was trained. `bert` parts punctuation from words, as most
+            corpora do ("Jean", "-", "Pierre"): choose it for text in which "," and "." are tokens of
+            their own. `space` is for corpora in which a hyphen or an apostrophe stays within its token
+            ("Jean-Pierre", "O'Neil" as one): what stands inside a token never had a label of its own,
+            and the network would be asked for one. With `space`, a mark that is not set off by blanks
+            belongs to the entity before it ("Paris,").
+        precision: fp32, or int8 by row.
+        max_length: the window; by default 256 or what the positions allow.
+        golden: sentences in the checkpoint's language to choose golden texts from, in place of English
+            ones.
+        say: is told what was found and measured.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        ValueError: the checkpoint cannot be served, and why.
+        FileExistsError: the version exists.
+        VersionRefused: what was exported does not pass the server's own checks.
+    """
+    number = version or next_version(models, name)
+    _check_target(name, number, models, precision)
+    source, called = find_encoder(checkpoint), _called(checkpoint)
+    config = _config(source)
+    head = read_head(_columns(config, called), scheme)
+    say(f"{called}: labels {', '.join(head.labels)}; scheme {head.scheme}, {head.reason}")
+    fast, tokenizer = fast_tokenizer(source), load_tokenizer(source, words)
+    length = _window(called, _positions(config), fast.model_max_length, max_length)
+    candidates = tuple(golden) or CANDIDATES
+    _check_vocabulary(called, fast, config.vocab_size)
+    unknown = _unknown_words(called, tokenizer, fast.unk_token_id, candidates)
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        fp32, int8 = work / "model.fp32.onnx", work / "model.int8.onnx"
+        report = export_onnx(source, fp32, longest=length)
+        say(f"fp32: logits within {report['parity_max_abs']:.1e} of PyTorch's")
+        if len(head.columns) < config.num_labels:
+            keep_columns(fp32, head.columns)
+        files: dict[Precision, Path] = {"fp32": fp32}
+        if precision == "int8":
+            quantize_by_row(fp32, int8)
+            files["int8"] = int8
+        tokenizer.save(work / "tokenizer.json")
+        package = Package(
+            name=name,
+            labels=head.labels,
+            tags=head.tags,
+            scheme=head.scheme,
+            files=files,
+            tokenizer=work / "tokenizer.json",
+            inputs=features_of(input_names(fp32), bool(getattr(config, "word_shapes", False))),
+            max_length=length,
+            stride=length // 4,
+            words=words,
+            description=description or f"{called}, imported.",
+            languages=languages,
+            license=license,
+        )
+        texts, agreement = _try(write_version(package, work / "candidate", number), files, candidates)
+        say(_said_of(texts, agreement, len(candidates)))
+        lineage = {
+            "checkpoint": called,
+            "revision": getattr(config, "_commit_hash", None) or "",
+            "architecture": config.model_type,
+            "scheme": f"{head.scheme}, {head.reason}",
+            "words": words,
+            "unknown_words": round(unknown, 4),
+            "export": report,
+            "golden": "chosen" if texts else "none: no text gave entities with scores of 0.9",
+            **({"int8": "by row, 8-bit weights: made for CPUs with VNNI"} if precision == "int8" else {}),
+            **environment(),
+        }
+        package = package.changed(
+            files={precision: files[precision]},
+            golden=texts,
+            variant_metrics={"int8": {"agreement_with_fp32": agreement}},
+            lineage=lineage,
+        )
+        load_version(write_version(package, work / "proof", number)).predictor.close()
+        card = import_card(package, number, lineage, agreement)
+        return write_version(package, models, number, card)
+
+
+def import_card(package: Package, number: int, lineage: Mapping[str, Any], agreement: float | None) -> str:
+    """`README.md` of an imported version, in Markdown."""
+    languages = "".join(f"\n- {language}" for language in package.languages)
+    (precision,) = package.files
+    agreed = "" if agreement is None else f"\nEntities that int8 and fp32 agree on: {agreement:.1%} (F1)."
+    return f"""---
+license: {package.license.lower() or "other"}
+language:{languages or " []"}
+pipeline_tag: token-classification
+library_name: nerve
+---
+
+# {package.name}/{number}
+
+{package.description}
+
+Labels: {", ".join(package.labels)}. Imported from `{lineage["checkpoint"]}`
+({lineage["architecture"]}) as {precision}; nothing was trained.
+
+Scheme: {lineage["scheme"]}. Words: `{package.words}`.
+
+Logits of the fp32 graph are within {lineage["export"]["parity_max_abs"]:.1e} of PyTorch's.{agreed}
+Golden texts: {len(package.golden)}. How well it does was not measured; `nerve-train evaluate` does.
+
+## Licence
+
+The weights: {package.license or "as the checkpoint states"}.
+"""
+
+
+def _check_target(name: str, number: int, models: Path, precision: Precision) -> None:
+    """What would fail at the end fails at once."""
+    pattern = Manifest.model_json_schema()["properties"]["name"]["pattern"]
+    if not re.search(pattern, name):
+        raise ValueError(f"name {name!r}: a model's name matches {pattern}")
+    if (models / name / str(number)).exists():
+        raise FileExistsError(f"{models / name / str(number)}: exists; a version never changes")
+    if precision not in ("fp32", "int8"):
+        raise ValueError(f"precision {precision}: an import makes fp32 or int8")
+
+
+def _called(checkpoint: str) -> str:
+    """The checkpoint's name for others: a hub id, or a folder's own name without this machine's path."""
+    return Path(checkpoint).resolve().name if Path(checkpoint).exists() else checkpoint
+
+
+def _config(source: str) -> PretrainedConfig:
+    if Path(source).is_dir() and not (Path(source) / "config.json").exists():
+        raise ValueError(f"{source}: holds no config.json; give the folder that save_pretrained wrote")
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{source}: is neither a folder nor a hub id that can be read: {error}") from error
+
+
+def _columns(config: PretrainedConfig, called: str) -> list[str]:
+    """The name of each logit column."""
+    names = {int(column): str(name) for column, name in config.id2label.items()}
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(
+            f"{called}: id2label of its config.json names columns {sorted(names)}; name each from 0 on"
+        )
+    return [names[column] for column in range(len(names))]
+
+
+def _window(called: str, positions: int, usual: int, wanted: int | None) -> int:
+    """The window: what was asked for, or 256, or less where the network or its tokenizer end."""
+    if positions < _PROBED_LENGTH:
+        raise ValueError(
+            f"{called}: has positions for {positions} sub-tokens, serving needs {_PROBED_LENGTH}"
+        )
+    if wanted is None:
+        return min(_USUAL_LENGTH, positions, usual)
+    if not _SHORTEST <= wanted <= positions:
+        raise ValueError(f"max_length {wanted}: must be {_SHORTEST} to {positions} for {called}")
+    return wanted
+
+
+def _positions(config: PretrainedConfig) -> int:
+    """Sub-tokens that the network has positions for. RoBERTa and its kin start after the padding id."""
+    with torch.device("meta"):
+        network = AutoModelForTokenClassification.from_config(config)
+    for name, module in network.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return int(getattr(config, "max_position_embeddings", _USUAL_LENGTH))
+
+
+def _check_vocabulary(called: str, fast: PreTrainedTokenizerFast, rows: int) -> None:
+    """Raise ValueError where the network has no row for some sub-token."""
+    specials = set(fast.all_special_ids)
+    vocabulary = fast.get_vocab().items()
+    beyond = sorted(token for token, number in vocabulary if number >= rows and number not in specials)
+    if beyond:
+        raise ValueError(
+            f"{called}: its tokenizer has {len(beyond)} sub-tokens such as {beyond[0]!r} that the network "
+            f"({rows} rows) lacks; give it the tokenizer that it was trained with"
+        )
+
+
+def _unknown_words(
+    called: str, tokenizer: Tokenizer, unknown: int | None, candidates: Sequence[str]
+) -> float:
+    """The part of the candidates' words, marks aside, that the tokenizer does not know.
+
+    Raises:
+        ValueError: it knows none.
+    """
+    read = [
+        int(encoded.ids[head]) == unknown
+        for text, encoded in zip(candidates, tokenizer.encode(candidates), strict=True)
+        for head, start, end in zip(encoded.heads, encoded.starts, encoded.ends, strict=True)
+        if any(character.isalnum() for character in text[start:end])
+    ]
+    if all(read):
+        raise ValueError(
+            f"{called}: its tokenizer knows no word of {candidates[0]!r} and the others; is it the one "
+            "that the checkpoint was trained with? If so, give golden texts in its language"
+        )
+    return sum(read) / len(read)
+
+
+def _try(
+    folder: Path, files: Mapping[Precision, Path], candidates: Sequence[str]
+) -> tuple[tuple[Golden, ...], float | None]:
+    """Load each variant as the server does, choose golden texts, and compare int8 with fp32."""
+    loaded: list[LoadedVersion] = []
+    try:
+        loaded.extend(load_version(folder, LoadOptions(variant=precision)) for precision in files)
+        predictors = [one.predictor for one in loaded]
+        for predictor in predictors:
+            predictor.predict([" ".join(candidates) * 20])  # full windows run too
+        agreement = _agreement(predictors, candidates) if len(predictors) == 2 else None
+        return choose_golden(predictors, candidates), agreement
+    finally:
+        for one in loaded:
+            one.predictor.close()
+
+
+def _agreement(predictors: Sequence[Predictor], texts: Sequence[str]) -> float:
+    """F1 of one variant's entities against another's; 1 where neither finds any."""
+    left, right = (
+        {
+            (number, entity.start, entity.end, entity.label)
+            for number, text in enumerate(texts)
+            for entity in predictor.predict([text])[0].entities
+        }
+        for predictor in predictors
+    )
+    return round(2 * len(left & right) / (len(left) + len(right)), 4) if left or right else 1.0
+
+
+def _said_of(golden: Sequence[Golden], agreement: float | None, candidates: int) -> str:
+    said = f"{len(golden)} golden texts"
+    if not golden:
+        said = f"no golden texts: none of {candidates} sentences gave entities with scores of 0.9"
+    return said if agreement is None else f"int8: {agreement:.1%} of the entities as fp32; {said}"
