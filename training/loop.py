@@ -76,8 +76,8 @@ def finetune(
     examples = [
         example
         for corpus in train
-        for example in encode(corpus.documents, tokenizer, recipe.scheme, recipe.labels)
         for _ in range(corpus.repeat)
+        for example in encode(corpus.documents, tokenizer, recipe.scheme, recipe.labels)
     ]
     plans = [_plan(examples, tokenizer, recipe, epoch) for epoch in range(1, knobs.epochs + 1)]
     total = sum(map(len, plans))

@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from training.data.documents import Document, Span
+from training.data.documents import Document, Span, without_overlap
 
 _ARTICLE = re.compile(r"(?:the|an?)\s+", re.IGNORECASE)
 _SMALL = frozenset(
     re.findall(r"\w+", "of the and for in on at to de du la le les von van der den del di da al el y")
+)
+_PRONOUNS = frozenset(
+    re.findall(r"\w+", "I My You Your He His She Her It Its We Our They Their This These Those Who")
 )
 
 # Adjectives and nouns for the people of a place. Endings alone would take "Japan" and "Shanghai".
@@ -62,7 +65,7 @@ def names(document: Document) -> Document:
 
     def named(span: Span, text: str) -> bool:
         words = [word for word in re.findall(r"[^\W_]+", text) if word not in _SMALL]
-        return bool(words) and all(not word[0].islower() for word in words) and text != "I"
+        return bool(words) and not any(word[0].islower() for word in words) and text not in _PRONOUNS
 
     return _keep(document, named)
 
@@ -83,6 +86,11 @@ def handles(document: Document) -> Document:
     return replace(document, spans=tuple(sorted((*document.spans, *marks))))
 
 
+def nested(document: Document) -> Document:
+    """Of entities inside one another the longest stays."""
+    return replace(document, spans=without_overlap(document.spans))
+
+
 def _keep(document: Document, test: Callable[[Span, str], bool]) -> Document:
     text = document.text
     kept = tuple(span for span in document.spans if test(span, text[span.start : span.end]))
@@ -94,4 +102,5 @@ CLEANING: dict[str, Callable[[Document], Document]] = {
     "demonyms": demonyms,
     "handles": handles,
     "names": names,
+    "nested": nested,
 }

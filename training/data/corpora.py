@@ -11,32 +11,70 @@ from training.recipe import Corpus, Recipe
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A training text that is left out because another document holds the same.
+
+    Attributes:
+        document: what is left out.
+        original: what stays.
+        corpus: the original's corpus.
+        leak: whether that is a dev or test corpus.
+    """
+
+    document: Document
+    original: Document
+    corpus: str
+    leak: bool
+
+
+@dataclass(frozen=True)
 class LoadedCorpus:
     """A corpus's documents under the recipe's labels, and what was dropped from it."""
 
     name: str
     documents: tuple[Document, ...]
     repeat: int = 1
-    duplicates: int = 0
-    leaks: int = 0
+    dropped: tuple[Dropped, ...] = ()
+
+    @property
+    def leaks(self) -> int:
+        """Texts dropped because they stand in a dev or test file."""
+        return sum(dropped.leak for dropped in self.dropped)
+
+    @property
+    def duplicates(self) -> int:
+        """Texts dropped because they stood in the training files before."""
+        return len(self.dropped) - self.leaks
 
 
-def load_corpus(corpus: Corpus, root: Path, labels: Sequence[str]) -> LoadedCorpus:
-    """Read, map labels and clean; nothing is dropped yet.
+def read_corpus(corpus: Corpus, root: Path) -> list[Document]:
+    """A corpus as its files spell it.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: a file is not in its reader's format.
     """
-    documents = []
-    for path in corpus.paths:
-        for document in read(corpus.reader, root / path, corpus.options):
-            spans = tuple(_mapped(document.spans, corpus.labels, labels))
-            document = replace(document, id=f"{corpus.name}:{document.id}", spans=spans)
-            for step in corpus.clean:
-                document = CLEANING[step](document)
-            documents.append(document)
-    return LoadedCorpus(corpus.name, tuple(documents), corpus.repeat)
+    return [
+        replace(document, id=f"{corpus.name}:{document.id}")
+        for path in corpus.paths
+        for document in read(corpus.reader, root / path, corpus.options)
+    ]
+
+
+def under_labels(corpus: Corpus, documents: Iterable[Document], labels: Sequence[str]) -> LoadedCorpus:
+    """A corpus's documents with their labels mapped, then cleaned; nothing is dropped."""
+    cleaned = []
+    for document in documents:
+        document = replace(document, spans=tuple(_mapped(document.spans, corpus.labels, labels)))
+        for step in corpus.clean:
+            document = CLEANING[step](document)
+        cleaned.append(document)
+    return LoadedCorpus(corpus.name, tuple(cleaned), corpus.repeat)
+
+
+def load_corpus(corpus: Corpus, root: Path, labels: Sequence[str]) -> LoadedCorpus:
+    """Read, map labels and clean; nothing is dropped yet. Raises as `read_corpus`."""
+    return under_labels(corpus, read_corpus(corpus, root), labels)
 
 
 def _mapped(spans: Iterable[Span], names: dict[str, str], labels: Sequence[str]) -> Iterable[Span]:
@@ -46,33 +84,32 @@ def _mapped(spans: Iterable[Span], names: dict[str, str], labels: Sequence[str])
             yield span._replace(label=label)
 
 
+def without_repeats(train: Sequence[LoadedCorpus], held_out: Sequence[LoadedCorpus]) -> list[LoadedCorpus]:
+    """The training corpora, each text once, without any that stands in a held-out corpus."""
+    away = {document.key: (document, corpus.name) for corpus in held_out for document in corpus.documents}
+    seen: dict[str, tuple[Document, str]] = {}
+    result = []
+    for corpus in train:
+        kept, dropped = [], []
+        for document in corpus.documents:
+            key = document.key
+            if key in away:
+                dropped.append(Dropped(document, *away[key], leak=True))
+            elif key in seen:
+                dropped.append(Dropped(document, *seen[key], leak=False))
+            else:
+                seen[key] = document, corpus.name
+                kept.append(document)
+        result.append(replace(corpus, documents=tuple(kept), dropped=tuple(dropped)))
+    return result
+
+
 def load_train(recipe: Recipe) -> list[LoadedCorpus]:
     """The training corpora, each text once, without any that stands in a dev or test file."""
+    held_out = load_held_out((*recipe.dev, *recipe.test), recipe)
     root = Path(recipe.data_root)
-    held_out = {
-        document.key
-        for corpus in (*recipe.dev, *recipe.test)
-        for document in load_corpus(corpus, root, recipe.labels).documents
-    }
-    seen: set[str] = set()
-    loaded = []
-    for corpus in recipe.train:
-        raw = load_corpus(corpus, root, recipe.labels)
-        fresh = [document for document in raw.documents if document.key not in held_out]
-        kept = []
-        for document in fresh:
-            if document.key not in seen:
-                seen.add(document.key)
-                kept.append(document)
-        loaded.append(
-            replace(
-                raw,
-                documents=tuple(kept),
-                leaks=len(raw.documents) - len(fresh),
-                duplicates=len(fresh) - len(kept),
-            )
-        )
-    return loaded
+    train = [load_corpus(corpus, root, recipe.labels) for corpus in recipe.train]
+    return without_repeats(train, held_out)
 
 
 def load_held_out(corpora: Sequence[Corpus], recipe: Recipe) -> list[LoadedCorpus]:

@@ -33,7 +33,17 @@ class Document:
     @property
     def key(self) -> str:
         """What two documents share when they are the same text but for spacing, case and marks."""
-        return re.sub(r"[\W_]+", "", self.text.lower()) or self.text.strip()
+        return text_key(self.text)
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """The key and label of each entity: the same for two spellings of the same annotation."""
+        return [(text_key(self.text[start:end]), label) for start, end, label in self.spans]
+
+
+def text_key(text: str) -> str:
+    """A text without its spacing, case and marks; one of marks alone is its own key."""
+    return re.sub(r"[\W_]+", "", text.lower()) or text.strip()
 
 
 def without_overlap(spans: Iterable[Span]) -> tuple[Span, ...]:

@@ -156,11 +156,11 @@ def batches(
         extra: special tokens a row.
     """
     order = sorted(examples, key=lambda e: (len(e) + rng.uniform(0, 6), rng.random()))
-    result: list[list[Example]] = [[]]
+    result: list[list[Example]] = []
     widest = 0
     for example in order:
         widest = max(widest, len(example) + extra)
-        if result[-1] and widest * (len(result[-1]) + 1) > tokens:
+        if not result or widest * (len(result[-1]) + 1) > tokens:
             result.append([])
             widest = len(example) + extra
         result[-1].append(example)

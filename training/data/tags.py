@@ -1,10 +1,53 @@
 """Tag schemes as corpora spell them: recognising them, finding what is illegal, reading spans."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from app.engine.decoding import Scheme, joins, legal, split_tag
+from training.data.documents import Document, Span
 
 _SPELLINGS = {"L": "E", "U": "S", "M": "I", "W": "S"}  # BILOU, BMES, BMEWO
+_IOB: tuple[Scheme, Scheme] = ("IOB1", "IOB2")
+
+
+@dataclass(frozen=True)
+class TaggedSentence:
+    """One sentence as its file spells it.
+
+    Attributes:
+        text: the sentence.
+        starts: where each token starts in it.
+        tokens, tags: the columns.
+        lines: the number of each token's line, the first being 1.
+        group: sentences of one article share it; empty where a sentence stands alone.
+    """
+
+    text: str
+    starts: Sequence[int]
+    tokens: Sequence[str]
+    tags: Sequence[str]
+    lines: Sequence[int]
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class TaggedFile:
+    """A file of tagged tokens, and the scheme its tags are read in."""
+
+    path: Path
+    scheme: Scheme
+    sentences: tuple[TaggedSentence, ...]
+
+    def documents(self) -> Iterator[Document]:
+        """One document a sentence, its tags read as spans."""
+        for sentence in self.sentences:
+            starts = sentence.starts
+            spans = tuple(
+                Span(starts[first], starts[last] + len(sentence.tokens[last]), label)
+                for first, last, label in read_runs(sentence.tags, self.scheme)
+            )
+            yield Document(f"{self.path.name}:{sentence.lines[0]}", sentence.text, spans, sentence.group)
 
 
 def plain_tag(tag: str) -> str:
@@ -15,24 +58,19 @@ def plain_tag(tag: str) -> str:
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
-    """The scheme of a corpus's tags: the one that explains them all.
+    """The scheme of a corpus's tags: the one in which the fewest are illegal.
 
     Where they allow both IOB1 and IOB2 (no entity starts with `I`), it is IOB2, which reads them
-    alike.
+    alike. `E` or `S` make it BIOES.
     """
-    prefixes: set[str] = set()
-    starts_with_i = False
-    for tags in sentences:
-        before = "O"
-        for tag in tags:
-            prefixes.add(tag[0])
-            starts_with_i |= tag[0] == "I" and not joins(before, tag, "IOB2")
-            before = tag
+    tagged = [tags for tags in sentences if any(tag != "O" for tag in tags)]
+    prefixes = {tag[0] for tags in tagged for tag in tags}
     if prefixes & {"E", "S"}:
         return "BIOES"
     if "B" not in prefixes and "I" in prefixes:
         return "IO"
-    return "IOB1" if starts_with_i else "IOB2"
+    iob1, iob2 = (sum(len(illegal_tags(tags, scheme)) for tags in tagged) for scheme in _IOB)
+    return "IOB1" if iob1 < iob2 else "IOB2"
 
 
 def read_runs(tags: Sequence[str], scheme: Scheme) -> list[tuple[int, int, str]]:

@@ -2,73 +2,66 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import get_args
 
 from app.engine.decoding import Scheme
-from training.data.documents import Document, Span
-from training.data.tags import detect_scheme, plain_tag, read_runs
-
-
-class Sentence(NamedTuple):
-    """One sentence as its file spells it: where it starts, its tokens and tags, its document."""
-
-    line: int
-    tokens: list[str]
-    tags: list[str]
-    group: str
-
-
-def read_sentences(path: Path, token_column: int = 0, tag_column: int = -1) -> Iterator[Sentence]:
-    """The sentences of a file. `-DOCSTART-` lines part documents; other columns are ignored.
-
-    Raises:
-        ValueError: a line has too few columns, or its tag is none.
-    """
-    article = 0
-    tokens: list[str] = []
-    tags: list[str] = []
-    first = 1
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        for number, line in enumerate([*lines, ""], 1):
-            line = line.rstrip("\r\n")
-            if not line.strip() or line.startswith("-DOCSTART-"):
-                article += line.startswith("-DOCSTART-")
-                if tokens:
-                    yield Sentence(first, tokens, tags, f"{path.name}:{article}" if article else "")
-                tokens, tags = [], []
-                continue
-            fields = line.split("\t") if "\t" in line else line.split()
-            if len(fields) < 2:
-                raise ValueError(f"{path}:{number}: {line!r} has no tag column")
-            tag = plain_tag(fields[tag_column])
-            if tag != "O" and (len(tag) < 3 or tag[1] != "-" or tag[0] not in "BIES"):
-                raise ValueError(f"{path}:{number}: {fields[tag_column]!r} is no tag")
-            if not tokens:
-                first = number
-            if fields[token_column].strip():
-                tokens.append(fields[token_column].strip())
-                tags.append(tag)
+from training.data.documents import Document
+from training.data.tags import TaggedFile, TaggedSentence, detect_scheme, plain_tag
 
 
 def read(
-    path: Path,
-    scheme: Scheme | None = None,
-    token_column: int = 0,
-    tag_column: int = -1,
+    path: Path, scheme: Scheme | None = None, token_column: int = 0, tag_column: int = -1
 ) -> Iterator[Document]:
-    """Documents of one sentence each, tokens joined by blanks.
+    """Documents of one sentence each, tokens joined by blanks. As `read_tagged`."""
+    return read_tagged(path, scheme, token_column, tag_column).documents()
+
+
+def read_tagged(
+    path: Path, scheme: Scheme | None = None, token_column: int = 0, tag_column: int = -1
+) -> TaggedFile:
+    """The sentences of a file. `-DOCSTART-` lines part articles; other columns are ignored.
 
     Args:
         scheme: `IO`, `IOB1`, `IOB2` or `BIOES`; found from the tags where not given.
+        token_column, tag_column: counted from 0, or from the end with -1.
+
+    Raises:
+        ValueError: there is no such scheme, a line has too few columns, or its tag is none.
     """
-    sentences = list(read_sentences(path, token_column, tag_column))
-    scheme = scheme or detect_scheme(sentence.tags for sentence in sentences)
-    for line, tokens, tags, group in sentences:
-        starts = [0]
-        for token in tokens:
-            starts.append(starts[-1] + len(token) + 1)
-        spans = tuple(
-            Span(starts[first], starts[last] + len(tokens[last]), label)
-            for first, last, label in read_runs(tags, scheme)
-        )
-        yield Document(f"{path.name}:{line}", " ".join(tokens), spans, group)
+    if scheme not in (None, *get_args(Scheme)):
+        raise ValueError(f"{path}: scheme {scheme!r} is none of {', '.join(get_args(Scheme))}")
+    sentences = tuple(_sentences(path, token_column, tag_column))
+    return TaggedFile(path, scheme or detect_scheme(s.tags for s in sentences), sentences)
+
+
+def _sentences(path: Path, token_column: int, tag_column: int) -> Iterator[TaggedSentence]:
+    article = 0
+    rows: list[tuple[str, str, int]] = []
+    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+        for number, line in enumerate([*lines, ""], 1):
+            line = line.rstrip("\r\n")
+            if line.strip() and not line.startswith("-DOCSTART-"):
+                token, tag = _row(f"{path}:{number}", line, token_column, tag_column)
+                if token:
+                    rows.append((token, tag, number))
+                continue
+            if rows:
+                tokens, tags, numbers = zip(*rows, strict=True)
+                starts = [0]
+                for token in tokens[:-1]:
+                    starts.append(starts[-1] + len(token) + 1)
+                group = f"{path.name}:{article}" if article else ""
+                yield TaggedSentence(" ".join(tokens), starts, tokens, tags, numbers, group)
+            rows = []
+            article += line.startswith("-DOCSTART-")
+
+
+def _row(place: str, line: str, token_column: int, tag_column: int) -> tuple[str, str]:
+    fields = line.split("\t") if "\t" in line else line.split()
+    needed = max(column + 1 if column >= 0 else -column for column in (1, token_column, tag_column))
+    if len(fields) < needed:
+        raise ValueError(f"{place}: {line!r} has {len(fields)} columns, {needed} are needed")
+    tag = plain_tag(fields[tag_column].strip())
+    if tag != "O" and (len(tag) < 3 or tag[1] != "-" or tag[0] not in "BIES"):
+        raise ValueError(f"{place}: {fields[tag_column]!r} is no tag; check tag_column")
+    return fields[token_column].strip(), tag

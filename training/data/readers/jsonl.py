@@ -15,25 +15,33 @@ def read(path: Path) -> Iterator[Document]:
     each be a `[start, end, label]` list, as annotation tools write them.
 
     Raises:
-        ValueError: a span lies outside its text, is empty, or overlaps another.
+        ValueError: a line is not such an object, or a span lies outside its text, is empty, or
+            overlaps another; names the line.
     """
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            record = json.loads(line)
-            found: list[Any] = next((record[k] for k in ("entities", "spans", "label") if k in record), [])
-            spans = tuple(sorted(_span(item) for item in found))
-            text = record["text"]
-            last = 0
-            for span in spans:
-                if not last <= span.start < span.end <= len(text):
-                    raise ValueError(
-                        f"{path}:{number}: entity {tuple(span)} is empty, overlaps another or "
-                        f"leaves the text of {len(text)} characters"
-                    )
-                last = span.end
-            yield Document(f"{path.name}:{number}", text, spans, str(record.get("group", "")))
+            if line.strip():
+                yield _document(path, number, line)
+
+
+def _document(path: Path, number: int, line: str) -> Document:
+    place = f"{path}:{number}"
+    try:
+        record = json.loads(line)
+        found: list[Any] = next((record[k] for k in ("entities", "spans", "label") if k in record), [])
+        spans = tuple(sorted(map(_span, found)))
+        text, group = record["text"] + "", str(record.get("group", ""))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{place}: not in the format of reader 'jsonl': {error!r}") from error
+    last = 0
+    for span in spans:
+        if not last <= span.start < span.end <= len(text):
+            raise ValueError(
+                f"{place}: entity {tuple(span)} is empty, overlaps another or leaves the text of "
+                f"{len(text)} characters"
+            )
+        last = span.end
+    return Document(f"{path.name}:{number}", text, spans, group)
 
 
 def _span(item: dict[str, Any] | list[Any]) -> Span:

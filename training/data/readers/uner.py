@@ -3,50 +3,55 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.data.documents import Document, Span
-from training.data.tags import read_runs
+from training.data.documents import Document
+from training.data.tags import TaggedFile, TaggedSentence
 
 
 def read(path: Path) -> Iterator[Document]:
-    """One document a sentence, over its raw text; `# newdoc id` names the article.
+    """One document a sentence, over its raw text. As `read_tagged`."""
+    return read_tagged(path).documents()
+
+
+def read_tagged(path: Path) -> TaggedFile:
+    """The sentences of a file; `# newdoc id` names the article.
 
     Tags without a label (`B-O`) are read as `O`.
+
+    Raises:
+        ValueError: a sentence has no `# text =`, or a token does not stand in it.
     """
+    return TaggedFile(path, "IOB2", tuple(_sentences(path)))
+
+
+def _sentences(path: Path) -> Iterator[TaggedSentence]:
     group = text = ""
-    first = 1
-    tokens: list[str] = []
-    tags: list[str] = []
-    with path.open(encoding="utf-8", newline="\n") as lines:
+    rows: list[tuple[str, str, int]] = []
+    with path.open(encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate([*lines, ""], 1):
             line = line.rstrip("\r\n")
             if line.startswith("# newdoc id"):
                 group = line.partition("=")[2].strip()
             elif line.startswith("# text ="):
-                text, first = line.partition("=")[2].strip(), number
+                text = line.partition("=")[2].strip()
             elif line and not line.startswith("#"):
                 fields = line.split("\t")
-                tokens.append(fields[1])
-                tags.append("O" if fields[2][2:] in ("", "O") else fields[2])
-            elif not line and tokens:
-                yield Document(
-                    f"{path.name}:{first}",
-                    text,
-                    _spans(path, text, tokens, tags),
-                    group,
-                )
-                tokens, tags = [], []
+                tag = "O" if fields[2][2:] in ("", "O") else fields[2]
+                rows.append((fields[1], tag, number))
+            elif not line:
+                if rows:
+                    tokens, tags, numbers = zip(*rows, strict=True)
+                    starts = _starts(f"{path}:{numbers[0]}", text, tokens)
+                    yield TaggedSentence(text, starts, tokens, tags, numbers, group)
+                text, rows = "", []
 
 
-def _spans(path: Path, text: str, tokens: list[str], tags: list[str]) -> tuple[Span, ...]:
+def _starts(place: str, text: str, tokens: tuple[str, ...]) -> list[int]:
     starts: list[int] = []
     at = 0
     for token in tokens:
         found = text.find(token, at)
         if found < 0:
-            raise ValueError(f"{path}: token {token!r} does not stand in its text {text!r}")
+            raise ValueError(f"{place}: token {token!r} does not stand in its text {text!r}")
         starts.append(found)
         at = found + len(token)
-    return tuple(
-        Span(starts[first], starts[last] + len(tokens[last]), label)
-        for first, last, label in read_runs(tags, "IOB2")
-    )
+    return starts
