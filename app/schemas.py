@@ -142,6 +142,9 @@ class ModelBody(BaseModel):
     serving: int | None = Field(description="The version that answers now.")
     stable: int | None = Field(description="The version that should.")
     previous: int | None = Field(description="What `rollback` goes back to.")
+    problem: str | None = Field(
+        None, description="Why what should serve does not, or cannot be known, and what to do."
+    )
     versions: list[VersionBody]
 
 

@@ -284,6 +284,11 @@ class ModelManager:
             )
         return result
 
+    def problem(self, name: str) -> str | None:
+        """Why what should serve does not, or cannot be known."""
+        model = self._models.get(name)
+        return model.problem if model else None
+
     def ready(self, name: str) -> bool:
         """Whether a model has a stable version that can answer."""
         with self._lock:

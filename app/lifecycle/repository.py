@@ -36,8 +36,8 @@ class Repository:
         """
         versions = self.versions(name)
         if not versions:
-            known = ", ".join(self.names()) or "none"
-            raise NotFound(f"no model {name!r} in {self.folder} (there: {known})", "unknown_model")
+            known = ", ".join(self.names()) or "none; see NERVE_MODELS_DIR"
+            raise NotFound(f"there is no model {name!r} (there: {known})", "unknown_model")
         return versions
 
     def path(self, name: str, version: int) -> Path:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app.errors import NotFound, NotReady
+from app.errors import NotReady
 from app.routes.answers import documented
 
 router = APIRouter(tags=["operations"])
@@ -19,12 +19,9 @@ async def readyz(request: Request) -> dict[str, str]:
     state = request.app.state
     if state.draining.is_set():
         raise NotReady("the server is shutting down")
-    try:
-        with state.manager.lease(state.settings.default_model) as served:
-            if not served.predictor.alive:
-                raise NotReady("the scheduler's thread died; restart the server")
-    except NotFound as error:
-        raise NotReady(error.message) from None
+    name, manager = state.settings.default_model, state.manager
+    if not manager.ready(name):
+        raise NotReady(f"{name} does not answer: {manager.problem(name) or 'no version of it is loaded'}")
     return {"status": "ready"}
 
 

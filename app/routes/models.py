@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter, Request
 
-from app.lifecycle.deployment import Deployment
+from app.lifecycle.deployment import Deployment, StateUnreadable
 from app.lifecycle.manager import ModelManager, VersionStatus
 from app.routes.answers import documented
 from app.schemas import DeploymentChange, ModelBody, ModelsBody, VersionBody
@@ -31,13 +31,17 @@ def _version(status: VersionStatus) -> VersionBody:
 
 def _model(manager: ModelManager, name: str) -> ModelBody:
     versions = manager.model_status(name)
-    deployment = manager.deployment(name)
+    try:
+        deployment = manager.deployment(name)
+    except StateUnreadable:  # `problem` says so
+        deployment = Deployment()
     serving = [status.version for status in versions if status.state == "serving"]
     return ModelBody(
         name=name,
         serving=serving[0] if serving else None,
         stable=deployment.stable,
         previous=deployment.previous,
+        problem=manager.problem(name),
         versions=[_version(status) for status in versions],
     )
 

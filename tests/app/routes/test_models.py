@@ -201,7 +201,9 @@ def test_a_torn_state_is_reported_and_the_last_good_one_serves(
     path = models / f".state/{name}.json"
     good = path.read_text()
     path.write_text(good[: len(good) // 2])
-    answer = server.client.get(f"/models/{name}")
+    until(lambda: "not a deployment" in (show(server, name)["problem"] or ""))
+    assert server.client.get("/models").status_code == 200
+    answer = server.client.get(f"/models/{name}/deployment")
     assert (answer.status_code, answer.json()["code"]) == (500, "state_unreadable")
     assert server.ner("IBM", model=name)["version"] == 1
     until(lambda: f"{name}.json: not a deployment" in server.log.read_text())

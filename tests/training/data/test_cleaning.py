@@ -65,3 +65,9 @@ def test_the_mark_before_a_handle_is_labelled_as_the_name() -> None:
 def test_a_text_without_entities_stays_as_it_is(step: str) -> None:
     document = Document("d", "The Dutch met @ lund", (), "g")
     assert CLEANING[step](document) == document
+
+
+def test_of_nested_entities_the_longest_stays() -> None:
+    surfaces = ("Captain Ada Lund", "Ada Lund", "Kestrel Bay")
+    left = cleaned("nested", "Captain Ada Lund left Kestrel Bay", *surfaces)
+    assert left == ["Captain Ada Lund", "Kestrel Bay"]
