@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app import __version__
-from app.engine.session import choose_provider
+from app.engine.session import check_installation, choose_provider
 from app.errors import NerveError, SettingsError
 from app.lifecycle.manager import ModelManager
 from app.logs import configure_logging
@@ -55,6 +55,7 @@ def serve() -> None:
     """Serve the models of NERVE_MODELS_DIR. Settings are NERVE_* environment variables."""
     settings = _settings()
     configure_logging(settings.log_level, settings.log_format)
+    check_installation()
     if settings.provider == "cuda":
         choose_provider("cuda", settings.allow_cpu_fallback)
     app = create_app(settings)

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,12 @@ Logits = npt.NDArray[np.float32]
 Provider = Literal["auto", "cpu", "cuda"]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+_IDENTITY = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
+"""The smallest ONNX graph: y = x."""
 
 
 class Session(Protocol):
@@ -74,21 +81,34 @@ def choose_provider(wanted: Provider, allow_cpu_fallback: bool = False) -> str:
         SettingsError: CUDA was asked for and this machine or installation has none.
     """
     available = onnxruntime.get_available_providers()
-    works = CUDA in available and _has_cuda_device()
+    works = wanted != "cpu" and CUDA in available and _cuda_works()
     if wanted == "cuda" and not works and not allow_cpu_fallback:
-        missing = "no CUDA device was found" if CUDA in available else "onnxruntime-gpu is missing"
+        missing = "a session on CUDA cannot be made" if CUDA in available else "onnxruntime-gpu is missing"
         raise SettingsError(
             f"NERVE_PROVIDER=cuda, but {missing} (available: {', '.join(available)}); install "
             "the gpu extra on a machine with a GPU, or set NERVE_ALLOW_CPU_FALLBACK=true"
         )
-    return CUDA if works and wanted != "cpu" else CPU
+    return CUDA if works else CPU
 
 
-def _has_cuda_device() -> bool:
-    return any(
-        device.ep_name == CUDA or "cuda" in device.ep_name.lower()
-        for device in onnxruntime.get_ep_devices()
-    )
+def check_installation() -> None:
+    """Raises SettingsError: both builds of ONNX Runtime are installed, and one hides the other."""
+    if all(any(distributions(name=build)) for build in ("onnxruntime", "onnxruntime-gpu")):
+        raise SettingsError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "make a new environment with one of the extras cpu and gpu"
+        )
+
+
+def _cuda_works() -> bool:
+    """Whether a session really runs on CUDA: a missing library or device shows only then."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds what the gpu extra installed
+    try:
+        probe = onnxruntime.InferenceSession(_IDENTITY, providers=[CUDA])
+    except Exception:  # the runtime's own exception types share no root
+        return False
+    return bool(probe.get_providers()[0] == CUDA)
 
 
 def available_cpus() -> int:

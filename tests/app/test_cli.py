@@ -89,6 +89,20 @@ def test_a_server_that_cannot_start_says_why(
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_two_builds_of_the_runtime_are_an_error(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for build in ("onnxruntime", "onnxruntime_gpu"):
+        folder = tmp_path / f"packages/{build}-1.0.dist-info"
+        folder.mkdir(parents=True)
+        name = build.replace("_", "-")
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
+    done = nerve("serve", models=models_dir)
+    assert done.returncode != 0
+    assert "nerve: cannot start: onnxruntime and onnxruntime-gpu are both installed" in done.stderr
+
+
 def test_a_port_that_is_taken_is_an_error(models_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = nerve("serve", models=models_dir, port=taken.getsockname()[1])
