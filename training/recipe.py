@@ -105,6 +105,7 @@ class Recipe(_Table):
     description: str = ""
     languages: tuple[str, ...] = ()
     license: str = ""
+    limits: tuple[str, ...] = Field((), description="what users should know, printed in the model card")
     labels: tuple[str, ...] = Field(min_length=1)
     scheme: Scheme = "BIOES"
     data_root: str = Field("../shared/data", description="where corpora lie, from the working folder")
@@ -118,6 +119,8 @@ class Recipe(_Table):
     test: tuple[Corpus, ...] = ()
     finetune: Finetune = Finetune()
     export: Export = Export()
+
+    file: str = Field("", exclude=True, description="where it was read from; not to be set")
 
     @property
     def run_folder(self) -> Path:
@@ -148,7 +151,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
                 raise ValueError(f"--set {change}: {parent} is no table of the recipe")
         table[leaf] = _value(value.strip())
     try:
-        return Recipe.model_validate(tables)
+        return Recipe.model_validate(tables | {"file": str(path)})
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {str(e['input'])[:80]!r})"

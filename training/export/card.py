@@ -15,6 +15,9 @@ def model_card(recipe: Recipe, number: int, metrics: dict[str, Any], weights: Pa
         for corpus in recipe.train
     )
     epochs = recipe.finetune.epochs
+    limits = (
+        "".join(["\n## Limits\n\n", *(f"- {limit}\n" for limit in recipe.limits)]) if recipe.limits else ""
+    )
     return f"""---
 license: {recipe.license.lower() or "other"}
 language:{languages or " []"}
@@ -37,7 +40,7 @@ Labels: {", ".join(recipe.labels)}. One ONNX file of {weights.stat().st_size / 1
 Exact-span entity scores in percent, from raw text, through the serving engine. The version was
 chosen on the dev files; these are the test files, which nothing was selected on. Reprint them with
 
-    nerve-train evaluate models/{recipe.name}/{number} training/recipes/{recipe.name}.toml
+    nerve-train evaluate models/{recipe.name}/{number} {recipe.file}
 
 {as_text(metrics["test"])}
 
@@ -46,7 +49,7 @@ Average F1 on the dev files: {metrics["dev"]["average_f1"]:.2f}
 
 ## How it was made
 
-`nerve-train run training/recipes/{recipe.name}.toml`: {recipe.encoder.source or recipe.encoder.path}
+`nerve-train run {recipe.file}`: {recipe.encoder.source or recipe.encoder.path}
 ({recipe.encoder.licence or "licence as its source states"}) fine-tuned for up to {epochs} epochs;
 the resolved recipe, seeds and library versions are in `manifest.json` under `lineage`.
 
@@ -58,10 +61,4 @@ the resolved recipe, seeds and library versions are in `manifest.json` under `li
 
 The weights: {recipe.license or "as their sources demand"}. Sources with a share-alike licence make it
 so, and each is to be attributed as above.
-
-## Limits
-
-- The corpora disagree about what a name is; the rarer kind, organisations, is the weak label.
-- Twitter handles are entities in one corpus and not in another; expect either.
-- A score is a probability under the model. On text unlike the training data it is too sure.
-"""
+{limits}"""
