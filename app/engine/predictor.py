@@ -149,7 +149,10 @@ class Predictor:
         result: Future[list[Prediction]] = Future()
 
         def finish(job: _Job) -> None:
-            self._pool.submit(_settle, result, lambda: self._decode(job))
+            if self._scheduler.is_current_thread:
+                self._pool.submit(_settle, result, lambda: self._decode(job))
+            else:
+                _settle(result, lambda: self._decode(job))
 
         self._pool.submit(self._start, texts, finish, result)
         return result
@@ -178,10 +181,10 @@ class Predictor:
             job.abandoned = result.cancelled
             rows = [row for number in range(len(texts)) for row in self._rows(job, number)]
             job.left = len(rows)
-            if rows:
-                self._scheduler.submit(rows)
-            else:
+            if not rows:
                 finish(job)
+            elif len(rows) > 1 or not self._scheduler.run_if_idle(rows[0]):
+                self._scheduler.submit(rows)
         except Exception as error:
             result.set_exception(error)
 

@@ -113,7 +113,7 @@ class Scheduler(Generic[R]):
     """Runs rows on a thread of its own until `close`.
 
     Args:
-        run: runs a batch and hands each row its result; only ever called from one thread.
+        run: runs a batch and hands each row its result; never called twice at a time.
         cost: the machine's cost of a batch, measured at warm-up.
         max_queue_tokens: sub-tokens that may wait. A request that comes to an empty queue is taken
             whatever its size.
@@ -137,6 +137,7 @@ class Scheduler(Generic[R]):
         self._report = report
         self._queue: deque[tuple[float, R]] = deque()
         self._tokens = 0
+        self._running = False
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
@@ -149,6 +150,11 @@ class Scheduler(Generic[R]):
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether the caller is on the scheduler's own thread, which others wait for."""
+        return threading.current_thread() is self._thread
 
     def submit(self, rows: Sequence[R]) -> None:
         """Queue rows, all or none.
@@ -172,6 +178,18 @@ class Scheduler(Generic[R]):
             self._tokens += tokens
             self._changed.notify()
 
+    def run_if_idle(self, row: R) -> bool:
+        """Run one row on the caller's own thread, if nothing runs and nothing waits.
+
+        A request that is alone saves two changes of thread. Returns whether it ran.
+        """
+        with self._changed:
+            if self._closed or self._running or self._queue:
+                return False
+            self._running = True
+        self._execute([(time.perf_counter(), row)])
+        return True
+
     def close(self) -> None:
         """Run what is queued, then end the thread."""
         with self._changed:
@@ -181,37 +199,38 @@ class Scheduler(Generic[R]):
 
     def _loop(self) -> None:
         while batch := self._take():
-            started = time.perf_counter()
-            rows = [row for _, row in batch]
-            failed = False
-            try:
-                self._run(rows)
-            except NerveError as error:
-                failed = True
-                for row in rows:
-                    row.fail(error)
-            except Exception as error:
-                failed = True
-                for row in rows:
-                    row.fail(InferenceFailed(f"a batch failed: {error!r}"))
-            ended = time.perf_counter()
-            self._report(
-                BatchReport(
-                    len(rows),
-                    max(row.length for row in rows),
-                    sum(row.length for row in rows),
-                    ended - started,
-                    tuple(started - since for since, _ in batch),
-                    self._tokens,
-                    failed,
-                )
-            )
+            self._execute(batch)
+
+    def _execute(self, batch: Sequence[tuple[float, R]]) -> None:
+        """Run one batch and report it. A batch that fails fails its own rows only."""
+        started = time.perf_counter()
+        rows = [row for _, row in batch]
+        error: NerveError | None = None
+        try:
+            self._run(rows)
+        except NerveError as known:
+            error = known
+        except Exception as unknown:
+            error = InferenceFailed(f"a batch failed: {unknown!r}")
+        seconds = time.perf_counter() - started
+        with self._changed:
+            self._running = False
+            waiting = self._tokens
+            self._changed.notify()
+        if error:
+            for row in rows:
+                row.fail(error)
+        lengths = [row.length for row in rows]
+        waited = tuple(started - since for since, _ in batch)
+        self._report(
+            BatchReport(len(rows), max(lengths), sum(lengths), seconds, waited, waiting, error is not None)
+        )
 
     def _take(self) -> list[tuple[float, R]]:
         """The next batch; empty when closed and drained."""
         with self._changed:
             ahead = self._oldest()
-            while not ahead and not self._closed:
+            while not ahead and not (self._closed and not self._queue):
                 self._changed.wait()
                 ahead = self._oldest()
             if not ahead:
@@ -221,12 +240,13 @@ class Scheduler(Generic[R]):
             left = set(range(len(ahead))).difference(chosen)
             self._queue.extendleft(ahead[i] for i in sorted(left, reverse=True))
             self._tokens -= sum(lengths[i] for i in chosen)
+            self._running = True
             return [ahead[i] for i in chosen]
 
     def _oldest(self) -> list[tuple[float, R]]:
-        """Rows from the head of the queue; abandoned ones are dropped."""
+        """Rows from the head of the queue, none while a batch runs; abandoned ones are dropped."""
         ahead: list[tuple[float, R]] = []
-        while self._queue and len(ahead) < _LOOK_AHEAD:
+        while not self._running and self._queue and len(ahead) < _LOOK_AHEAD:
             since, row = self._queue.popleft()
             if row.abandoned:
                 self._tokens -= row.length

@@ -49,6 +49,8 @@ class OnnxSession:
         options.intra_op_num_threads = threads or available_cpus()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Between batches the threads that spin would take the CPU from who makes the next one.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         # Shapes change with every batch: a plan of each would only fill memory.
         options.enable_mem_pattern = False
         providers: list[Any] = [CPU]
