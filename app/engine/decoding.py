@@ -127,7 +127,6 @@ class Decoder:
         _, member, state = np.unique(futures, axis=0, return_index=True, return_inverse=True)
         state = state.reshape(-1)
         self._states = len(member)
-        self._state = state
         onto = np.eye(self._states)[state]  # (tags, states)
         # step[b, c, d]: state c may be followed by tag b, which is in state d
         step = legal[member].T[:, :, None] * onto[:, None, :]
@@ -137,6 +136,10 @@ class Decoder:
         self._joins = joins.astype(np.float64)
         self._onto = onto
         self._final = self.grammar.final[member].astype(np.float64)
+        self._first = self.grammar.first.astype(np.float64)
+        self._last = self.grammar.final.astype(np.float64)
+        names = np.array(self._labels)
+        self._own = {name: (names == name).astype(np.float64) for name in self._labels}
 
     def decode(self, logits: npt.NDArray[np.floating]) -> list[ScoredSpan]:
         """The entities of one text, in order.
@@ -207,18 +210,17 @@ class Decoder:
         total = np.log(alpha[meet] @ beta[0]) + alpha_log[meet] + beta_log[0]
         scores = []
         for first, last, label in runs:
-            own = np.array([name == label for name in self._labels])
             log = -total
-            enter = self.grammar.first.astype(np.float64)
+            enter = self._first
             if first:
                 enter = alpha[first - 1] @ self._enter
                 log += alpha_log[first - 1]
-            inside, scale = _scaled(np.where(own, enter * p[first], 0.0))
+            inside, scale = _scaled(self._own[label] * enter * p[first])
             log += scale
             for at in range(first + 1, last + 1):
                 inside, scale = _scaled((inside @ self._joins) * p[at])
                 log += scale
-            leave = self.grammar.final.astype(np.float64)
+            leave = self._last
             if last + 1 < count:
                 after = beta[last + 1 - meet]
                 leave, scale = _scaled(self._leave @ (p[last + 1] * (self._onto @ after)))
