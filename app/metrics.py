@@ -1,5 +1,7 @@
 """Metrics: every Prometheus metric of the server in one place."""
 
+import weakref
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -100,7 +102,6 @@ class Metrics:
         self.inference_seconds.labels(*of).observe(report.seconds)
         self.batch_rows.labels(*of).observe(report.rows)
         self.batch_tokens.labels(*of).observe(report.tokens)
-        self.queue_tokens.labels(*of).set(report.waiting)
         queue = self.queue_seconds.labels(*of)
         for seconds in report.waited:
             queue.observe(seconds)
@@ -109,6 +110,9 @@ class Metrics:
 
     def loaded(self, version: LoadedVersion) -> None:
         self.model_info.labels(*_info(version)).inc()
+        waiting = self.queue_tokens.labels(version.manifest.name, str(version.manifest.version))
+        predictor = weakref.ref(version.predictor)
+        waiting.set_function(lambda: p.waiting_tokens if (p := predictor()) else 0)
 
     def closed(self, version: LoadedVersion) -> None:
         self.model_info.labels(*_info(version)).dec()

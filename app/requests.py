@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from app.engine.predictor import Prediction
@@ -14,6 +14,7 @@ from app.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMediaType
 from app.schemas import NerOptions, NerRequest, OffsetUnit
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -27,24 +28,7 @@ async def read_ner_request(
         BadRequest: not UTF-8, or not JSON. TooLarge: over a limit.
         UnsupportedMediaType: neither JSON nor plain text. Unprocessable: a field is wrong.
     """
-    media, _, parameters = request.headers.get("content-type", "").partition(";")
-    media = media.strip().lower()
-    if media not in ("application/json", "text/plain"):
-        raise UnsupportedMediaType(
-            f"Content-Type {media or 'is missing'}; send application/json or text/plain"
-        )
-    charset = re.search(r'charset\s*=\s*"?([^\s";]+)', parameters)
-    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise UnsupportedMediaType(f"charset {charset[1]} is not read; send UTF-8")
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise UnsupportedMediaType(f"Content-Encoding {encoding} is not read; send it plain")
-
-    body = await _read_body(request, max_body_bytes)
-    try:
-        content = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"the body is not UTF-8 (byte {error.start})", "invalid_utf8") from None
+    media, content = await read_content(request, max_body_bytes, ("application/json", "text/plain"))
     if media == "text/plain":
         options = _checked(lambda: _options(request))
         parsed = NerRequest.model_construct(text=content, texts=None, **dict(options))
@@ -53,7 +37,7 @@ async def read_ner_request(
             raise Unprocessable(
                 "query parameters go with text/plain; with JSON, options are fields of the body"
             )
-        parsed = _parse_json(content)
+        parsed = parse_json(NerRequest, content)
 
     texts = [parsed.text] if parsed.text is not None else parsed.texts or []
     if len(texts) > max_texts:
@@ -71,6 +55,30 @@ async def read_ner_request(
     return parsed
 
 
+async def read_content(request: Request, limit: int, accepted: Sequence[str]) -> tuple[str, str]:
+    """The media type and the text of a body.
+
+    Raises:
+        BadRequest: not UTF-8. TooLarge: over `limit` bytes.
+        UnsupportedMediaType: none of `accepted`, another charset than UTF-8, or compressed.
+    """
+    media, _, parameters = request.headers.get("content-type", "").partition(";")
+    media = media.strip().lower()
+    if media not in accepted:
+        raise UnsupportedMediaType(f"Content-Type {media or 'is missing'}; send {' or '.join(accepted)}")
+    charset = re.search(r'charset\s*=\s*"?([^\s";]+)', parameters)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType(f"charset {charset[1]} is not read; send UTF-8")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding {encoding} is not read; send it plain")
+    body = await _read_body(request, limit)
+    try:
+        return media, body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not UTF-8 (byte {error.start})", "invalid_utf8") from None
+
+
 async def _read_body(request: Request, limit: int) -> bytes:
     """The body, read no further than the limit."""
     chunks = bytearray()
@@ -85,9 +93,14 @@ async def _read_body(request: Request, limit: int) -> bytes:
     return bytes(chunks)
 
 
-def _parse_json(content: str) -> NerRequest:
+def parse_json(model: type[M], content: str) -> M:
+    """A body of JSON.
+
+    Raises:
+        BadRequest: it is no JSON. Unprocessable: a field is wrong.
+    """
     try:
-        return NerRequest.model_validate_json(content)
+        return model.model_validate_json(content)
     except ValidationError as error:
         if error.errors()[0]["type"] != "json_invalid":
             raise invalid(error.errors()) from None

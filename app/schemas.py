@@ -119,37 +119,37 @@ class DeploymentChange(BaseModel):
 class VersionBody(BaseModel):
     """One version of a model."""
 
-    version: int
+    version: int = Field(description="Its number, which is its folder's name.", examples=[1])
     state: Literal["found", "ready", "loaded", "serving", "refused"] = Field(
         description="`found`: not checked yet. `ready`: passed its checks. `loaded`: for requests "
         "that pin it. `serving`: answers requests. `refused`: see `reason`."
     )
     reason: str | None = Field(None, description="Why it was refused, and what to do.")
-    description: str | None = None
-    labels: list[str] | None = None
-    languages: list[str] | None = None
-    license: str | None = None
+    description: str | None = Field(None, description="What it is, from the manifest.")
+    labels: list[str] | None = Field(None, description="What it finds.", examples=[["PER", "ORG", "LOC"]])
+    languages: list[str] | None = Field(None, description="What it reads.", examples=[["en"]])
+    license: str | None = Field(None, description="Of its weights.", examples=["CC-BY-SA-4.0"])
     precision: str | None = Field(None, description="The variant that is loaded.")
     provider: str | None = Field(None, description="The execution provider it runs on.")
-    threads: int | None = None
+    threads: int | None = Field(None, description="Threads of its session.", examples=[2])
     metrics: dict[str, Any] | None = Field(None, description="From the manifest.")
 
 
 class ModelBody(BaseModel):
     """A model with its versions."""
 
-    name: str
+    name: str = Field(description="Its name, which is its folder's name.", examples=["ner-en"])
     serving: int | None = Field(description="The version that answers now.")
     stable: int | None = Field(description="The version that should.")
     previous: int | None = Field(description="What `rollback` goes back to.")
     problem: str | None = Field(
         None, description="Why what should serve does not, or cannot be known, and what to do."
     )
-    versions: list[VersionBody]
+    versions: list[VersionBody] = Field(description="Ascending.")
 
 
 class ModelsBody(BaseModel):
     """Every model."""
 
-    default: str
-    models: list[ModelBody]
+    default: str = Field(description="The model of requests that name none.", examples=["ner-en"])
+    models: list[ModelBody] = Field(description="By name.")

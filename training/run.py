@@ -8,8 +8,9 @@ from typing import Any
 from app.engine.decoding import tags_of
 from app.lifecycle.loading import LoadOptions, load_version
 from app.manifest import Golden, Precision
+from training.data.check import check
 from training.data.corpora import load_held_out, load_train
-from training.evaluation.evaluate import evaluate
+from training.evaluation.evaluate import as_text, evaluate
 from training.export.card import model_card
 from training.export.golden import choose_golden
 from training.export.onnx_file import export_onnx, input_names
@@ -26,6 +27,9 @@ from training.loop import finetune
 from training.recipe import Recipe
 
 Say = Callable[[str], None]
+
+_DONE = "done"
+"""Marks a fine-tuning that went to its end."""
 
 
 def prepare(recipe: Recipe) -> Path:
@@ -57,13 +61,17 @@ def prepare(recipe: Recipe) -> Path:
 def finetune_stage(recipe: Recipe, say: Say) -> Path:
     """Fine-tune, or go on with it; the best epoch's checkpoint."""
     folder = prepare(recipe)
+    if problems := check(recipe).problems:
+        raise ValueError(f"the data has problems, see nerve-train check-data: {'; '.join(problems)}")
     train = load_train(recipe)
     for corpus in train:
         say(
             f"{corpus.name}: {len(corpus.documents)} texts "
             f"({corpus.duplicates} duplicates and {corpus.leaks} leaks dropped)"
         )
-    return finetune(recipe, train, load_held_out(recipe.dev, recipe), folder / "finetune")
+    checkpoint = finetune(recipe, train, load_held_out(recipe.dev, recipe), folder / "finetune")
+    replaced_file(folder / "finetune" / _DONE, "")
+    return checkpoint
 
 
 def export_stage(recipe: Recipe, say: Say) -> Path:
@@ -77,9 +85,10 @@ def export_stage(recipe: Recipe, say: Say) -> Path:
     """
     folder = prepare(recipe)
     checkpoint, target = folder / "finetune" / "checkpoint", folder / "export"
-    if not checkpoint.exists():
-        raise ValueError(f"{checkpoint}: is missing; run nerve-train finetune first")
-    if target.exists() and target.stat().st_mtime > checkpoint.stat().st_mtime:
+    if not (folder / "finetune" / _DONE).exists():
+        raise ValueError(f"{folder}: its fine-tuning is not finished; nerve-train finetune goes on with it")
+    wanted = target / f"model.{recipe.export.precision}.onnx"
+    if wanted.exists() and target.stat().st_mtime > checkpoint.stat().st_mtime:
         return target
     with replaced_folder(target) as new:
         report: dict[str, Any] = export_onnx(str(checkpoint), new / "model.fp32.onnx")
@@ -136,6 +145,7 @@ def publish_stage(recipe: Recipe, models: Path, number: int | None, say: Say) ->
         golden = _golden(candidate, precisions, recipe)
         say(f"{len(golden)} golden texts")
         test = evaluate(candidate, load_held_out(recipe.test, recipe), wanted, recipe.token_table)
+        say(as_text(test))
     metrics = {"test": test, "dev": dev[wanted], "dev_average_f1_fp32": dev["fp32"]["average_f1"]}
     package = package.changed(
         files={wanted: files[wanted]},

@@ -7,7 +7,8 @@ decodes; nothing of one text touches another, so its entities do not depend on i
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import TypeVar
@@ -60,7 +61,7 @@ class _Job:
         self._finish = finish
         self._lock = threading.Lock()
 
-    def done(self, error: NerveError | None = None) -> None:
+    def done(self, error: NerveError | None) -> None:
         """One window is done. The last one finishes the job."""
         with self._lock:
             self.left -= 1
@@ -83,7 +84,7 @@ class _Row:
     def abandoned(self) -> bool:
         return self.job.abandoned()
 
-    def fail(self, error: NerveError) -> None:
+    def done(self, error: NerveError | None) -> None:
         self.job.done(error)
 
 
@@ -186,7 +187,8 @@ class Predictor:
             elif len(rows) > 1 or not self._scheduler.run_if_idle(rows[0]):
                 self._scheduler.submit(rows)
         except Exception as error:
-            result.set_exception(error)
+            with suppress(InvalidStateError):  # nobody waits any more
+                result.set_exception(error)
 
     def _rows(self, job: _Job, number: int) -> list[_Row]:
         specials = self.tokenizer.specials
@@ -207,7 +209,6 @@ class Predictor:
             low, high = np.searchsorted(text.heads, (window.keep_from, window.keep_to))
             at = text.heads[low:high] + (len(self.tokenizer.prefix) - window.start)
             row.job.logits[row.text][low:high] = logits[index, at]
-            row.job.done()
 
     def _batch(self, rows: Sequence[_Row]) -> dict[str, npt.NDArray[np.int64]]:
         shape = (len(rows), max(row.length for row in rows))
@@ -281,11 +282,10 @@ class Predictor:
 
 def _settle(result: "Future[T]", compute: Callable[[], T]) -> None:
     """Give a future its value or error, unless nobody waits any more."""
-    try:
-        value = compute()
-    except Exception as error:
-        if not result.cancelled():
+    with suppress(InvalidStateError):
+        try:
+            value = compute()
+        except Exception as error:
             result.set_exception(error)
-    else:
-        if not result.cancelled():
+        else:
             result.set_result(value)

@@ -17,7 +17,7 @@ import numpy as np
 
 from app.errors import Busy, InferenceFailed, NerveError, NotReady
 
-_LOOK_AHEAD = 256
+_LOOK_AHEAD = 64
 """Rows considered at a time: more would cost time and hardly sort better."""
 
 
@@ -34,8 +34,8 @@ class Row(Protocol):
         """Nobody waits for it any more."""
         ...
 
-    def fail(self, error: NerveError) -> None:
-        """Called instead of a result."""
+    def done(self, error: NerveError | None) -> None:
+        """Called once its batch has run, or failed, and the next may run."""
         ...
 
 
@@ -61,7 +61,6 @@ class BatchReport:
         tokens: sub-tokens in it, padding left out.
         seconds: how long it ran.
         waited: seconds each row waited before.
-        waiting: sub-tokens that were still queued when it ended.
     """
 
     rows: int
@@ -69,7 +68,6 @@ class BatchReport:
     tokens: int
     seconds: float
     waited: tuple[float, ...]
-    waiting: int
     failed: bool
 
 
@@ -113,7 +111,7 @@ class Scheduler(Generic[R]):
     """Runs rows on a thread of its own until `close`.
 
     Args:
-        run: runs a batch and hands each row its result; never called twice at a time.
+        run: runs a batch and gives each row its result; never called twice at a time.
         cost: the machine's cost of a batch, measured at warm-up.
         max_queue_tokens: sub-tokens that may wait. A request that comes to an empty queue is taken
             whatever its size.
@@ -215,16 +213,12 @@ class Scheduler(Generic[R]):
         seconds = time.perf_counter() - started
         with self._changed:
             self._running = False
-            waiting = self._tokens
             self._changed.notify()
-        if error:
-            for row in rows:
-                row.fail(error)
+        for row in rows:
+            row.done(error)
         lengths = [row.length for row in rows]
         waited = tuple(started - since for since, _ in batch)
-        self._report(
-            BatchReport(len(rows), max(lengths), sum(lengths), seconds, waited, waiting, error is not None)
-        )
+        self._report(BatchReport(len(rows), max(lengths), sum(lengths), seconds, waited, error is not None))
 
     def _take(self) -> list[tuple[float, R]]:
         """The next batch; empty when closed and drained."""

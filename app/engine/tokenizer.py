@@ -36,6 +36,11 @@ class EncodedText:
         return len(self.ids)
 
 
+_SHORT = 10_000
+"""Below this many characters a single text is encoded while other Python threads wait: that saves
+handing it over, and lasts a few milliseconds at most."""
+
+
 class Tokenizer:
     """A `tokenizer.json` (Rust `tokenizers`) and a word rule. Nothing in it changes after creation."""
 
@@ -74,7 +79,7 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text's sub-tokens and decisions; texts do not affect each other."""
-        if len(texts) == 1:
+        if len(texts) == 1 and len(texts[0]) < _SHORT:
             encodings = [self._rust.encode(texts[0], add_special_tokens=False)]
         else:
             encodings = self._rust.encode_batch(list(texts), add_special_tokens=False)

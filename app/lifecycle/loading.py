@@ -8,7 +8,7 @@ from app.engine.predictor import Predictor
 from app.engine.scheduler import BatchReport
 from app.engine.session import CUDA, OnnxSession, Provider, choose_provider
 from app.engine.tokenizer import Tokenizer
-from app.errors import InferenceFailed, NerveError, VersionRefused
+from app.errors import NerveError, VersionRefused
 from app.manifest import Manifest, Variant, read_manifest, verify_files
 
 
@@ -74,16 +74,15 @@ def load_version(
             options.max_batch_tokens,
             report,
         )
-    except NerveError as error:
-        raise VersionRefused(f"{where}: does not run: {error.message}") from error
+    except Exception as error:
+        raise VersionRefused(f"{where}: does not run: {error}; export it again") from error
     try:
         check_golden(where, predictor)
-    except InferenceFailed as error:
+    except BaseException as error:
         predictor.close()
-        raise VersionRefused(f"{where}: a golden text fails: {error.message}") from error
-    except BaseException:
-        predictor.close()
-        raise
+        if isinstance(error, VersionRefused) or not isinstance(error, Exception):
+            raise
+        raise VersionRefused(f"{where}: a golden text fails: {error}; export it again") from error
     return LoadedVersion(manifest, variant, session.provider, session.threads, predictor)
 
 

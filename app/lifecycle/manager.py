@@ -119,12 +119,19 @@ class ModelManager:
         Raises:
             NotFound: there is none. VersionRefused: it fails its checks.
         """
+        self.repository.path(name, version)
+        check = self._checker.current(name, version)
+        if check and check.refused:
+            raise VersionRefused(check.refused)
         with self._changing:
-            self.repository.path(name, version)
             if not self._shelf.get(name, version):
                 self._shelf.pin(self._open(name, version))
 
     # operators
+
+    def names(self) -> list[str]:
+        """Models that lie in the folder or are loaded, sorted."""
+        return sorted({*self.repository.names(), *self._shelf.names()})
 
     def deployment(self, name: str) -> Deployment:
         """The desired state of a model.
@@ -132,7 +139,8 @@ class ModelManager:
         Raises:
             NotFound: there is no such model. StateUnreadable: its file is torn.
         """
-        self.repository.require(name)
+        if not self._shelf.get(name):
+            self.repository.require(name)
         return self.store.read(name) or Deployment()
 
     def activate(self, name: str, version: int) -> Deployment:
@@ -213,8 +221,12 @@ class ModelManager:
         names = self.repository.names()
         for look in (self._converge_model, self._check_changed):
             for name in names:
-                if not self._stop.is_set():
+                if self._stop.is_set():
+                    return
+                try:
                     look(name)
+                except Exception as error:  # one model's trouble is not another's
+                    self._report(name, f"could not be looked after: {error!r}")
 
     def _watch(self) -> None:
         while True:

@@ -71,6 +71,11 @@ class Shelf:
             lease = model.find(version) if model else None
             return lease.loaded if lease else None
 
+    def names(self) -> list[str]:
+        """Models of which something is loaded."""
+        with self._lock:
+            return list(self._models)
+
     def loaded(self, name: str) -> dict[int, LoadedVersion]:
         """All loaded versions of a model by their numbers."""
         with self._lock:

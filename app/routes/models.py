@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 
 from app.lifecycle.deployment import Deployment, StateUnreadable
 from app.lifecycle.manager import ModelManager, VersionStatus
+from app.requests import parse_json, read_content
 from app.routes.answers import documented
 from app.schemas import DeploymentChange, ModelBody, ModelsBody, VersionBody
 
@@ -51,16 +52,16 @@ def list_models(request: Request) -> ModelsBody:
     manager: ModelManager = request.app.state.manager
     return ModelsBody(
         default=request.app.state.settings.default_model,
-        models=[_model(manager, name) for name in manager.repository.names()],
+        models=[_model(manager, name) for name in manager.names()],
     )
 
 
-@router.get("/{name}", summary="One model and its versions", responses=documented(404, 500))
+@router.get("/{name}", summary="One model and its versions", responses=documented(404, 422, 500))
 def show_model(name: str, request: Request) -> ModelBody:
     return _model(request.app.state.manager, name)
 
 
-@router.get("/{name}/deployment", summary="What should be served", responses=documented(404, 500))
+@router.get("/{name}/deployment", summary="What should be served", responses=documented(404, 422, 500))
 def show_deployment(name: str, request: Request) -> Deployment:
     manager: ModelManager = request.app.state.manager
     return manager.deployment(name)
@@ -69,18 +70,27 @@ def show_deployment(name: str, request: Request) -> Deployment:
 @router.put(
     "/{name}/deployment",
     summary="Make a version the one that serves",
-    responses=documented(400, 404, 409, 422, 500),
+    responses=documented(400, 404, 409, 413, 415, 422, 500),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": DeploymentChange.model_json_schema()}},
+        }
+    },
 )
-async def change_deployment(name: str, change: DeploymentChange, request: Request) -> Deployment:
+async def change_deployment(name: str, request: Request) -> Deployment:
     """The version is verified, loaded and checked first; if it fails, nothing changes."""
     manager: ModelManager = request.app.state.manager
+    limit = request.app.state.settings.max_body_bytes
+    _, content = await read_content(request, limit, ("application/json",))
+    change = parse_json(DeploymentChange, content)
     return await asyncio.to_thread(manager.activate, name, change.stable)
 
 
 @router.post(
     "/{name}/rollback",
     summary="Go back to the version that served before",
-    responses=documented(404, 409, 500),
+    responses=documented(404, 409, 422, 500),
 )
 async def rollback(name: str, request: Request) -> Deployment:
     manager: ModelManager = request.app.state.manager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = nerve_train("run", "toy.toml", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "published models/toy/1" in done.stdout
+    assert "| toy-test | all |" in done.stdout
     return folder
 
 
@@ -67,6 +69,21 @@ def test_a_second_export_publishes_the_next_number(run: Path) -> None:
     assert "versions never change" in taken.stderr
 
 
+def test_another_precision_is_exported_when_it_is_asked_for(run: Path) -> None:
+    shutil.rmtree(run / "run/export", ignore_errors=True)
+    for precision in ("fp32", "int8"):
+        done = nerve_train("export", "toy.toml", "--set", f"export.precision={precision}", cwd=run)
+        assert done.returncode == 0, done.stderr
+
+
+def test_data_with_problems_is_not_trained_on(tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    done = nerve_train("run", "toy.toml", "--set", 'labels=["PER", "ORG", "LOC", "SHIP"]', cwd=tmp_path)
+    assert done.returncode != 0
+    assert "no training corpus has a SHIP" in done.stderr
+    assert not (tmp_path / "run/finetune").exists()
+
+
 def test_a_run_folder_refuses_another_recipe(run: Path) -> None:
     done = nerve_train("finetune", "toy.toml", "--set", "finetune.lr=1e-3", cwd=run)
     assert done.returncode != 0
@@ -90,6 +107,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(run: Path, tmp_path
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(json.loads((state / "history.json").read_text())) < 3
+    early = nerve_train("export", "toy.toml", cwd=tmp_path)
+    assert early.returncode != 0
+    assert "its fine-tuning is not finished" in early.stderr
 
     done = nerve_train("finetune", "toy.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

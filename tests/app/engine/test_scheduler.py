@@ -22,11 +22,11 @@ class Row:
     length: int = 4
     abandoned: bool = False
     error: NerveError | None = None
-    done: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
 
-    def fail(self, error: NerveError) -> None:
+    def done(self, error: NerveError | None) -> None:
         self.error = error
-        self.done.set()
+        self.ended.set()
 
 
 class Runner:
@@ -44,8 +44,6 @@ class Runner:
         self.batches.append([row.number for row in rows])
         self.entered.set()
         self.go.wait()
-        for row in rows:
-            row.done.set()
 
     def scheduler(self, cost: Cost = COST, queue: int = 1000, batch: int = 64) -> Scheduler[Row]:
         return Scheduler(self, cost, queue, batch, self.reports.append)
@@ -178,7 +176,7 @@ def test_an_empty_queue_takes_a_request_of_any_size() -> None:
     rows = [Row(number, 8) for number in range(50)]
     scheduler.submit(rows)
     scheduler.close()
-    assert all(row.done.is_set() for row in rows)
+    assert all(row.ended.is_set() for row in rows)
 
 
 @pytest.mark.parametrize("raised", [InferenceFailed("out of memory"), ZeroDivisionError("no")])
@@ -186,19 +184,17 @@ def test_a_batch_that_fails_fails_its_own_rows_only(raised: Exception) -> None:
     def run(rows: Sequence[Row]) -> None:
         if any(row.number == 13 for row in rows):
             raise raised
-        for row in rows:
-            row.done.set()
 
     reports: list[BatchReport] = []
     scheduler: Scheduler[Row] = Scheduler(run, Cost(), 1000, 64, reports.append)
     bad, good = Row(13), Row(14)
     scheduler.submit([bad])
-    bad.done.wait()
+    bad.ended.wait()
     scheduler.submit([good])
     scheduler.close()
     assert isinstance(bad.error, InferenceFailed)
     assert good.error is None
-    assert good.done.is_set()
+    assert good.ended.is_set()
     assert [report.failed for report in reports] == [True, False]
 
 
@@ -208,7 +204,7 @@ def test_a_report_tells_what_was_run() -> None:
     scheduler.submit([Row(0, 3), Row(1, 5)])
     scheduler.close()
     (report,) = runner.reports
-    assert (report.rows, report.longest, report.tokens, report.waiting) == (2, 5, 8, 0)
+    assert (report.rows, report.longest, report.tokens) == (2, 5, 8)
     assert len(report.waited) == 2
     assert not report.failed
 
@@ -221,7 +217,7 @@ def test_closing_runs_what_is_queued_and_takes_no_more() -> None:
     assert scheduler.alive
     runner.go.set()
     scheduler.close()
-    assert row.done.is_set()
+    assert row.ended.is_set()
     assert not scheduler.alive
     with pytest.raises(NotReady):
         scheduler.submit([Row(1)])
@@ -242,3 +238,21 @@ def test_many_threads_may_submit() -> None:
         thread.join()
     scheduler.close()
     assert sorted(n for batch in runner.batches for n in batch) == list(range(800))
+
+
+def test_a_lone_row_runs_on_its_callers_thread_only_where_nothing_else_runs() -> None:
+    runner = Runner(go=False)
+    scheduler = runner.scheduler()
+    first, second = Row(0), Row(1)
+    alone = threading.Thread(target=scheduler.run_if_idle, args=(first,))
+    alone.start()
+    runner.entered.wait()
+    assert not scheduler.run_if_idle(second)
+    scheduler.submit([second])
+    assert runner.batches == [[0]]  # two batches never run at a time
+    runner.go.set()
+    second.ended.wait()
+    alone.join()
+    assert runner.batches == [[0], [1]]
+    scheduler.close()
+    assert not scheduler.run_if_idle(Row(2))

@@ -172,13 +172,13 @@ def test_swaps_fail_no_request_and_mix_no_versions(swapping: tuple[Server, Path]
         ("POST", "/models/nope/rollback", None, 404, "unknown_model"),
         ("PUT", "/models/ner-en/deployment", '{"stable": 9}', 404, "unknown_version"),
         ("PUT", "/models/ner-en/deployment", '{"stable": ', 400, "invalid_json"),
-        ("PUT", "/models/ner-en/deployment", b'{"stable": "\xff"}', 400, "bad_request"),
+        ("PUT", "/models/ner-en/deployment", b'{"stable": "\xff"}', 400, "invalid_utf8"),
         ("PUT", "/models/ner-en/deployment", '{"stable": "1"}', 422, "invalid_request"),
         ("PUT", "/models/ner-en/deployment", '{"stable": 0}', 422, "invalid_request"),
         ("PUT", "/models/ner-en/deployment", '{"stable": 1, "live": 2}', 422, "invalid_request"),
         ("PUT", "/models/ner-en/deployment", '{"stable": 1, "previous": 2}', 422, "invalid_request"),
         ("PUT", "/models/ner-en/deployment", "{}", 422, "invalid_request"),
-        ("PUT", "/models/ner-en/deployment", "", 422, "invalid_request"),
+        ("PUT", "/models/ner-en/deployment", "", 400, "invalid_json"),
         ("POST", "/models/ner-en/rollback", None, 409, "no_previous_version"),
         ("DELETE", "/models/ner-en", None, 405, "method_not_allowed"),
         ("GET", "/models/ner-en/9", None, 404, "not_found"),
@@ -192,6 +192,31 @@ def test_an_error_has_its_status_its_code_and_an_id(
     )
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "code"),
+    [
+        ('{"stable": 1}', "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+        (" " * (9 * 1024 * 1024), "application/json", 413, "body_too_large"),
+    ],
+)
+def test_a_change_is_read_as_carefully_as_a_text(
+    server: Server, content: str, kind: str, status: int, code: str
+) -> None:
+    answer = server.client.put("/models/ner-en/deployment", content=content, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_a_model_that_serves_is_shown_though_its_folder_is_gone(
+    swapping: tuple[Server, Path], name: str
+) -> None:
+    server, models = swapping
+    (models / name).rename(models.parent / f"{name}-elsewhere")
+    assert server.ner("IBM", model=name)["version"] == 1
+    assert show(server, name)["serving"] == 1
+    assert name in [model["name"] for model in server.client.get("/models").json()["models"]]
+    (models.parent / f"{name}-elsewhere").rename(models / name)
 
 
 def test_a_torn_state_is_reported_and_the_last_good_one_serves(
