@@ -6,18 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import __version__
-from app.errors import BadRequest, NerveError, NotFound, RequestError
+from app.errors import NerveError, NotFound, RequestError
 from app.lifecycle.deployment import DeploymentStore
 from app.lifecycle.loading import LoadOptions
 from app.lifecycle.manager import ModelManager
 from app.lifecycle.repository import Repository
 from app.metrics import Metrics
 from app.middleware import RequestMiddleware
-from app.requests import invalid
 from app.routes import health, models, ner
 from app.routes.answers import error_response
 from app.settings import Settings
@@ -71,7 +69,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.add_exception_handler(NerveError, _on_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     return app
 
@@ -81,24 +78,15 @@ async def _on_error(request: Request, error: Exception) -> Response:
     return error_response(error, request.scope["nerve"].id)
 
 
-async def _on_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    wrong: NerveError = invalid(error.errors())
-    if first["type"] == "json_invalid":
-        wrong = BadRequest(f"the body is not JSON: {first['ctx']['error']}", "invalid_json")
-    return error_response(wrong, request.scope["nerve"].id)
-
-
 async def _on_http(request: Request, error: Exception) -> Response:
-    """The framework's own: no such route, not with this method, or a body it cannot read."""
+    """The framework's own: no such route, or not with this method."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 404:
         mended: NerveError = NotFound(f"there is no {where}; see /docs")
     else:
-        codes = {400: "bad_request", 405: "method_not_allowed"}
-        mended = RequestError(f"{where}: {error.detail}", codes.get(error.status_code, "http_error"))
+        code = "method_not_allowed" if error.status_code == 405 else "http_error"
+        mended = RequestError(f"{where}: {error.detail}", code)
         mended.status = error.status_code
     response = error_response(mended, request.scope["nerve"].id)
     response.headers.update(error.headers or {})

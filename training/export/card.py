@@ -1,5 +1,6 @@
 """The model card: what a version is, what it was made of, how well it does, and how to check that."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,20 @@ from training.evaluation.evaluate import as_text
 from training.recipe import Recipe
 
 
+def front_matter(license: str, languages: Sequence[str]) -> str:
+    """The YAML head of a card, as model hubs read it."""
+    listed = "".join(f"\n- {language}" for language in languages)
+    return f"""---
+license: {license.lower() or "other"}
+language:{listed or " []"}
+pipeline_tag: token-classification
+library_name: nerve
+---
+"""
+
+
 def model_card(recipe: Recipe, number: int, metrics: dict[str, Any], weights: Path) -> str:
     """`README.md` of a version, in Markdown."""
-    languages = "".join(f"\n- {language}" for language in recipe.languages)
     sources = "\n".join(
         f"| {corpus.name} | {corpus.licence or 'see its source'} | {corpus.source} |"
         for corpus in recipe.train
@@ -18,19 +30,13 @@ def model_card(recipe: Recipe, number: int, metrics: dict[str, Any], weights: Pa
     limits = (
         "".join(["\n## Limits\n\n", *(f"- {limit}\n" for limit in recipe.limits)]) if recipe.limits else ""
     )
-    return f"""---
-license: {recipe.license.lower() or "other"}
-language:{languages or " []"}
-pipeline_tag: token-classification
-library_name: nerve
----
-
+    return f"""{front_matter(recipe.license, recipe.languages)}
 # {recipe.name}/{number}
 
 {recipe.description}
 
 Labels: {", ".join(recipe.labels)}. One ONNX file of {weights.stat().st_size / 1e6:.1f} MB
-({weights.name.split(".")[1]}), served by [Nerve]({"../../../README.md"}):
+({weights.name.split(".")[1]}), served by [Nerve](../../../README.md):
 
     curl -s localhost:8000/ner -H 'Content-Type: application/json' \\
       -d '{{"text": "Angela Merkel visited IBM in New York."}}'

@@ -21,6 +21,7 @@ from app.engine.tokenizer import Tokenizer
 from app.engine.words import WordRule
 from app.lifecycle.loading import LoadedVersion, LoadOptions, load_version
 from app.manifest import Golden, Manifest, Precision
+from training.export.card import front_matter
 from training.export.golden import CANDIDATES, choose_golden
 from training.export.heads import read_head
 from training.export.onnx_file import export_onnx, input_names, keep_columns
@@ -34,8 +35,6 @@ _log = logging.getLogger(__name__)
 
 _USUAL_LENGTH = 256
 _SHORTEST = 8
-_PROBED_LENGTH = 64
-"""The server's warm-up runs windows of this many sub-tokens."""
 
 
 def import_checkpoint(
@@ -147,16 +146,9 @@ def import_checkpoint(
 
 def import_card(package: Package, number: int, lineage: Mapping[str, Any], agreement: float | None) -> str:
     """`README.md` of an imported version, in Markdown."""
-    languages = "".join(f"\n- {language}" for language in package.languages)
     (precision,) = package.files
     agreed = "" if agreement is None else f"\nEntities that int8 and fp32 agree on: {agreement:.1%} (F1)."
-    return f"""---
-license: {package.license.lower() or "other"}
-language:{languages or " []"}
-pipeline_tag: token-classification
-library_name: nerve
----
-
+    return f"""{front_matter(package.license, package.languages)}
 # {package.name}/{number}
 
 {package.description}
@@ -212,10 +204,8 @@ def _columns(config: PretrainedConfig, called: str) -> list[str]:
 
 def _window(called: str, positions: int, usual: int, wanted: int | None) -> int:
     """The window: what was asked for, or 256, or less where the network or its tokenizer end."""
-    if positions < _PROBED_LENGTH:
-        raise ValueError(
-            f"{called}: has positions for {positions} sub-tokens, serving needs {_PROBED_LENGTH}"
-        )
+    if positions < _SHORTEST:
+        raise ValueError(f"{called}: has positions for {positions} sub-tokens, serving needs {_SHORTEST}")
     if wanted is None:
         return min(_USUAL_LENGTH, positions, usual)
     if not _SHORTEST <= wanted <= positions:

@@ -232,11 +232,21 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(bert: Path, tmp_path: Path
 
 
 def test_a_network_with_too_few_positions_is_refused(bert: Path, tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "short", max_position_embeddings=40)
-    with pytest.raises(ValueError, match="positions for 40"):
+    checkpoint = write_checkpoint(tmp_path / "short", max_position_embeddings=6)
+    with pytest.raises(ValueError, match="positions for 6 sub-tokens, serving needs 8"):
         import_checkpoint(str(checkpoint), "tiny", tmp_path / "models")
     with pytest.raises(ValueError, match="must be 8 to 130"):
         import_checkpoint(str(bert), "tiny", tmp_path / "models", max_length=131)
+
+
+def test_a_network_with_few_positions_gets_short_windows(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "short", max_position_embeddings=40)
+    folder = import_checkpoint(str(checkpoint), "tiny", tmp_path / "models")
+    loaded = load_version(folder)
+    (prediction,) = loaded.predictor.predict(["one word after another " * 40])
+    loaded.predictor.close()
+    assert loaded.manifest.max_length == 40
+    assert prediction.windows > 1
 
 
 def test_what_cannot_work_is_refused_at_once(bert: Path, tmp_path: Path) -> None:
