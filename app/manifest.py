@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.engine.decoding import Scheme, split_tag
+from app.engine.decoding import Scheme, split_tag, tags_of
 from app.engine.words import WordRule
 from app.errors import VersionRefused
 
@@ -31,6 +31,10 @@ def _inside(path: str) -> str:
 
 
 RelativePath = Annotated[str, AfterValidator(_inside)]
+Member = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*/[1-9][0-9]*$")]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Method = Literal["mean", "vote"]
 
 
 class _Contract(BaseModel):
@@ -41,7 +45,7 @@ class File(_Contract):
     """A file of the version."""
 
     size: int = Field(ge=0, description="bytes")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: Sha256
 
 
 class Variant(_Contract):
@@ -71,7 +75,11 @@ class Golden(_Contract):
 
 
 class Manifest(_Contract):
-    """`manifest.json`, format version 1. Unknown keys are refused."""
+    """`manifest.json`, format version 1. Unknown keys are refused.
+
+    An ensemble has no network of its own, so no variants and inputs, and `tokenizer`, `output`,
+    `max_length` and `stride` say nothing of it: each member keeps its own.
+    """
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -93,9 +101,12 @@ class Manifest(_Contract):
     temperature: float = Field(1.0, gt=0)
     thresholds: dict[str, float] = Field({}, description="least score per label, default 0")
     variants: tuple[Variant, ...] = ()
-    members: tuple[str, ...] = Field((), description='of an ensemble: "ner-en/2"')
-    weights: tuple[float, ...] = ()
-    method: Literal["mean", "vote"] | None = None
+    members: tuple[Member, ...] = Field((), description='of an ensemble: "ner-en/2"')
+    member_hashes: dict[Member, Sha256] = Field(
+        {}, description="SHA-256 of each member's manifest.json: another member is another ensemble"
+    )
+    weights: tuple[Weight, ...] = Field((), description="of each member; by default all are alike")
+    method: Method | None = Field(None, description="mean of word posteriors, or vote over spans")
     files: dict[RelativePath, File] = {}
     golden: tuple[Golden, ...] = ()
     metrics: dict[str, Any] = {}
@@ -112,13 +123,34 @@ class Manifest(_Contract):
             raise ValueError(f"thresholds for unknown labels {sorted(unknown)}")
         if self.stride >= self.max_length - 2:
             raise ValueError(f"stride {self.stride} leaves no step in {self.max_length} sub-tokens")
-        if self.kind == "single":
+        if self.kind == "ensemble":
+            self._ensemble()
+        else:
+            if self.members or self.member_hashes or self.weights or self.method:
+                raise ValueError("members, member_hashes, weights and method are an ensemble's")
             if not self.variants or "ids" not in self.inputs.values():
                 raise ValueError("a single model needs variants, and an input fed by ids")
             for file in (self.tokenizer, *(variant.file for variant in self.variants)):
                 if file not in self.files:
                     raise ValueError(f"files does not list {file!r}")
         return self
+
+    def _ensemble(self) -> None:
+        if self.variants or self.inputs:
+            raise ValueError("an ensemble has no variants and inputs; its members have")
+        if len(self.members) < 2 or len(set(self.members)) != len(self.members):
+            raise ValueError(f"an ensemble needs two or more distinct members, not {list(self.members)}")
+        if set(self.member_hashes) != set(self.members):
+            raise ValueError("member_hashes must hold the hash of each member, and no other")
+        if self.method is None:
+            raise ValueError("an ensemble needs a method, mean or vote")
+        if self.weights and len(self.weights) != len(self.members):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.members)} members")
+        if self.method == "vote" and self.temperature != 1:
+            raise ValueError("a vote has no temperature; its members have")
+        if missing := set(tags_of(self.labels, self.scheme)) - set(self.tags):
+            # where a decision is parted, each part needs a tag
+            raise ValueError(f"an ensemble has all tags of its scheme, and {sorted(missing)} are missing")
 
     def to_json(self) -> str:
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"

@@ -6,21 +6,22 @@ decodes; nothing of one text touches another, so its entities do not depend on i
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.decoding import Decoder
+from app.engine.decoding import Decoder, Floats
 from app.engine.scheduler import BatchReport, Cost, Scheduler
 from app.engine.session import Session
 from app.engine.tokenizer import EncodedText, Tokenizer
 from app.engine.windows import Window, cut_windows
+from app.engine.words import Ints
 from app.errors import InferenceFailed, NerveError
 from app.manifest import Feature, Manifest
 
@@ -32,12 +33,17 @@ _PROBES = ((1, 16), (1, 64), (4, 32), (4, 64))
 
 @dataclass(frozen=True)
 class Entity:
-    """`text[start:end]` (code points) is a `label` with probability `score`."""
+    """`text[start:end]` (code points) is a `label` with probability `score`.
+
+    Attributes:
+        agreement: of an ensemble, the share of the weight whose members found exactly this entity.
+    """
 
     start: int
     end: int
     label: str
     score: float
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,54 @@ class Prediction:
 
     entities: tuple[Entity, ...]
     windows: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a model knows of one text: its answer, and what the answer was read from.
+
+    Attributes:
+        starts, ends: code points at which each decision's words start and end, shape (decisions,).
+        posteriors: softmax of logits / temperature, shape (decisions, tags), columns as the manifest's
+            tags.
+    """
+
+    prediction: Prediction
+    starts: Ints
+    ends: Ints
+    posteriors: Floats
+
+
+class AnyPredictor(Protocol):
+    """A loaded version as lifecycle, routes and evaluation use it, be it one model or an ensemble."""
+
+    manifest: Manifest
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can still be run."""
+        ...
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Sub-tokens in its queues."""
+        ...
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """The entities of each text, in the texts' order."""
+        ...
+
+    def submit(self, texts: Sequence[str]) -> "Future[list[Prediction]]":
+        """As `predict`, without waiting. Cancelling the future drops what has not run."""
+        ...
+
+    def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """Each text's logits before temperature, shape (decisions, tags)."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is queued, and give everything back."""
+        ...
 
 
 class _Job:
@@ -147,23 +201,18 @@ class Predictor:
 
     def submit(self, texts: Sequence[str]) -> "Future[list[Prediction]]":
         """As `predict`, without waiting. Cancelling the future drops what has not run."""
-        result: Future[list[Prediction]] = Future()
+        return self._send(texts, lambda job: [self._decode(job, n) for n in range(len(texts))])
 
-        def finish(job: _Job) -> None:
-            if self._scheduler.is_current_thread:
-                self._pool.submit(_settle, result, lambda: self._decode(job))
-            else:
-                _settle(result, lambda: self._decode(job))
-
-        self._pool.submit(self._start, texts, finish, result)
-        return result
+    def submit_evidence(self, texts: Sequence[str]) -> "Future[list[Evidence]]":
+        """As `submit`, with the posteriors that each answer was read from."""
+        return self._send(texts, lambda job: [self._evidence(job, n) for n in range(len(texts))])
 
     def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Each text's logits before temperature, shape (decisions, tags)."""
         result: Future[list[npt.NDArray[np.float32]]] = Future()
 
         def finish(job: _Job) -> None:
-            _settle(result, lambda: self._checked(job).logits)
+            settle(result, lambda: self._checked(job).logits)
 
         self._start(texts, finish, result)
         return result.result()
@@ -173,6 +222,19 @@ class Predictor:
         self._scheduler.close()
         self._pool.shutdown()
         self._session = None
+
+    def _send(self, texts: Sequence[str], read: Callable[[_Job], list[T]]) -> "Future[list[T]]":
+        """What `read` makes of the texts once they have run; it is called on a thread of the pool."""
+        result: Future[list[T]] = Future()
+
+        def finish(job: _Job) -> None:
+            if self._scheduler.is_current_thread:
+                self._pool.submit(settle, result, lambda: read(self._checked(job)))
+            else:
+                settle(result, lambda: read(self._checked(job)))
+
+        self._pool.submit(self._start, texts, finish, result)
+        return result
 
     def _start(
         self, texts: Sequence[str], finish: Callable[[_Job], None], result: "Future[list[T]]"
@@ -230,18 +292,14 @@ class Predictor:
             features["mask"][index, : row.length] = 1
         return {name: features[feature] for name, feature in self.manifest.inputs.items()}
 
-    def _decode(self, job: _Job) -> list[Prediction]:
-        self._checked(job)
-        thresholds = self.manifest.thresholds
-        predictions = []
-        for text, logits, windows in zip(job.texts, job.logits, job.windows, strict=True):
-            entities = (
-                Entity(int(text.starts[first]), int(text.ends[last]), label, score)
-                for first, last, label, score in self._decoder.decode(logits)
-            )
-            kept = tuple(e for e in entities if e.score >= thresholds.get(e.label, 0.0))
-            predictions.append(Prediction(kept, windows))
-        return predictions
+    def _decode(self, job: _Job, number: int) -> Prediction:
+        text, logits = job.texts[number], job.logits[number]
+        entities = read_entities(self._decoder, self.manifest.thresholds, logits, text.starts, text.ends)
+        return Prediction(entities, job.windows[number])
+
+    def _evidence(self, job: _Job, number: int) -> Evidence:
+        text, posteriors = job.texts[number], self._decoder.probabilities(job.logits[number])
+        return Evidence(self._decode(job, number), text.starts, text.ends, posteriors)
 
     @staticmethod
     def _checked(job: _Job) -> _Job:
@@ -280,7 +338,27 @@ class Predictor:
         return replace(Cost(), fixed=max(fixed, 1e-5), per_token=max(per_token, 1e-8))
 
 
-def _settle(result: "Future[T]", compute: Callable[[], T]) -> None:
+def read_entities(
+    decoder: Decoder,
+    thresholds: Mapping[str, float],
+    logits: npt.NDArray[np.floating],
+    starts: Ints,
+    ends: Ints,
+) -> tuple[Entity, ...]:
+    """The entities of one text that reach their label's threshold.
+
+    Args:
+        logits: shape (decisions, tags).
+        starts, ends: code points of each decision, shape (decisions,).
+    """
+    found = (
+        Entity(int(starts[first]), int(ends[last]), label, score)
+        for first, last, label, score in decoder.decode(logits)
+    )
+    return tuple(entity for entity in found if entity.score >= thresholds.get(entity.label, 0.0))
+
+
+def settle(result: "Future[T]", compute: Callable[[], T]) -> None:
     """Give a future its value or error, unless nobody waits any more."""
     with suppress(InvalidStateError):
         try:

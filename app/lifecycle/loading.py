@@ -1,15 +1,21 @@
 """Loading: from a version's folder to a predictor that has proved itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from app.engine.predictor import Predictor
+from app.engine.ensemble import EnsemblePredictor, check_members
+from app.engine.predictor import AnyPredictor, Predictor
 from app.engine.scheduler import BatchReport
-from app.engine.session import CUDA, OnnxSession, Provider, choose_provider
+from app.engine.session import CUDA, OnnxSession, Provider, available_cpus, choose_provider
 from app.engine.tokenizer import Tokenizer
 from app.errors import NerveError, VersionRefused
-from app.manifest import Manifest, Variant, read_manifest, verify_files
+from app.manifest import MANIFEST, Manifest, Variant, file_hash, read_manifest, verify_files
+
+Report = Callable[[BatchReport], None]
+L = TypeVar("L", bound="LoadedVersion")
 
 
 @dataclass(frozen=True)
@@ -25,31 +31,94 @@ class LoadOptions:
 
 
 @dataclass(frozen=True)
+class MemberVariants:
+    """What an ensemble runs: a variant of each member, and none of its own."""
+
+    variants: tuple[Variant, ...]
+
+    @property
+    def precision(self) -> str:
+        """Each precision that a member runs in, such as `int8` or `fp32+int8`."""
+        return "+".join(sorted({variant.precision for variant in self.variants}))
+
+
+@dataclass(frozen=True)
 class LoadedVersion:
-    """A version that passed every check, with what it runs on."""
+    """A version that passed every check, with what it runs on.
+
+    Attributes:
+        threads: of its session; of an ensemble, of all members' sessions together.
+        predictor: the caller's to close. An ensemble's owns its members'.
+    """
 
     manifest: Manifest
-    variant: Variant
+    variant: Variant | MemberVariants
     provider: str
     threads: int
+    predictor: AnyPredictor
+
+
+@dataclass(frozen=True)
+class LoadedSingle(LoadedVersion):
+    """One network that passed every check."""
+
+    variant: Variant
     predictor: Predictor
 
 
 def load_version(
-    folder: Path,
-    options: LoadOptions = LoadOptions(),
-    report: Callable[[BatchReport], None] = lambda _: None,
+    folder: Path, options: LoadOptions = LoadOptions(), report: Report = lambda _: None
 ) -> LoadedVersion:
     """Verify, load, warm up and check a version against its golden texts.
+
+    An ensemble's members are looked for beside it, in the same models folder.
 
     Raises:
         VersionRefused: it failed; the message says where, why, and what to do.
     """
-    where = f"{folder.parent.name}/{folder.name}"
+    manifest = _verified(folder)
+    load = _open_ensemble if manifest.kind == "ensemble" else _open_single
+    return _proved(load(folder, manifest, options, report))
+
+
+def load_single(
+    folder: Path, options: LoadOptions = LoadOptions(), report: Report = lambda _: None
+) -> LoadedSingle:
+    """As `load_version`, for callers that need the network or the tokenizer itself.
+
+    Raises:
+        VersionRefused: it failed, or is an ensemble.
+    """
+    manifest = _verified(folder)
+    if manifest.kind == "ensemble":
+        raise VersionRefused(
+            f"{_where(folder)}: is an ensemble, and one network is needed; name one of its members "
+            f"({', '.join(manifest.members)}) in its place"
+        )
+    return _proved(_open_single(folder, manifest, options, report))
+
+
+def _verified(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
-    if manifest.kind != "single":
-        raise VersionRefused(f"{where}: kind {manifest.kind!r} is not served yet")
+    return manifest
+
+
+def _proved(loaded: L) -> L:
+    """Close a version that fails its golden texts."""
+    where = f"{loaded.manifest.name}/{loaded.manifest.version}"
+    try:
+        check_golden(where, loaded.predictor)
+    except BaseException as error:
+        loaded.predictor.close()
+        if isinstance(error, VersionRefused) or not isinstance(error, Exception):
+            raise
+        raise VersionRefused(f"{where}: a golden text fails: {error}; export it again") from error
+    return loaded
+
+
+def _open_single(folder: Path, manifest: Manifest, options: LoadOptions, report: Report) -> LoadedSingle:
+    where = _where(folder)
     try:
         provider = choose_provider(options.provider, options.allow_cpu_fallback)
         variant = choose_variant(manifest, provider, options.variant)
@@ -76,14 +145,60 @@ def load_version(
         )
     except Exception as error:
         raise VersionRefused(f"{where}: does not run: {error}; export it again") from error
+    return LoadedSingle(manifest, variant, session.provider, session.threads, predictor)
+
+
+def _open_ensemble(folder: Path, manifest: Manifest, options: LoadOptions, report: Report) -> LoadedVersion:
+    where, models = _where(folder), folder.parent.parent
+    manifests = [_read_member(where, manifest, models, member) for member in manifest.members]
     try:
-        check_golden(where, predictor)
-    except BaseException as error:
-        predictor.close()
-        if isinstance(error, VersionRefused) or not isinstance(error, Exception):
-            raise
-        raise VersionRefused(f"{where}: a golden text fails: {error}; export it again") from error
-    return LoadedVersion(manifest, variant, session.provider, session.threads, predictor)
+        check_members(manifest, manifests)
+    except VersionRefused as error:
+        raise VersionRefused(f"{where}: {error.message}") from error
+    # Members run at the same time: together they take the threads that one version would.
+    threads = max(1, (options.threads or available_cpus()) // len(manifests))
+    members: list[LoadedSingle] = []
+    with ExitStack() as opened:
+        for member in manifest.members:
+            try:
+                members.append(load_single(models / member, replace(options, threads=threads), report))
+            except VersionRefused as error:
+                raise VersionRefused(f"{where}: member {error.message}") from error
+            opened.callback(members[-1].predictor.close)
+        predictor = EnsemblePredictor(manifest, [member.predictor for member in members])
+        opened.pop_all()  # from here on its own close does it
+    return LoadedVersion(
+        manifest,
+        MemberVariants(tuple(member.variant for member in members)),
+        "+".join(sorted({member.provider for member in members})),
+        sum(member.threads for member in members),
+        predictor,
+    )
+
+
+def _read_member(where: str, ensemble: Manifest, models: Path, member: str) -> Manifest:
+    """The manifest of a member, which is the one that the ensemble was made with.
+
+    Raises:
+        VersionRefused: it is missing, unreadable, or another.
+    """
+    folder = models / member
+    if not folder.is_dir():
+        raise VersionRefused(
+            f"{where}: member {member} is not there; copy its folder to {folder}, then the ensemble's again"
+        )
+    try:
+        manifest = read_manifest(folder)
+    except VersionRefused as error:
+        raise VersionRefused(f"{where}: member {error.message}") from error
+    found, meant = file_hash(folder / MANIFEST), ensemble.member_hashes[member]
+    if found != meant:
+        raise VersionRefused(
+            f"{where}: member {member} is not the one it was made with: sha256 of {MANIFEST} differs "
+            f"(got {found[:8]}…, want {meant[:8]}…); restore it, or package the ensemble again under a "
+            "new version"
+        )
+    return manifest
 
 
 def choose_variant(manifest: Manifest, provider: str, wanted: str = "auto") -> Variant:
@@ -107,7 +222,7 @@ def choose_variant(manifest: Manifest, provider: str, wanted: str = "auto") -> V
     return fitting[0]
 
 
-def check_golden(where: str, predictor: Predictor) -> None:
+def check_golden(where: str, predictor: AnyPredictor) -> None:
     """Run each golden text alone; spans and labels must be exactly the manifest's.
 
     Raises:
@@ -122,3 +237,7 @@ def check_golden(where: str, predictor: Predictor) -> None:
                 f"{where}: golden text {golden.text!r} gave {found}, must give {meant}; the file "
                 "or this machine computes something else than what was exported"
             )
+
+
+def _where(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"

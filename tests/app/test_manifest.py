@@ -77,8 +77,61 @@ def test_hashes_are_sha256(tmp_path: Path) -> None:
         ({"files": {"../x": {"size": 1, "sha256": "0" * 64}}}, "must stay inside"),
         ({"files": {"a\\b": {"size": 1, "sha256": "0" * 64}}}, "must stay inside"),
         ({"files": {"tokenizer.json": {"size": 1, "sha256": "abc"}}}, "sha256"),
+        ({"members": ["a/1", "b/1"]}, "are an ensemble's"),
+        ({"weights": [1.0, 1.0]}, "are an ensemble's"),
+        ({"method": "mean"}, "are an ensemble's"),
+        ({"member_hashes": {"a/1": "0" * 64}}, "are an ensemble's"),
     ],
 )
 def test_a_contradiction_is_refused(fields: Any, changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         Manifest.model_validate(fields | changes)
+
+
+TEAM: dict[str, Any] = {
+    "kind": "ensemble",
+    "variants": [],
+    "inputs": {},
+    "files": {},
+    "members": ["ner-en/1", "ner-de/12"],
+    "member_hashes": {"ner-en/1": "0" * 64, "ner-de/12": "1" * 64},
+    "method": "mean",
+}
+
+
+def test_an_ensemble_names_its_members_and_how_they_are_combined(fields: Any) -> None:
+    alike = Manifest.model_validate(fields | TEAM)
+    assert (alike.kind, alike.members, alike.weights) == ("ensemble", ("ner-en/1", "ner-de/12"), ())
+    weighted = Manifest.model_validate(fields | TEAM | {"weights": [2, 0.5], "method": "vote"})
+    assert weighted.weights == (2.0, 0.5)
+    assert Manifest.model_validate_json(weighted.to_json()) == weighted
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"members": ["ner-en/1"]}, "two or more distinct members"),
+        ({"members": ["ner-en/1", "ner-en/1"]}, "two or more distinct members"),
+        ({"members": ["../x", "ner-en/1"]}, "members.0"),
+        ({"members": ["ner-en", "ner-de/1"]}, "members.0"),
+        ({"members": ["ner-en/1/..", "ner-de/1"]}, "members.0"),
+        ({"members": ["ner-en/0", "ner-de/1"]}, "members.0"),
+        ({"member_hashes": {"ner-en/1": "0" * 64}}, "hash of each member"),
+        ({"member_hashes": {**TEAM["member_hashes"], "x/1": "0" * 64}}, "hash of each member"),
+        ({"member_hashes": {"ner-en/1": "0", "ner-de/12": "1"}}, "member_hashes"),
+        ({"method": None}, "needs a method, mean or vote"),
+        ({"method": "median"}, "method"),
+        ({"weights": [1.0]}, "1 weights for 2 members"),
+        ({"weights": [1.0, 0.0]}, "weights.1"),
+        ({"weights": [1.0, -1.0]}, "weights.1"),
+        ({"weights": [1.0, float("nan")]}, "weights.1"),
+        ({"weights": [1.0, float("inf")]}, "weights.1"),
+        ({"inputs": {"input_ids": "ids"}}, "no variants and inputs"),
+        ({"method": "vote", "temperature": 2.0}, "a vote has no temperature"),
+        ({"tags": ["O", "B-PER", "B-ORG", "B-LOC"]}, "'I-LOC', 'I-ORG', 'I-PER'. are missing"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_is_refused(fields: Any, changes: dict[str, Any], reason: str) -> None:
+    Manifest.model_validate(fields | TEAM)
+    with pytest.raises(ValidationError, match=reason):
+        Manifest.model_validate(fields | TEAM | changes)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.engine.predictor import Predictor
+from app.engine.predictor import AnyPredictor
 from app.lifecycle.loading import LoadOptions, load_version
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
@@ -34,7 +34,7 @@ def evaluate(
     return {"average_f1": round(mean, 2), "corpora": results}
 
 
-def find_spans(predictor: Predictor, documents: Sequence[Document]) -> list[list[Span]]:
+def find_spans(predictor: AnyPredictor, documents: Sequence[Document]) -> list[list[Span]]:
     """The spans a version finds in each document."""
     spans: list[list[Span]] = []
     for at in range(0, len(documents), 256):
@@ -47,7 +47,7 @@ def find_spans(predictor: Predictor, documents: Sequence[Document]) -> list[list
 
 
 def _corpus(
-    predictor: Predictor, documents: Sequence[Document], labels: Sequence[str], tokens: bool
+    predictor: AnyPredictor, documents: Sequence[Document], labels: Sequence[str], tokens: bool
 ) -> dict[str, Any]:
     found = find_spans(predictor, documents)
     scores: Scores = score(found, [document.spans for document in documents], labels)

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from app.engine.decoding import Scheme
-from app.engine.predictor import Predictor
+from app.engine.predictor import AnyPredictor
 from app.engine.tokenizer import Tokenizer
 from app.engine.words import WordRule
 from app.lifecycle.loading import LoadedVersion, LoadOptions, load_version
@@ -274,7 +274,7 @@ def _try(
             one.predictor.close()
 
 
-def _agreement(predictors: Sequence[Predictor], texts: Sequence[str]) -> float:
+def _agreement(predictors: Sequence[AnyPredictor], texts: Sequence[str]) -> float:
     """F1 of one variant's entities against another's; 1 where neither finds any."""
     left, right = (
         {

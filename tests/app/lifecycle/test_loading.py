@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from onnx.numpy_helper import from_array
 
 from app.engine.session import CPU, CUDA
 from app.errors import VersionRefused
-from app.lifecycle.loading import LoadOptions, choose_variant, load_version
-from app.manifest import MANIFEST, Golden, GoldenEntity, Variant, read_manifest
+from app.lifecycle.loading import LoadOptions, MemberVariants, choose_variant, load_single, load_version
+from app.manifest import MANIFEST, Golden, GoldenEntity, Variant, file_hash, read_manifest
 from tests.tiny import (
     POISON,
     SPANS,
@@ -182,7 +183,7 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a golden text that gives nothing": (edit(golden=golden("nobody", (0, 6, "PER"))), "gave \\[\\]"),
     "a golden text that fails": (edit(golden=golden(POISON)), "a golden text fails: the session failed"),
-    "an ensemble": (edit(kind="ensemble"), "'ensemble' is not served yet"),
+    "an ensemble with a network": (edit(kind="ensemble"), "an ensemble has no variants and inputs"),
 }
 
 
@@ -259,3 +260,154 @@ def test_every_batch_is_reported(models_dir: Path) -> None:
     loaded.predictor.predict([TEXT])
     loaded.predictor.close()
     assert reports
+
+
+# ensembles
+
+
+def write_team(models: Path, method: str = "mean", **changes: Any) -> Path:
+    """`team/1` of `ner-en/1`, `ner-en/2` and `other/1`, all written by the way."""
+    for name, version, ibm in (("ner-en", 1, "ORG"), ("ner-en", 2, "PER"), ("other", 1, "ORG")):
+        if not (models / name / str(version)).exists():
+            write_tiny_version(models, name, version, ibm=ibm)
+    members = ("ner-en/1", "ner-en/2", "other/1")
+    first = json.loads((models / "ner-en/1" / MANIFEST).read_text())
+    team: dict[str, Any] = {
+        "kind": "ensemble",
+        "name": "team",
+        "version": 1,
+        "method": method,
+        "members": members,
+        "member_hashes": {member: file_hash(models / member / MANIFEST) for member in members},
+        "variants": (),
+        "inputs": {},
+        "files": {},
+    }
+    folder = models / "team/1"
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text(json.dumps(first | team | changes))
+    return folder
+
+
+@pytest.mark.parametrize("method", ["mean", "vote"])
+def test_an_ensemble_loads_its_members_and_answers(models_dir: Path, method: str) -> None:
+    loaded = load_version(write_team(models_dir, method), LoadOptions(threads=6))
+    (prediction,) = loaded.predictor.predict([TEXT])
+    assert [(e.start, e.end, e.label) for e in prediction.entities] == SPANS
+    assert [e.agreement for e in prediction.entities] == [1.0, pytest.approx(2 / 3), 1.0]
+    assert isinstance(loaded.variant, MemberVariants)
+    assert [variant.file for variant in loaded.variant.variants] == ["model.fp32.onnx"] * 3
+    assert (loaded.variant.precision, loaded.provider, loaded.threads) == ("fp32", CPU, 6)
+    loaded.predictor.close()
+    assert not loaded.predictor.alive
+
+
+def test_every_member_has_a_thread(models_dir: Path) -> None:
+    loaded = load_version(write_team(models_dir), ONE_THREAD)
+    assert loaded.threads == 3
+    loaded.predictor.close()
+
+
+def test_batches_of_all_members_are_reported(models_dir: Path) -> None:
+    reports: list[Any] = []
+    loaded = load_version(write_team(models_dir), ONE_THREAD, reports.append)
+    reports.clear()
+    loaded.predictor.predict([TEXT])
+    loaded.predictor.close()
+    assert len(reports) == 3
+
+
+def test_each_precision_of_the_members_is_named() -> None:
+    variants = [Variant(precision=p, file="x", providers=(CPU,)) for p in ("int8", "fp32", "int8")]
+    assert MemberVariants(tuple(variants)).precision == "fp32+int8"
+
+
+def test_one_network_is_not_an_ensemble(models_dir: Path) -> None:
+    folder = write_team(models_dir)
+    with pytest.raises(VersionRefused, match=r"team/1: is an ensemble.*one of its members \(ner-en/1,"):
+        load_single(folder, ONE_THREAD)
+    load_single(models_dir / "ner-en/1", ONE_THREAD).predictor.close()
+
+
+def no_member(models: Path) -> None:
+    shutil.rmtree(models / "ner-en/2")
+
+
+def changed_member(models: Path) -> None:
+    edit_manifest(models / "ner-en/2", description="a quiet change")
+
+
+def flipped_member(models: Path) -> None:
+    flipped_model(models / "ner-en/2")
+
+
+def torn_member(models: Path) -> None:
+    torn_manifest(models / "ner-en/2")
+
+
+def trusted(**changes: Any) -> Callable[[Path], None]:
+    """A member that always was as it is."""
+
+    def spoil(models: Path) -> None:
+        edit_manifest(models / "ner-en/2", **changes)
+        shutil.rmtree(models / "team")
+        write_team(models)
+
+    return spoil
+
+
+def team_of_teams(models: Path) -> None:
+    write_team(models)
+    (models / "team/1").rename(models / "team/2")
+    edit_manifest(models / "team/2", version=2)
+    members = ["ner-en/1", "team/2"]
+    hashes = {member: file_hash(models / member / MANIFEST) for member in members}
+    write_team(models, members=members, member_hashes=hashes)
+
+
+BAD_TEAMS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no member": (no_member, "member ner-en/2 is not there; copy its folder to .*ner-en/2"),
+    "a member that changed": (
+        changed_member,
+        "member ner-en/2 is not the one it was made with.*new version",
+    ),
+    "a member with a wrong file": (flipped_member, "member ner-en/2: model.fp32.onnx: sha256 differs"),
+    "a member that is torn": (torn_member, "member ner-en/2: manifest.json cannot be read"),
+    "other words": (trusted(words="space"), "member ner-en/2 splits words by 'space'"),
+    "another scheme": (
+        trusted(scheme="IOB1"),
+        "member ner-en/2 has the tag scheme IOB1, the ensemble IOB2; .*vote",
+    ),
+    "other labels": (
+        trusted(labels=["PER"], tags=["O", "B-PER", "I-PER"], golden=[]),
+        "member ner-en/2 has the labels PER",
+    ),
+    "a member that fails its golden text": (
+        trusted(golden=golden(TEXT, (0, 6, "PER"))),
+        "member ner-en/2: golden text",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_TEAMS)
+def test_an_ensemble_is_refused_with_the_reason(models_dir: Path, bad: str) -> None:
+    spoil, reason = BAD_TEAMS[bad]
+    folder = write_team(models_dir)
+    spoil(models_dir)
+    with pytest.raises(VersionRefused, match=reason) as refused:
+        load_version(folder, ONE_THREAD)
+    assert refused.value.message.startswith("team/1: member ner-en/2")
+
+
+def test_an_ensemble_of_ensembles_is_refused(models_dir: Path) -> None:
+    team_of_teams(models_dir)
+    with pytest.raises(VersionRefused, match="team/1: member team/2 is an ensemble itself"):
+        load_version(models_dir / "team/1", ONE_THREAD)
+
+
+def test_an_ensemble_is_checked_against_its_own_golden_texts(models_dir: Path) -> None:
+    folder = write_team(models_dir, golden=golden("IBM", (0, 3, "PER")))
+    before = threading.active_count()
+    with pytest.raises(VersionRefused, match=r"team/1: golden text 'IBM' gave .*ORG"):
+        load_version(folder, ONE_THREAD)
+    assert threading.active_count() == before

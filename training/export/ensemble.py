@@ -1,0 +1,212 @@
+"""Packaging an ensemble: a version folder that names its members and holds no network of its own."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from app.engine.decoding import tags_of
+from app.lifecycle.loading import load_version
+from app.manifest import MANIFEST, File, Manifest, Method, file_hash, read_manifest
+from training.evaluation.evaluate import as_text
+from training.export.card import front_matter
+from training.export.golden import choose_golden
+from training.export.package import environment, next_version
+from training.folders import replaced_folder
+
+_MEANING = {
+    "mean": "the mean of their word posteriors",
+    "vote": "a vote over their spans",
+}
+
+
+def package_ensemble(
+    name: str,
+    members: Sequence[str],
+    weights: Sequence[float] | None,
+    method: Method,
+    models: Path,
+    version: int | None = None,
+    description: str = "",
+    metrics: Mapping[str, Any] | None = None,
+    candidates: Sequence[str] = (),
+) -> Path:
+    """Publish `<models>/<name>/<version>/`, an ensemble of versions that lie in the same models folder.
+
+    Args:
+        members: such as `ner-en/2`, two or more.
+        weights: of each member, positive; None where all are alike.
+        version: by default the next free one.
+        metrics: what was measured of it, on `staged` for instance; `test`, as `evaluate` gives it, is
+            shown on the card.
+        candidates: texts to choose golden texts from; by default the members' golden texts.
+
+    Raises:
+        FileExistsError: the version exists.
+        VersionRefused: a member is missing or fails its checks, or they cannot be combined.
+        ValueError: fewer than two members, or weights that do not fit them.
+    """
+    manifest = ensemble_manifest(name, members, weights, method, models, version, description)
+    return publish_ensemble(manifest, models, metrics, candidates)
+
+
+def ensemble_manifest(
+    name: str,
+    members: Sequence[str],
+    weights: Sequence[float] | None,
+    method: Method,
+    models: Path,
+    version: int | None = None,
+    description: str = "",
+) -> Manifest:
+    """The manifest of an ensemble of these members as they are now, before anything was measured.
+
+    Raises:
+        VersionRefused: a member's manifest is missing or wrong.
+        ValueError: fewer than two members, or weights that do not fit them.
+    """
+    found = {member: read_manifest(models / member) for member in members}
+    hashes = {member: file_hash(models / member / MANIFEST) for member in members}
+    if not found:
+        raise ValueError("an ensemble needs two or more members, such as ner-en/1; none was named")
+    first, *others = found.values()
+    read = [language for language in first.languages if all(language in one.languages for one in others)]
+    return Manifest(
+        kind="ensemble",
+        name=name,
+        version=version or next_version(models, name),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        description=description,
+        languages=tuple(read),
+        license=" AND ".join(sorted({member.license for member in found.values() if member.license})),
+        labels=first.labels,
+        tags=tags_of(first.labels, first.scheme),
+        scheme=first.scheme,
+        words=first.words,
+        max_length=first.max_length,
+        stride=first.stride,
+        members=tuple(members),
+        member_hashes=hashes,
+        weights=tuple(weights or ()),
+        method=method,
+        lineage={
+            "members": [{"version": member, "manifest_sha256": hashes[member]} for member in members],
+            **environment(),
+        },
+    )
+
+
+@contextmanager
+def staged(manifest: Manifest, models: Path, card: str = "") -> Iterator[Path]:
+    """A folder of an ensemble that is not published yet: it loads, and can be evaluated.
+
+    Args:
+        models: the models folder its members lie in.
+    """
+    with TemporaryDirectory(prefix="ensemble-") as temporary:
+        staging = Path(temporary)
+        folder = staging / manifest.name / str(manifest.version)
+        folder.mkdir(parents=True)
+        for member in manifest.members:
+            (staging / member).parent.mkdir(exist_ok=True)
+            (staging / member).symlink_to((models / member).resolve(), target_is_directory=True)
+        files = {}
+        if card:
+            path = folder / "README.md"
+            path.write_text(card, encoding="utf-8")
+            files[path.name] = File(size=path.stat().st_size, sha256=file_hash(path))
+        text = manifest.model_copy(update={"files": files}).to_json()
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        yield folder
+
+
+def publish_ensemble(
+    manifest: Manifest,
+    models: Path,
+    metrics: Mapping[str, Any] | None = None,
+    candidates: Sequence[str] = (),
+) -> Path:
+    """Choose golden texts, write the card, check that it loads, and publish; whole or not at all.
+
+    Args:
+        manifest: of `ensemble_manifest`, perhaps with another temperature or thresholds.
+        metrics, candidates: see `package_ensemble`.
+
+    Raises:
+        FileExistsError: the version exists; versions never change once published.
+        VersionRefused: a member is missing or fails its checks, or they cannot be combined.
+    """
+    target = models / manifest.name / str(manifest.version)
+    if target.exists():
+        raise FileExistsError(f"{target}: exists; a version never changes, publish another number")
+    members = [read_manifest(models / member) for member in manifest.members]
+    texts = [golden.text for member in members for golden in member.golden]
+    with staged(manifest, models) as candidate:
+        loaded = load_version(candidate)
+        try:
+            golden = choose_golden([loaded.predictor], candidates or list(dict.fromkeys(texts)))
+        finally:
+            loaded.predictor.close()
+    manifest = manifest.model_copy(update={"golden": golden, "metrics": dict(metrics or {})})
+    with staged(manifest, models, ensemble_card(manifest, members)) as proof:
+        load_version(proof).predictor.close()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_folder(target) as folder:
+            shutil.copytree(proof, folder, dirs_exist_ok=True)
+    return target
+
+
+def ensemble_card(manifest: Manifest, members: Sequence[Manifest]) -> str:
+    """`README.md` of an ensemble, in Markdown.
+
+    Args:
+        members: the manifests of its members, in its order.
+    """
+    assert manifest.method is not None
+    folder = f"models/{manifest.name}/{manifest.version}"
+    weights = manifest.weights or (1.0,) * len(members)
+    rows = "\n".join(
+        f"| {member.name}/{member.version} | {weight:g} | {member.license or 'see its card'} "
+        f"| {member.description} |"
+        for member, weight in zip(members, weights, strict=True)
+    )
+    head, table = "It was not measured when it was packaged. Measure it with", ""
+    if "test" in manifest.metrics:
+        head = (
+            "Exact-span entity scores in percent, from raw text, through the serving engine. Reprint with"
+        )
+        table = f"\n{as_text(manifest.metrics['test'])}\n"
+    return f"""{front_matter(manifest.license, manifest.languages)}
+# {manifest.name}/{manifest.version}
+
+{manifest.description}
+
+Labels: {", ".join(manifest.labels)}. {len(members)} versions that answer as one, by
+{_MEANING[manifest.method]}; served by [Nerve](../../../README.md), from a models folder that holds them
+too:
+
+    curl -s localhost:8000/ner -H 'Content-Type: application/json' \\
+      -d '{{"model": "{manifest.name}", "text": "Angela Merkel visited IBM in New York."}}'
+
+## How well it does
+
+{head}
+
+    nerve-train evaluate {folder} RECIPE
+{table}
+## Members
+
+| member | weight | licence | what it is |
+|---|---:|---|---|
+{rows}
+
+`manifest.json` holds a hash of each member's manifest. Where a member has changed, this version is refused:
+package the ensemble again under a new number.
+
+## Licence
+
+It holds no weights. Each member's are under that member's own licence, as above.
+"""
