@@ -1,8 +1,10 @@
-"""ONNX export: a Hugging Face token-classification checkpoint as one fp32 graph, with optimum."""
+"""ONNX export: a tagger as one fp32 graph, a Hugging Face checkpoint with optimum, another with torch."""
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from transformers import AutoModelForTokenClassification
 
 from app.engine.session import OnnxSession
 from app.engine.words import SHAPES
+from training.models import load_tagger
+from training.models.tagger import MEASURES, Tagger
 
 LARGEST_DIFFERENCE = 1e-3
 """Logits of the graph may differ from PyTorch's by this."""
@@ -23,7 +27,8 @@ def export_onnx(checkpoint: str, target: Path, longest: int = 33) -> dict[str, f
     """Write `target` (fp32) and compare its logits with PyTorch's on random batches.
 
     Args:
-        checkpoint: a folder or hub id.
+        checkpoint: a folder or hub id, of a Hugging Face checkpoint or of what `Tagger.save` wrote. The
+            latter's inputs are `input_ids`, `attention_mask` and `word_shape`.
         longest: sub-tokens of the longest row that is compared.
 
     Returns:
@@ -33,25 +38,14 @@ def export_onnx(checkpoint: str, target: Path, longest: int = 33) -> dict[str, f
         ValueError: the logits differ by more than `LARGEST_DIFFERENCE`, the architecture cannot
             be exported, or the checkpoint lacks weights.
     """
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        try:
-            main_export(
-                checkpoint,
-                output=folder,
-                task="token-classification",
-                framework="pt",
-                no_post_process=True,
-                do_validation=False,
-            )
-        except (KeyError, NotImplementedError, OSError, ValueError) as error:
-            raise ValueError(f"{checkpoint}: optimum cannot export it: {error}") from error
-        if (Path(folder) / "model.onnx_data").exists():
-            raise ValueError(
-                f"{checkpoint}: its weights exceed the 2 GB of one ONNX file, and a version's graph is "
-                "one file; take a smaller checkpoint, or distil this one"
-            )
-        shutil.move(Path(folder) / "model.onnx", target)
-    difference = _parity(checkpoint, target, longest)
+    if (Path(checkpoint) / MEASURES).exists():
+        tagger = load_tagger(Path(checkpoint))
+        _export_tagger(tagger, target)
+        reference = _tagger_reference(tagger)
+    else:
+        _export_with_optimum(checkpoint, target)
+        reference = _checkpoint_reference(checkpoint)
+    difference = _parity(checkpoint, reference, target, longest)
     if not difference <= LARGEST_DIFFERENCE:
         raise ValueError(
             f"{checkpoint}: logits of the ONNX graph differ from PyTorch's by {difference:.2g}, "
@@ -80,7 +74,66 @@ def keep_columns(path: Path, columns: Sequence[int]) -> None:
     onnx.save(model, str(path))
 
 
-def _parity(checkpoint: str, path: Path, longest: int) -> float:
+@dataclass(frozen=True)
+class _Reference:
+    """A network in PyTorch, to compare a graph with.
+
+    Attributes:
+        run: logits from the graph's inputs.
+        largest: each input's values are below this.
+    """
+
+    run: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+    largest: Mapping[str, int]
+    padding: int = 0
+
+
+def _export_with_optimum(checkpoint: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        try:
+            main_export(
+                checkpoint,
+                output=folder,
+                task="token-classification",
+                framework="pt",
+                no_post_process=True,
+                do_validation=False,
+            )
+        except (KeyError, NotImplementedError, OSError, ValueError) as error:
+            raise ValueError(f"{checkpoint}: optimum cannot export it: {error}") from error
+        if (Path(folder) / "model.onnx_data").exists():
+            raise ValueError(
+                f"{checkpoint}: its weights exceed the 2 GB of one ONNX file, and a version's graph is "
+                "one file; take a smaller checkpoint, or distil this one"
+            )
+        shutil.move(Path(folder) / "model.onnx", target)
+
+
+def _export_tagger(tagger: Tagger, target: Path) -> None:
+    """Trace a network of our own with one row; rows and length stay free."""
+    names = ("input_ids", "attention_mask", "word_shape")
+    with warnings.catch_warnings():
+        # The exporter that replaces this one needs onnxscript. What it warns of, `_parity` checks.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            tagger,
+            tuple(torch.ones((1, 5), dtype=torch.int64) for _ in names),
+            str(target),
+            input_names=list(names),
+            output_names=["logits"],
+            dynamic_axes={name: {0: "rows", 1: "length"} for name in (*names, "logits")},
+            opset_version=18,
+            dynamo=False,
+        )
+
+
+def _tagger_reference(tagger: Tagger) -> _Reference:
+    words, _ = tagger.tables()
+    largest = {"input_ids": len(words), "attention_mask": 2, "word_shape": SHAPES}
+    return _Reference(lambda batch: tagger(**batch), largest)
+
+
+def _checkpoint_reference(checkpoint: str) -> _Reference:
     network, loading = AutoModelForTokenClassification.from_pretrained(checkpoint, output_loading_info=True)
     if missing := loading["missing_keys"]:
         raise ValueError(
@@ -88,22 +141,32 @@ def _parity(checkpoint: str, path: Path, longest: int) -> float:
             "token classification"
         )
     network.eval()
+    config = network.config
+    types = min(SHAPES, getattr(config, "type_vocab_size", 1) or 1)
+    largest = {"input_ids": config.vocab_size, "attention_mask": 2, "token_type_ids": types}
+    return _Reference(lambda batch: network(**batch).logits, largest, config.pad_token_id or 0)
+
+
+def _parity(checkpoint: str, reference: _Reference, path: Path, longest: int) -> float:
+    """The largest difference between logits of a graph and of the network it was made from."""
     session = OnnxSession(path)
-    if unknown := set(session.inputs) - {"input_ids", "attention_mask", "token_type_ids"}:
+    if unknown := set(session.inputs) - set(reference.largest):
         raise ValueError(f"{checkpoint}: the network has inputs {sorted(unknown)}, which nothing can feed")
     rng = np.random.default_rng(0)
-    config = network.config
     worst = 0.0
-    for rows, length in ((1, min(7, longest)), (4, min(33, longest)), (2, longest)):
-        lengths = rng.integers(2, length + 1, rows)
+    for rows, length in ((3, 1), (1, min(7, longest)), (4, min(33, longest)), (2, longest)):
+        lengths = rng.integers(1, length + 1, rows)
         lengths[0] = length
         mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
-        ids = rng.integers(5, config.vocab_size, (rows, length)) * mask
-        ids += (1 - mask) * (config.pad_token_id or 0)
-        types = rng.integers(0, min(SHAPES, getattr(config, "type_vocab_size", 1) or 1), (rows, length))
-        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        arrays = {
+            name: rng.integers(0, largest, (rows, length)) for name, largest in reference.largest.items()
+        }
+        arrays["attention_mask"] = mask
+        ids = rng.integers(5, reference.largest["input_ids"], (rows, length))
+        arrays["input_ids"] = np.where(mask == 1, ids, reference.padding)
         batch = {name: arrays[name].astype(np.int64) for name in session.inputs}
         with torch.inference_mode():
-            want = network(**{k: torch.from_numpy(v) for k, v in batch.items()}).logits.numpy()
+            tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+            want = reference.run(tensors).numpy()
         worst = max(worst, float(np.abs(session.run(batch) - want)[mask == 1].max()))
     return worst

@@ -7,6 +7,7 @@ back by `m` after the constant scales.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,9 +19,12 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 _SMALLEST_TABLE = 1000
 """Embedding tables with fewer rows stay fp32: they weigh nothing."""
 
+_MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+
 
 def quantize_by_row(source: Path, target: Path, reduce_range: bool = False) -> None:
-    """Write an int8 copy of an fp32 graph: linear layers by row, embedding tables by row.
+    """Write an int8 copy of an fp32 graph: linear layers, embedding tables and LSTMs' weights by row.
 
     Args:
         reduce_range: 7-bit weights, for CPUs without VNNI, whose int8 products saturate.
@@ -30,7 +34,7 @@ def quantize_by_row(source: Path, target: Path, reduce_range: bool = False) -> N
         quantize_dynamic(
             source,
             dynamic,
-            op_types_to_quantize=["MatMul"],
+            op_types_to_quantize=["MatMul"],  # an LSTM would get one scale a tensor: it runs in fp32
             per_channel=True,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
@@ -39,6 +43,7 @@ def quantize_by_row(source: Path, target: Path, reduce_range: bool = False) -> N
         model = onnx.load(str(dynamic))
     _scale_by_row(model)
     _shrink_tables(model)
+    _shrink_recurrent(model)
     onnx.checker.check_model(model)
     onnx.save(model, str(target))
 
@@ -46,8 +51,9 @@ def quantize_by_row(source: Path, target: Path, reduce_range: bool = False) -> N
 def _scale_by_row(model: ModelProto) -> None:
     """Replace each `DynamicQuantizeLinear` by plain operators with one scale a row.
 
-    The row's factor must come after the product with the constant scales: inside it, ONNX Runtime's
-    MatMulIntegerToFloat fusion would take it for a scalar and compute something else.
+    Each product and its scales become one `MatMulIntegerToFloat`: ONNX Runtime, which folds constants
+    first, no longer finds them to fuse. The row's factor must come after it: that operator would take
+    the factor for a scalar and compute something else.
     """
     graph = model.graph
     graph.initializer.extend(
@@ -77,26 +83,40 @@ def _scale_by_row(model: ModelProto) -> None:
         factors[quantized] = f"{x}_row"
         replaced |= {scale: "row_scale", zero: "row_zero"}
 
-    products: dict[str, str] = {}  # tensor that still lacks its row factors -> those
+    products: dict[str, NodeProto] = {}  # tensor that still lacks its scales -> what made it
+    weight_scales: dict[str, str] = {}  # product of both scales -> that of the weights
     result: list[NodeProto] = []
     for node in nodes:
         for index, name in enumerate(node.input):
             node.input[index] = replaced.get(name, name)
-        result.append(node)
         if node.op_type == "MatMulInteger":
-            products[node.output[0]] = factors[node.input[0]]
+            products[node.output[0]] = node
         elif node.op_type == "Cast" and node.input[0] in products:
             products[node.output[0]] = products[node.input[0]]
-        elif node.op_type == "Mul" and any(name in products for name in node.input):
-            factor = next(products[name] for name in node.input if name in products)
-            (output,) = node.output
-            node.output[0] = f"{output}_unscaled"
-            result.append(helper.make_node("Mul", [f"{output}_unscaled", factor], [output]))
+        elif node.op_type == "Mul" and node.input[0] == "row_scale":
+            weight_scales[node.output[0]] = node.input[1]
+        elif node.op_type == "Mul" and node.input[0] in products:
+            product, (output,) = products[node.input[0]], node.output
+            quantized, weights, zero, weights_zero = product.input
+            scales = ["row_scale", weight_scales[node.input[1]]]
+            result += [
+                helper.make_node(
+                    "MatMulIntegerToFloat",
+                    [quantized, weights, *scales, zero, weights_zero],
+                    [f"{output}_unscaled"],
+                    domain=_MICROSOFT,
+                ),
+                helper.make_node("Mul", [f"{output}_unscaled", factors[quantized]], [output]),
+            ]
+        else:
+            result.append(node)
     del graph.node[:]
     graph.node.extend(_in_order(result))
     for opset in model.opset_import:
         if opset.domain == "":
             opset.version = max(opset.version, 18)  # ReduceMax takes its axes as an input
+    if all(opset.domain != _MICROSOFT for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
 
 
 def _in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
@@ -164,10 +184,34 @@ def _shrink_tables(model: ModelProto) -> None:
         graph.initializer.remove(tables[name])
 
 
+def _shrink_recurrent(model: ModelProto) -> None:
+    """Weights of LSTMs as int8 on disk, by row; the runtime scales them back once, when it loads them."""
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    used = Counter(name for node in graph.node for name in _taken(node))
+    restored: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type != "LSTM":
+            continue
+        for index in (1, 2):  # of the input and of the state, (directions, 4 * hidden, columns)
+            name = node.input[index]
+            if name not in weights or used[name] > 1:
+                continue
+            graph.initializer.extend(_as_int8(weights[name]))
+            graph.initializer.remove(weights[name])
+            restored += [
+                helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], to=TensorProto.FLOAT),
+                helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name]),
+            ]
+    nodes = [*restored, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 def _as_int8(table: TensorProto) -> list[TensorProto]:
     """A table as int8 and one scale a row."""
     values = numpy_helper.to_array(table)
-    scales = np.maximum(np.abs(values).max(1, keepdims=True), 1e-8) / 127
+    scales = np.maximum(np.abs(values).max(-1, keepdims=True), 1e-8) / 127
     return [
         numpy_helper.from_array(np.round(values / scales).astype(np.int8), f"{table.name}_int8"),
         numpy_helper.from_array(scales.astype(np.float32), f"{table.name}_scale"),

@@ -1,1 +1,52 @@
-"""Networks behind one contract: `forward(input_ids, attention_mask, word_shape) -> logits`."""
+"""Networks behind one contract: `forward(input_ids, attention_mask, word_shape) -> logits`.
+
+A new student is one module and one line in `ARCHITECTURES`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from training.models.bilstm import BiLSTMTagger
+from training.models.cnn import CNNTagger
+from training.models.tagger import MEASURES, Size, Tagger, read_measures
+from training.models.transformer import TransformerTagger
+
+ARCHITECTURES: dict[str, type[Tagger]] = {
+    "transformer": TransformerTagger,
+    "bilstm": BiLSTMTagger,
+    "cnn": CNNTagger,
+}
+
+
+def load_tagger(folder: Path) -> Tagger:
+    """A saved tagger of any architecture, in evaluation mode.
+
+    A folder without `tagger.json` is a Hugging Face checkpoint.
+
+    Raises:
+        ValueError: its `tagger.json` names an architecture that there is not, or its weights do not fit.
+    """
+    if not (folder / MEASURES).exists():
+        return TransformerTagger.load(folder)
+    return _named(read_measures(folder)["architecture"], f"{folder / MEASURES}: ").load(folder)
+
+
+def student_of(
+    architecture: str, teacher: Tagger, tags: Sequence[str], size: Size, generator: torch.Generator
+) -> Tagger:
+    """A smaller network of this architecture that starts from what the teacher knows.
+
+    Raises:
+        ValueError: the architecture or a measure in `size` is unknown, or a measure is out of range.
+    """
+    return _named(architecture).student_of(teacher, tags, size, generator)
+
+
+def _named(architecture: str, where: str = "") -> type[Tagger]:
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"{where}architecture {architecture!r} is unknown; choose among {', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[architecture]

@@ -1,0 +1,97 @@
+"""BiLSTM taggers: embeddings, a few bidirectional LSTM layers, a classification layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from training.models.initialisation import ShapedEmbedding, seeded
+from training.models.tagger import MeasuredTagger, Measures, Range, Size, Tagger, read_size
+
+
+@dataclass(frozen=True)
+class BiLSTMMeasures(Measures):
+    """Measures of a BiLSTM.
+
+    Attributes:
+        embedding: columns of the embeddings.
+        hidden: cells a direction.
+        layers: LSTMs upon each other.
+        dropout: of the embeddings and of each layer's output.
+    """
+
+    embedding: int
+    hidden: int
+    layers: int
+    dropout: float
+
+
+class BiLSTMTagger(MeasuredTagger):
+    """A bidirectional LSTM over sub-tokens (Huang et al. 2015, arXiv 1508.01991, without the CRF).
+
+    It reads each row at its own length, so padding never reaches the backward direction.
+    """
+
+    architecture = "bilstm"
+    measured = BiLSTMMeasures
+
+    def __init__(self, measures: BiLSTMMeasures):
+        super().__init__(measures)
+        self.embeddings = ShapedEmbedding(measures.vocabulary, measures.embedding)
+        widths = [measures.embedding, *[2 * measures.hidden] * measures.layers]
+        self.layers = nn.ModuleList(
+            nn.LSTM(width, measures.hidden, batch_first=True, bidirectional=True) for width in widths[:-1]
+        )
+        self.dropout = nn.Dropout(measures.dropout)
+        self.classifier = nn.Linear(widths[-1], len(measures.tags))
+
+    @classmethod
+    def student_of(
+        cls, teacher: Tagger, tags: Sequence[str], size: Size, generator: torch.Generator
+    ) -> Self:
+        """A BiLSTM with the teacher's embeddings. Measures are those of `BiLSTMMeasures`.
+
+        Raises:
+            ValueError: a measure is unknown or out of range.
+        """
+        words, _ = teacher.tables()
+        rows, columns = words.shape
+        ranges = {
+            "embedding": Range(min(128, columns), 1, columns),
+            "hidden": Range(256, 1, 4096),
+            "layers": Range(1, 1, 8),
+            "dropout": Range(0.1, 0.0, 0.9),
+        }
+        values = read_size(cls.architecture, size, ranges)
+        with seeded(generator):
+            student = cls(BiLSTMMeasures(vocabulary=rows, tags=tuple(tags), **values))
+        student.embeddings.copy_from(teacher, generator)
+        return student
+
+    def hidden_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        states = [self.dropout(self.embeddings(input_ids, word_shape))]
+        lengths = attention_mask.sum(1).clamp(min=1).cpu()
+        # In a graph that is exported rows stay in their order: ONNX's LSTM does not need them sorted.
+        in_order = torch.onnx.is_in_onnx_export()
+        for layer in self.layers:
+            packed = pack_padded_sequence(states[-1], lengths, batch_first=True, enforce_sorted=in_order)
+            output, _ = layer(packed)
+            padded, _ = pad_packed_sequence(output, batch_first=True, total_length=input_ids.shape[1])
+            states.append(self.dropout(padded))
+        return self.classifier(states[-1]), tuple(states)
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    def layer_of(self, name: str) -> int:
+        part, number, *_ = name.split(".")
+        return {"embeddings": -1, "classifier": self.depth}[part] if part != "layers" else int(number)
+
+    def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.embeddings.words.weight, self.embeddings.shapes.weight

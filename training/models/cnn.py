@@ -1,0 +1,122 @@
+"""CNN taggers: dilated convolutions of three, made of nothing that int8 is slow at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training.models.initialisation import ShapedEmbedding, seeded
+from training.models.tagger import MeasuredTagger, Measures, Range, Size, Tagger, read_size
+
+
+@dataclass(frozen=True)
+class CNNMeasures(Measures):
+    """Measures of a dilated CNN.
+
+    Attributes:
+        embedding: columns of the embeddings.
+        width: channels of every layer.
+        dilations: of each layer, bottom to top: a sub-token sees its neighbours at that distance.
+        dropout: of the embeddings and of what each layer adds.
+    """
+
+    embedding: int
+    width: int
+    dilations: tuple[int, ...]
+    dropout: float
+
+
+class DilatedLayer(nn.Module):
+    """One convolution of three taps, with a residual connection.
+
+    A convolution is a matrix product: one linear layer makes what each sub-token says to itself and
+    to its two neighbours, and the three are shifted and added. ONNX Runtime quantizes a product of
+    matrices well and a Conv badly.
+    """
+
+    def __init__(self, width: int, dilation: int, dropout: float):
+        super().__init__()
+        self.width, self.dilation = width, dilation
+        self.norm = nn.LayerNorm(width)
+        # Without a bias: a padded sub-token, all zeros, must say nothing to its neighbours.
+        self.linear = nn.Linear(width, 3 * width, bias=False)
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """States of shape (rows, sub-tokens, width), from such and a mask of (rows, sub-tokens, 1)."""
+        said = self.linear(self.norm(states) * mask)
+        left, here, right = said.split(self.width, dim=-1)
+        far = self.dilation
+        mixed = functional.pad(left, (0, 0, far, 0))[:, :-far] + here
+        mixed = mixed + functional.pad(right, (0, 0, 0, far))[:, far:]
+        return states + self.dropout(functional.relu(mixed + self.bias))  # type: ignore[no-any-return]
+
+
+class CNNTagger(MeasuredTagger):
+    """Iterated dilated convolutions (Strubell et al. 2017, arXiv 1702.02098), each with its own weights.
+
+    A row's logits depend on that row alone, in int8 to the bit.
+    """
+
+    architecture = "cnn"
+    measured = CNNMeasures
+
+    def __init__(self, measures: CNNMeasures):
+        super().__init__(measures)
+        self.embeddings = ShapedEmbedding(measures.vocabulary, measures.embedding)
+        self.widening = nn.Linear(measures.embedding, measures.width)
+        self.layers = nn.ModuleList(
+            DilatedLayer(measures.width, dilation, measures.dropout) for dilation in measures.dilations
+        )
+        self.dropout = nn.Dropout(measures.dropout)
+        self.norm = nn.LayerNorm(measures.width)
+        self.classifier = nn.Linear(measures.width, len(measures.tags))
+
+    @classmethod
+    def student_of(
+        cls, teacher: Tagger, tags: Sequence[str], size: Size, generator: torch.Generator
+    ) -> Self:
+        """A CNN with the teacher's embeddings. Measures are those of `CNNMeasures`.
+
+        Raises:
+            ValueError: a measure is unknown or out of range.
+        """
+        words, _ = teacher.tables()
+        rows, columns = words.shape
+        ranges = {
+            "embedding": Range(min(128, columns), 1, columns),
+            "width": Range(256, 1, 4096),
+            "dilations": Range((1, 2, 4, 8, 1, 2), 1, 256),
+            "dropout": Range(0.1, 0.0, 0.9),
+        }
+        values = read_size(cls.architecture, size, ranges)
+        with seeded(generator):
+            student = cls(CNNMeasures(vocabulary=rows, tags=tuple(tags), **values))
+        student.embeddings.copy_from(teacher, generator)
+        return student
+
+    def hidden_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        states = [self.widening(self.dropout(self.embeddings(input_ids, word_shape)))]
+        mask = attention_mask.unsqueeze(-1).to(states[0].dtype)  # once, for all layers
+        for layer in self.layers:
+            states.append(layer(states[-1], mask))
+        return self.classifier(self.norm(states[-1])), tuple(states)
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    def layer_of(self, name: str) -> int:
+        part, number, *_ = name.split(".")
+        if part == "layers":
+            return int(number)
+        return -1 if part in ("embeddings", "widening") else self.depth
+
+    def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.embeddings.words.weight, self.embeddings.shapes.weight

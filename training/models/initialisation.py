@@ -1,0 +1,139 @@
+"""Initialisation: what a student takes over from its teacher before it has seen a text."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from app.engine.words import SHAPES
+from training.models.tagger import Tagger
+
+
+class ShapedEmbedding(nn.Module):
+    """The sum of a sub-token's embedding and that of its word's shape.
+
+    Args:
+        vocabulary: sub-tokens.
+        width: columns.
+    """
+
+    def __init__(self, vocabulary: int, width: int):
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width)
+        self.shapes = nn.Embedding(SHAPES, width)
+
+    def forward(self, input_ids: torch.Tensor, word_shape: torch.Tensor) -> torch.Tensor:
+        """Embeddings of shape (rows, sub-tokens, width)."""
+        return self.words(input_ids) + self.shapes(word_shape)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def copy_from(self, teacher: Tagger, generator: torch.Generator) -> None:
+        """Take the teacher's tables, cut down to the directions in which its sub-tokens differ most.
+
+        Both are scaled alike, so that what a sub-token puts out is about 1 in each column. A teacher
+        that sees no shapes leaves theirs to small noise.
+        """
+        words, shapes = teacher.tables()
+        axes = principal_axes(words, self.words.embedding_dim)
+        reduced = words @ axes
+        scale = 1 / reduced.square().mean().sqrt().clamp(min=1e-8)
+        self.words.weight.copy_(reduced * scale)
+        if shapes is None:
+            self.shapes.weight.copy_(torch.randn(self.shapes.weight.shape, generator=generator) * 0.1)
+        else:
+            self.shapes.weight.copy_(shapes @ axes * scale)
+
+
+@torch.no_grad()
+def principal_axes(table: torch.Tensor, width: int) -> torch.Tensor:
+    """Orthonormal directions, (columns, width), whose projection keeps most of a table's rows.
+
+    They are the first right singular vectors: `table @ axes @ axes.T` is the best approximation of
+    that rank (Eckart and Young, 1936). Signs are chosen so that the same table gives the same axes.
+    """
+    wide = table.double()
+    _, vectors = torch.linalg.eigh(wide.T @ wide)  # far cheaper than the SVD of a tall table
+    axes = vectors.flip(1)[:, :width]
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    signed: torch.Tensor = axes * largest.sign()
+    return signed.to(table.dtype)
+
+
+@torch.no_grad()
+def strongest_neurons(inward: torch.Tensor, outward: torch.Tensor, count: int) -> torch.Tensor:
+    """Numbers of the hidden neurons of a feed-forward layer that can move its output most, in order.
+
+    Args:
+        inward: weights into the neurons, (neurons, width).
+        outward: weights out of them, (width, neurons).
+    """
+    strength: torch.Tensor = torch.linalg.vector_norm(inward, dim=1) * torch.linalg.vector_norm(
+        outward, dim=0
+    )
+    return strength.topk(count).indices.sort().values
+
+
+def evenly_spaced(count: int, total: int) -> tuple[int, ...]:
+    """Which of `total` layers a student of `count` layers copies: evenly spaced, the last one included."""
+    return tuple((number + 1) * total // count - 1 for number in range(count))
+
+
+@torch.no_grad()
+def inherited_weights(teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The state of a student that is built as BERT is, as far as the teacher can give it.
+
+    Layers come from evenly spaced ones. Tensors of equal shape are copied; feed-forward layers lose
+    their weakest neurons; narrower embeddings are projected on the principal axes of the sub-tokens';
+    the classifier gets the teacher's rows of the tags both know. All else stays as it is.
+    """
+    old = teacher.state_dict()
+    new = {name: value.clone() for name, value in student.state_dict().items()}
+    layers = evenly_spaced(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    kept = {
+        f"{found[1]}.": strongest_neurons(
+            inward, old[f"{found[1]}.output.dense.weight"], student.config.intermediate_size
+        )
+        for name, inward in old.items()
+        if (found := re.fullmatch(r"(.*\.layer\.\d+)\.intermediate\.dense\.weight", name))
+    }
+    words = teacher.get_input_embeddings().weight
+    axes = principal_axes(words, student.get_input_embeddings().weight.shape[1])
+    for name, fresh in new.items():
+        origin = re.sub(r"(?<=\.layer\.)\d+", lambda found: str(layers[int(found[0])]), name)
+        if origin not in old or name.startswith("classifier."):
+            continue
+        value, part = old[origin], re.search(r"layer\.\d+\.(.*)", origin)
+        if part and part[1].startswith("intermediate.dense"):
+            value = value[kept[origin[: part.start(1)]]]
+        elif part and part[1] == "output.dense.weight":
+            value = value[:, kept[origin[: part.start(1)]]]
+        elif ".embeddings." in name and value.shape != fresh.shape:
+            value = _projected(name, value, axes)
+        if value.shape == fresh.shape:
+            new[name] = value
+    for tag, row in student.config.label2id.items():
+        known = teacher.config.label2id.get(tag)
+        if known is not None and student.config.hidden_size == teacher.config.hidden_size:
+            new["classifier.weight"][row] = old["classifier.weight"][known]
+            new["classifier.bias"][row] = old["classifier.bias"][known]
+    return new
+
+
+def _projected(name: str, value: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
+    """A table or a LayerNorm of the embeddings in the coordinates of `axes`.
+
+    A LayerNorm's gains are no vector: each new one is the mean of the old, by how much of each
+    old column is in the new one.
+    """
+    return value @ axes.square() if name.endswith("LayerNorm.weight") else value @ axes
+
+
+@contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Let a generator decide how networks made in this block start: `torch.nn` asks the global one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        yield

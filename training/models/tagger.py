@@ -1,0 +1,202 @@
+"""Tagger: the contract of every network that can teach or be taught, and how one is kept in a folder."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+MEASURES = "tagger.json"
+"""What makes a folder one of ours: the architecture and all its measures. Weights lie beside it."""
+
+_WEIGHTS = "model.safetensors"
+
+Size = Mapping[str, int | float | str | tuple[int, ...]]
+"""A student's measures, as a recipe gives them."""
+
+
+class Tagger(nn.Module, ABC):
+    """A network that scores the tags of each sub-token.
+
+    Tensors that go in are int64 of shape (rows, sub-tokens). Rows are padded on the right, with
+    zeros in `attention_mask`.
+    """
+
+    architecture: ClassVar[str]
+    """Its name in the registry."""
+
+    @abstractmethod
+    def hidden_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Logits, and what the embeddings and each layer put out, bottom to top: `depth` + 1 tensors
+        of shape (rows, sub-tokens, width)."""
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of shape (rows, sub-tokens, tags)."""
+        return self.hidden_states(input_ids, attention_mask, word_shape)[0]
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """The number of layers."""
+
+    @abstractmethod
+    def layer_of(self, name: str) -> int:
+        """Where a parameter of `named_parameters()` stands: -1 in the embeddings, 0 to `depth` - 1 in
+        the layers, bottom to top, `depth` in the classification layer and what feeds it alone."""
+
+    @abstractmethod
+    def tables(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings of the vocabulary, (sub-tokens, columns), and of the word shapes, (shapes, columns),
+        None where it does not see those."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write weights and measures into a folder, which `load` and `load_tagger` read."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """A saved tagger, in evaluation mode."""
+
+    @classmethod
+    @abstractmethod
+    def student_of(
+        cls, teacher: "Tagger", tags: Sequence[str], size: Size, generator: torch.Generator
+    ) -> Self:
+        """A smaller network that starts from what the teacher knows and reads the same sub-tokens.
+
+        Raises:
+            ValueError: a measure is unknown or out of range, or the teacher cannot teach this.
+        """
+
+    def parameter_groups(
+        self, lr: float, head_lr: float, layer_decay: float, weight_decay: float
+    ) -> list[dict[str, object]]:
+        """Parameters with their peak rates: the classification layer's own, `lr` for the topmost layer
+        and `layer_decay` times less for each below (ULMFiT, arXiv 1801.06146)."""
+        groups: list[dict[str, object]] = []
+        for name, parameter in self.named_parameters():
+            layer = self.layer_of(name)
+            rate = head_lr if layer == self.depth else lr * layer_decay ** (self.depth - 1 - layer)
+            decay = 0.0 if parameter.ndim < 2 else weight_decay
+            groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
+        return groups
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is needed to make a network but its weights. Each architecture adds its own."""
+
+    vocabulary: int
+    tags: tuple[str, ...]
+
+
+class MeasuredTagger(Tagger):
+    """A tagger of this package's own making, which its measures describe wholly.
+
+    A subclass sets `measured` to its measures' type and is made from a value of that type.
+    """
+
+    measured: ClassVar[Callable[..., Measures]]
+
+    def __init__(self, measures: Any):
+        super().__init__()
+        self.measures = measures
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
+        save_file(weights, folder / _WEIGHTS)
+        described = {"architecture": self.architecture, **asdict(self.measures)}
+        (folder / MEASURES).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """A saved tagger, in evaluation mode.
+
+        Raises:
+            ValueError: the folder holds another architecture, or weights that do not fit its measures.
+        """
+        described = read_measures(folder)
+        if (found := described.pop("architecture")) != cls.architecture:
+            raise ValueError(f"{folder / MEASURES}: is a {found}, not a {cls.architecture}")
+        values = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in described.items()
+        }
+        try:
+            tagger = cls(cls.measured(**values))
+            tagger.load_state_dict(load_file(folder / _WEIGHTS))
+        except (OSError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{folder}: its weights or measures are not those of {cls.__name__}: {error}"
+            ) from error
+        return tagger.eval()
+
+
+def read_measures(folder: Path) -> dict[str, Any]:
+    """The contents of a folder's `tagger.json`.
+
+    Raises:
+        ValueError: it is not what `save` writes.
+    """
+    try:
+        described = json.loads((folder / MEASURES).read_text(encoding="utf-8"))
+        described["architecture"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / MEASURES}: names no architecture; save the tagger again") from error
+    return dict(described)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that a measure may take, and the one it takes where a recipe is silent.
+
+    The type of `default` is that of the measure: int, float, or a tuple whose items are in range.
+    """
+
+    default: Any
+    least: float
+    most: float
+
+
+def read_size(architecture: str, size: Size, ranges: Mapping[str, Range]) -> dict[str, Any]:
+    """Every measure of `ranges`, from `size` or by default.
+
+    Raises:
+        ValueError: a measure is unknown, of another type or out of range.
+    """
+    if unknown := sorted(set(size) - set(ranges)):
+        raise ValueError(
+            f"student size {', '.join(unknown)}: a {architecture} has no such measure; "
+            f"it has {', '.join(ranges)}"
+        )
+    values: dict[str, Any] = {}
+    for name, allowed in ranges.items():
+        value: Any = size.get(name, allowed.default)
+        if isinstance(allowed.default, tuple):
+            items = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+            values[name] = items
+        else:
+            items = (value,)
+            values[name] = value
+        kinds = (int, float) if isinstance(allowed.default, float) else (int,)
+        fits = (
+            isinstance(item, kinds) and not isinstance(item, bool) and allowed.least <= item <= allowed.most
+            for item in items
+        )
+        if not items or not all(fits):
+            kind = "numbers" if float in kinds else "whole numbers"
+            raise ValueError(
+                f"student size {name} = {value!r}: a {architecture} takes {kind} "
+                f"from {allowed.least:g} to {allowed.most:g}"
+            )
+    return values
