@@ -1,0 +1,308 @@
+"""The transfer set: texts that the teacher labels for its students.
+
+A student learns what its teacher thinks, so it may read anything the teacher can: the labelled texts
+themselves, raw text, and variations of the labelled texts. Only not what it will be measured on.
+"""
+
+import gzip
+import hashlib
+import json
+import random
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from app.engine.words import Ints, split_words
+from training.data.augmentation import augment
+from training.data.corpora import LoadedCorpus
+from training.data.documents import Document, text_key
+from training.folders import replaced_folder
+from training.recipe import Augmentation, Recipe
+
+LABELLED = "labelled"
+"""The origin of texts that are training documents as they are."""
+
+BLANK, DUPLICATES, HELD_OUT, OVER = "blank", "duplicates", "held out", "over the limit"
+
+_TEXTS, _SUMMARY = "texts.jsonl.gz", "transfer.json"
+
+_LONG = 6
+"""Words from which on a text is known again inside another."""
+_LETTERS = 12
+"""Letters and digits such a text must have too: "U-P-D-A-T-E-D" is not looked for in "updated"."""
+_WORD = re.compile(r"[^\W_\u3400-\u9fff]+|[\u3400-\u9fff]")  # a Han character is a word by itself
+_COUNTED_TOGETHER = 1000
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    """Texts without labels.
+
+    Attributes:
+        texts: labelled ones, then raw ones by file, then variations; each text once.
+        counts: texts by origin: `labelled`, a file's path under the root, or a way of augmentation.
+        dropped: texts that were left out, by reason: `blank`, `duplicates`, `held out`, `over the limit`.
+    """
+
+    texts: tuple[str, ...]
+    counts: dict[str, int]
+    dropped: dict[str, int]
+
+    @cached_property
+    def words(self) -> int:
+        """Words of all texts, as `app.engine.words` splits them."""
+        return int(_word_counts(self.texts).sum())
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 over the texts in order: what a teacher's cached answers belong to."""
+        digest = hashlib.sha256()
+        for line in _lines(self.texts):
+            digest.update(line)
+        return digest.hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write the set; it takes the place of everything in `folder`."""
+        summary = {"key": self.key, "counts": self.counts, "dropped": self.dropped}
+        with replaced_folder(folder) as new:
+            # No time and no name in it: the same texts are the same file.
+            with (
+                (new / _TEXTS).open("wb") as file,
+                gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as lines,
+            ):
+                lines.writelines(_lines(self.texts))
+            text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+            (new / _SUMMARY).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TransferSet":
+        """A set that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: its files are not what was written.
+        """
+        remedy = "delete the folder, and the next run makes it again"
+        try:
+            summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+            with gzip.open(folder / _TEXTS) as lines:
+                texts = tuple(map(json.loads, lines))
+            loaded, key = cls(texts, summary["counts"], summary["dropped"]), summary["key"]
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{folder}: no transfer set, {_SUMMARY} or {_TEXTS} is missing"
+            ) from None
+        except (EOFError, KeyError, OSError, TypeError, ValueError, zlib.error) as error:
+            raise ValueError(f"{folder}: not a transfer set: {error!r}; {remedy}") from error
+        if loaded.key != key:
+            raise ValueError(
+                f"{folder}: {_TEXTS} holds other texts than {_SUMMARY} says (key {loaded.key[:12]}…, "
+                f"want {key[:12]}…); {remedy}"
+            )
+        return loaded
+
+
+def _lines(texts: Iterable[str]) -> Iterator[bytes]:
+    return (json.dumps(text).encode("ascii") + b"\n" for text in texts)
+
+
+def build_transfer_set(
+    recipe: Recipe, train: Sequence[LoadedCorpus], held_out: Sequence[LoadedCorpus]
+) -> TransferSet:
+    """The texts of `recipe.transfer`: training documents, then raw text, then variations of the documents.
+
+    Each text is in it once, whatever its spacing, case and marks. None is a held-out text; none holds one
+    or is part of one, where what is contained has six words or more (and twelve letters). `transfer.words`
+    leaves labelled texts whole and samples from the others.
+
+    Args:
+        train: as `training.data.corpora.load_train` gives them.
+        held_out: every dev and test corpus.
+
+    Raises:
+        ValueError: a pattern matches no file, or a file is not UTF-8 or damaged; names it.
+    """
+    transfer = recipe.transfer
+    gathered = _Gathered(_HeldOut(d.text for corpus in held_out for d in corpus.documents))
+    labelled = [d for corpus in train for d in corpus.documents if gathered.take(LABELLED, d.text)]
+    whole = len(gathered.texts)
+    for origin, text in read_raw(Path(transfer.root), transfer.texts):
+        gathered.take(origin, text)
+    for origin, document in _variations(labelled, transfer.augment, transfer.seed):
+        gathered.take(origin, document.text)
+
+    kept: Sequence[int] = range(len(gathered.texts))
+    if transfer.words:
+        kept = _sampled(_word_counts(gathered.texts), whole, transfer.words, random.Random(transfer.seed))
+    counts = dict.fromkeys(gathered.seen_origins, 0)
+    for at in kept:
+        counts[gathered.origins[at]] += 1
+    dropped = gathered.dropped | {OVER: len(gathered.texts) - len(kept)}
+    return TransferSet(tuple(gathered.texts[at] for at in kept), counts, dropped)
+
+
+def read_raw(root: Path, patterns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The path under `root` and the text of each line, without blanks around it.
+
+    Files come in the order of the patterns, of one pattern by name, each once; `.gz` ones are unpacked.
+
+    Raises:
+        ValueError: a pattern matches no file or leaves `root`, or a file is not UTF-8 or damaged.
+    """
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise ValueError(
+                f"transfer.texts: {pattern!r} must be a path under {root}; set transfer.root for files "
+                "elsewhere"
+            )
+        found = sorted(path for path in root.glob(pattern) if path.is_file())
+        if not found:
+            raise ValueError(
+                f"{root}: no file matches {pattern!r}; mend transfer.texts, or set transfer.root to where "
+                "raw text lies"
+            )
+        files |= dict.fromkeys(found)
+    for path in files:
+        origin = path.relative_to(root).as_posix()
+        for line in _raw_lines(path):
+            yield origin, line
+
+
+def _raw_lines(path: Path) -> Iterator[str]:
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line is "
+            f"{error.object[error.start]:#04x}); convert the file, or leave it out of transfer.texts"
+        ) from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged after line {number} ({error}); fetch or pack it again") from None
+
+
+def _variations(
+    documents: Sequence[Document], augmentation: Augmentation, seed: int
+) -> Iterator[tuple[str, Document]]:
+    """Way by way, each with chance of its own: more of one leaves the others as they are."""
+    for way, copies in augmentation:
+        if copies:
+            only = Augmentation.model_validate({way: copies})
+            for document in augment(documents, only, random.Random(f"{seed} {way}")):
+                yield way, document
+
+
+class _Gathered:
+    """Texts that are neither blank nor held out, each once, and how many were not taken."""
+
+    def __init__(self, held_out: "_HeldOut"):
+        self.texts: list[str] = []
+        self.origins: list[str] = []
+        self.seen_origins: dict[str, None] = {}
+        self.dropped = dict.fromkeys((BLANK, DUPLICATES, HELD_OUT), 0)
+        self._held_out = held_out
+        self._keys: set[str] = set()
+
+    def take(self, origin: str, text: str) -> bool:
+        """Whether the text was taken."""
+        self.seen_origins[origin] = None
+        key = text_key(text)
+        if not key:
+            self.dropped[BLANK] += 1
+        elif key in self._keys:
+            self.dropped[DUPLICATES] += 1
+        elif self._held_out.touches(text):
+            self.dropped[HELD_OUT] += 1
+        else:
+            self._keys.add(key)
+            self.texts.append(text)
+            self.origins.append(origin)
+            return True
+        return False
+
+
+@dataclass(frozen=True)
+class _Letters:
+    """A text as its key, and where in the key each word starts."""
+
+    key: str
+    starts: tuple[int, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, text: str) -> "_Letters":
+        starts, end = [], 0
+        for word in _WORD.findall(text.lower()):
+            starts.append(end)
+            end += len(word)
+        return cls(text_key(text), tuple(starts))
+
+    @property
+    def long(self) -> bool:
+        return len(self.starts) >= _LONG and len(self.key) >= _LETTERS
+
+
+class _HeldOut:
+    """The texts of dev and test files, to be known again in others.
+
+    Keys are compared, so tokenized and natural spellings of a sentence are the same. The index leads from
+    twelve letters to the long texts that start so, and to where in long texts a word starts so.
+    """
+
+    def __init__(self, texts: Iterable[str]):
+        self._keys: set[str] = set()
+        self._whole: dict[str, list[str]] = {}
+        self._parts: dict[str, list[tuple[str, int]]] = {}
+        for letters in map(_Letters.of, texts):
+            if letters.key in self._keys:
+                continue
+            self._keys.add(letters.key)
+            if letters.long:
+                self._whole.setdefault(letters.key[:_LETTERS], []).append(letters.key)
+                for start in letters.starts:
+                    place = letters.key, start
+                    self._parts.setdefault(letters.key[start : start + _LETTERS], []).append(place)
+
+    def touches(self, text: str) -> bool:
+        """Whether the text is a held-out one, holds a long one, or is long and part of one."""
+        letters = _Letters.of(text)
+        key = letters.key
+        if key in self._keys:
+            return True
+        if not letters.long:
+            return False
+        if any(other.startswith(key, at) for other, at in self._parts.get(key[:_LETTERS], ())):
+            return True
+        whole = self._whole
+        return any(
+            key.startswith(other, start)
+            for start in letters.starts
+            for other in whole.get(key[start : start + _LETTERS], ())
+        )
+
+
+def _sampled(words: Ints, whole: int, limit: int, rng: random.Random) -> list[int]:
+    """The first `whole` texts, and of the others a sample with which all have at most `limit` words."""
+    others = list(range(whole, len(words)))
+    rng.shuffle(others)
+    total = int(words[:whole].sum()) + np.cumsum(words[others])
+    fitting = int(np.searchsorted(total, limit, side="right"))
+    return [*range(whole), *sorted(others[:fitting])]
+
+
+def _word_counts(texts: Sequence[str]) -> Ints:
+    """Words of each text, shape (texts,)."""
+    counts = [np.zeros(0, np.int64)]
+    for first in range(0, len(texts), _COUNTED_TOGETHER):
+        some = texts[first : first + _COUNTED_TOGETHER]
+        ends = np.cumsum([len(text) + 1 for text in some])
+        before = np.searchsorted(split_words("\n".join(some)).starts, ends)
+        counts.append(np.diff(before, prepend=0))
+    return np.concatenate(counts)
