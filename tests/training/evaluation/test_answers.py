@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from app.lifecycle.loading import LoadOptions, load_version
+from tests.tiny import SPANS, TEXT, write_tiny_version
+from training.data.corpora import LoadedCorpus
+from training.data.documents import Document, Span
+from training.evaluation.answers import Answers, Found, ask
+
+
+def test_a_version_is_asked_about_every_document_in_order(tmp_path: Path) -> None:
+    count = 300  # more than are asked at once
+    texts = [TEXT if number % 7 == 0 else f"word {number}" for number in range(count)]
+    corpus = LoadedCorpus("c", tuple(Document(f"c:{n}", text) for n, text in enumerate(texts)))
+    predictor = load_version(write_tiny_version(tmp_path), LoadOptions(threads=1)).predictor
+    answers = ask(predictor, corpus)
+    alone = [predictor.predict([text])[0].entities for text in texts]
+    predictor.close()
+    assert (answers.corpus, answers.documents) == ("c", corpus.documents)
+    assert answers.spans == [[Span(*span) for span in SPANS] if n % 7 == 0 else [] for n in range(count)]
+    assert [[one.score for one in found] for found in answers.found] == [
+        [entity.score for entity in entities] for entities in alone
+    ]
+
+
+def test_what_was_found_knows_its_span() -> None:
+    assert Found(1, 4, "PER", 0.5).span == Span(1, 4, "PER")
+
+
+def test_each_document_needs_an_answer() -> None:
+    with pytest.raises(ValueError, match="c: 1 answers for 2 documents"):
+        Answers("c", (Document("a", "x"), Document("b", "y")), ((),))

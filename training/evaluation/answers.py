@@ -1,0 +1,73 @@
+"""Answers: what one version found in one corpus, asked once and then measured in many ways."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from app.engine.predictor import Prediction
+from training.data.corpora import LoadedCorpus
+from training.data.documents import Document, Span
+
+_SLICE = 256  # texts that are asked at once, so that a corpus of any size fits the queue
+
+
+class Found(NamedTuple):
+    """`text[start:end]` (code points) is a `label` with probability `score`."""
+
+    start: int
+    end: int
+    label: str
+    score: float
+
+    @property
+    def span(self) -> Span:
+        return Span(self.start, self.end, self.label)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one version found in one corpus.
+
+    Attributes:
+        corpus: its name.
+        documents: its documents, which say what was meant.
+        found: the entities found in each document, in the documents' order.
+    """
+
+    corpus: str
+    documents: tuple[Document, ...]
+    found: tuple[tuple[Found, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.documents) != len(self.found):
+            raise ValueError(
+                f"{self.corpus}: {len(self.found)} answers for {len(self.documents)} documents; "
+                "give one for each document, empty where nothing was found"
+            )
+
+    @property
+    def spans(self) -> list[list[Span]]:
+        """The spans found in each document, without their scores."""
+        return [[one.span for one in found] for found in self.found]
+
+
+class Predicts(Protocol):
+    """What can be asked: a predictor, or anything else that takes texts and gives predictions."""
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]: ...
+
+
+def ask(predictor: Predicts, corpus: LoadedCorpus) -> Answers:
+    """Run a version over a corpus.
+
+    Raises:
+        InferenceFailed, NotReady, …: what the predictor raises.
+    """
+    found: list[tuple[Found, ...]] = []
+    for at in range(0, len(corpus.documents), _SLICE):
+        texts = [document.text for document in corpus.documents[at : at + _SLICE]]
+        found.extend(
+            tuple(Found(e.start, e.end, e.label, e.score) for e in prediction.entities)
+            for prediction in predictor.predict(texts)
+        )
+    return Answers(corpus.name, corpus.documents, tuple(found))
