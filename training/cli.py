@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from app.engine.decoding import Scheme
 from app.engine.words import WordRule
 from app.errors import NerveError
-from app.manifest import Precision
+from app.manifest import Method, Precision
 from training.recipe import Recipe, load_recipe
 
 cli = typer.Typer(
@@ -26,20 +27,34 @@ Changes = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it
     typer.Option("--set", help="change one value: --set finetune.lr=1e-4"),
 ]
+Students = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--student", help="only this one; may be repeated"),
+]
+OneStudent = Annotated[Optional[str], typer.Option("--student", help="whose values are searched")]  # noqa: UP045
 Models = Annotated[Path, typer.Option(help="models folder to publish to")]
 Number = Annotated[Optional[int], typer.Option("--version", help="default: the next free one")]  # noqa: UP045
 
 
 @cli.command()
 def run(
-    recipe: RecipeFile, set_: Changes = None, models: Models = Path("models"), version: Number = None
+    recipe: RecipeFile,
+    set_: Changes = None,
+    student: Students = None,
+    models: Models = Path("models"),
+    version: Number = None,
 ) -> None:
-    """Everything: check the data, fine-tune, export, quantize, evaluate, publish. Resumable."""
-    from training.run import finetune_stage, publish_stage
+    """Check the data, fine-tune teachers, distill students, export, evaluate and publish. Resumable."""
+    from training.run import distill_stage, find_students, finetune_stage, publish_stage
 
     loaded = _recipe(recipe, set_)
-    finetune_stage(loaded, typer.echo)
-    _published(publish_stage(loaded, models, version, typer.echo))
+    find_students(loaded, student or ())  # a wrong name is told before hours of work
+    if loaded.finetune.seeds:
+        finetune_stage(loaded, typer.echo)
+    if loaded.students:
+        distill_stage(loaded, student or (), typer.echo)
+    for folder in publish_stage(loaded, models, version, student or (), typer.echo):
+        _published(folder)
 
 
 @cli.command("check-data")
@@ -55,20 +70,35 @@ def check_data(recipe: RecipeFile, set_: Changes = None) -> None:
 
 @cli.command()
 def finetune(recipe: RecipeFile, set_: Changes = None) -> None:
-    """Fine-tune the recipe's encoder, or go on after a kill."""
+    """Fine-tune the recipe's encoder with each of its seeds, or go on after a kill."""
     from training.run import finetune_stage
 
-    typer.echo(finetune_stage(_recipe(recipe, set_), typer.echo))
+    for checkpoint in finetune_stage(_recipe(recipe, set_), typer.echo):
+        typer.echo(checkpoint)
+
+
+@cli.command()
+def distill(recipe: RecipeFile, set_: Changes = None, student: Students = None) -> None:
+    """Have the fine-tuned teacher label the transfer set and train students on it. Resumable."""
+    from training.run import distill_stage
+
+    for checkpoint in distill_stage(_recipe(recipe, set_), student or (), typer.echo):
+        typer.echo(checkpoint)
 
 
 @cli.command()
 def export(
-    recipe: RecipeFile, set_: Changes = None, models: Models = Path("models"), version: Number = None
+    recipe: RecipeFile,
+    set_: Changes = None,
+    student: Students = None,
+    models: Models = Path("models"),
+    version: Number = None,
 ) -> None:
-    """Export the run's checkpoint, quantize it, evaluate it and publish a version."""
+    """Export what a run trained, choose its precision, calibrate and evaluate it, and publish versions."""
     from training.run import publish_stage
 
-    _published(publish_stage(_recipe(recipe, set_), models, version, typer.echo))
+    for folder in publish_stage(_recipe(recipe, set_), models, version, student or (), typer.echo):
+        _published(folder)
 
 
 @cli.command()
@@ -91,6 +121,125 @@ def evaluate(
     corpora = load_held_out(loaded.test if split == "test" else loaded.dev, loaded)
     results = measure(version.resolve(), corpora, variant, loaded.token_table)
     typer.echo(json.dumps(results, indent=1) if as_json else as_text(results))
+
+
+@cli.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="versions, the first of which is compared with; and run folders")
+    ],
+    recipe: Annotated[Path, typer.Option(help="whose test files are asked about")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write to")] = Path("report"),
+    quick: Annotated[bool, typer.Option(help="no robustness, fewer resamples")] = False,
+    torch: Annotated[bool, typer.Option(help="time the recipe's encoder in PyTorch too")] = False,
+    set_: Changes = None,
+) -> None:
+    """One page on how versions do: intervals, errors, robustness, calibration, speed and size."""
+    from training.evaluation.report import report as write
+
+    output.mkdir(parents=True, exist_ok=True)
+    page = write(
+        [folder.resolve() for folder in folders],
+        _recipe(recipe, set_),
+        output / "report.html",
+        resamples=1_000 if quick else 10_000,
+        robustness=not quick,
+        torch=torch,
+        command=shlex.join(["nerve-train", *sys.argv[1:]]),
+        say=typer.echo,
+    )
+    typer.echo(f"wrote {page}, and report.md and report.json beside it")
+
+
+@cli.command()
+def benchmark(
+    versions: Annotated[list[Path], typer.Argument(help="versions to time in turns")],
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="time its encoder in PyTorch too, as the teacher runs there"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="turns of each; medians count")] = 9,
+    threads: Annotated[int, typer.Option(help="of each session; 0: as the server would")] = 0,
+) -> None:
+    """Parameters, bytes, sub-tokens a second, milliseconds a sentence: all in one run on this machine."""
+    from training.evaluation.benchmark import family_table, machine, measure_together, recorded_f1
+
+    folders = [version.resolve() for version in versions]
+    teacher = _recipe(recipe, None) if recipe else None
+    rows = measure_together(folders, rounds, threads, teacher=teacher)
+    about = machine()
+    typer.echo(f"{about['cores']} cores of {about['processor']}, {about['system']}")
+    typer.echo(family_table(rows, recorded_f1(folders)))
+
+
+@cli.command()
+def search(recipe: RecipeFile, set_: Changes = None, student: OneStudent = None) -> None:
+    """Search the recipe's ranges for what does best on dev. Resumable."""
+    from training.run import prepare
+    from training.search import search as look
+
+    loaded = _recipe(recipe, set_)
+    prepare(loaded)
+    typer.echo(look(loaded, student, typer.echo))
+
+
+@cli.command("learning-curve")
+def learning_curve(
+    recipe: RecipeFile,
+    student: Annotated[str, typer.Option(help="of the recipe's students")],
+    shares: Annotated[
+        Optional[list[float]],  # noqa: UP045
+        typer.Option("--share", help="of the labelled texts; may be repeated; 0.05, 0.2 and 1 by default"),
+    ] = None,
+    whole_teacher: Annotated[
+        bool, typer.Option(help="take the run's teacher, who has seen all labels, for every share")
+    ] = False,
+    set_: Changes = None,
+) -> None:
+    """F1 by amount of labelled text, with and without distillation. Resumable."""
+    from training.curve import SHARES
+    from training.curve import learning_curve as measure
+    from training.run import find_students, prepare
+
+    loaded = _recipe(recipe, set_)
+    prepare(loaded)
+    (one,) = find_students(loaded, [student])
+    typer.echo(measure(loaded, one, shares or SHARES, typer.echo, whole_teacher))
+
+
+@cli.command()
+def soup(
+    checkpoints: Annotated[list[Path], typer.Argument(help="checkpoints of one architecture")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="checkpoint folder to write")],
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="whose dev files tell how good each is; needed for --greedy"),
+    ] = None,
+    greedy: Annotated[bool, typer.Option(help="keep only what does not lower dev F1")] = False,
+    set_: Changes = None,
+) -> None:
+    """Average the weights of several runs into one network."""
+    from training.soup import soup as stir
+
+    typer.echo(stir(checkpoints, output, _recipe(recipe, set_) if recipe else None, greedy, typer.echo))
+
+
+@cli.command()
+def ensemble(
+    name: Annotated[str, typer.Argument(help="name to serve it under")],
+    members: Annotated[list[str], typer.Option("--member", help="such as ner-en/2; two or more")],
+    weights: Annotated[
+        Optional[list[float]],  # noqa: UP045
+        typer.Option("--weight", help="one for each member, in order; all alike by default"),
+    ] = None,
+    method: Annotated[Method, typer.Option(help="mean of word posteriors, or vote over spans")] = "mean",
+    models: Models = Path("models"),
+    version: Number = None,
+) -> None:
+    """Publish a version that answers with several others together."""
+    from training.export.ensemble import package_ensemble
+
+    _published(package_ensemble(name, members, weights, method, models, version))
 
 
 @cli.command("import")

@@ -1,182 +1,222 @@
-"""A whole run: from a recipe to a published version. Each stage is kept and not done twice."""
+"""A whole run: from a recipe to published versions. Each stage is kept and not done twice."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.engine.decoding import tags_of
-from app.lifecycle.loading import LoadOptions, load_version
-from app.manifest import Golden, Precision
+from app.manifest import MANIFEST
 from training.data.check import check
-from training.data.corpora import load_held_out, load_train
-from training.evaluation.evaluate import as_text, evaluate
-from training.export.card import model_card
-from training.export.golden import choose_golden
-from training.export.onnx_file import export_onnx, input_names
-from training.export.package import (
-    Package,
-    environment,
-    features_of,
-    next_version,
-    write_version,
+from training.data.corpora import load_train
+from training.distill import (
+    CHECKPOINT,
+    DONE,
+    distill,
+    finetune,
+    prepare_lesson,
+    processes,
+    student_folder,
+    teacher_folder,
+    teacher_members,
+    train_alone,
 )
-from training.export.quantize import quantize_by_row
+from training.export.ensemble import package_ensemble
+from training.export.publish import Product, Say, publish
 from training.folders import replaced_file, replaced_folder
-from training.loop import finetune
-from training.recipe import Recipe
-
-Say = Callable[[str], None]
-
-_DONE = "done"
-"""Marks a fine-tuning that went to its end."""
+from training.recipe import Recipe, Student
 
 
-def prepare(recipe: Recipe) -> Path:
-    """The run's folder, with the resolved recipe in it.
+def finetune_stage(recipe: Recipe, say: Say) -> list[Path]:
+    """Fine-tune the encoder with each seed, or go on with it; the best epochs' checkpoints.
 
     Raises:
-        ValueError: the folder holds a run of a recipe that trains differently.
+        ValueError: the data has problems, or a folder holds a training of another recipe.
     """
-    folder = recipe.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "recipe.json"
-    resolved = recipe.model_dump(mode="json")
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        changed = sorted(
-            key
-            for key in ("labels", "scheme", "encoder", "train", "dev", "finetune")
-            if before.get(key) != resolved[key]
-        )
-        if changed:
-            raise ValueError(
-                f"{folder}: holds a run with other {', '.join(changed)}; delete it, or keep both with "
-                "--set output=runs/another"
-            )
-    replaced_file(file, json.dumps(resolved, indent=1, ensure_ascii=False) + "\n")
-    return folder
-
-
-def finetune_stage(recipe: Recipe, say: Say) -> Path:
-    """Fine-tune, or go on with it; the best epoch's checkpoint."""
-    folder = prepare(recipe)
-    if problems := check(recipe).problems:
-        raise ValueError(f"the data has problems, see nerve-train check-data: {'; '.join(problems)}")
-    train = load_train(recipe)
-    for corpus in train:
+    prepare(recipe)
+    corpora = load_train(recipe)
+    for corpus in corpora:
         say(
             f"{corpus.name}: {len(corpus.documents)} texts "
             f"({corpus.duplicates} duplicates and {corpus.leaks} leaks dropped)"
         )
-    checkpoint = finetune(recipe, train, load_held_out(recipe.dev, recipe), folder / "finetune")
-    replaced_file(folder / "finetune" / _DONE, "")
-    return checkpoint
+    return [finetune(recipe, seed, corpora) for seed in recipe.finetune.seeds]
 
 
-def export_stage(recipe: Recipe, say: Say) -> Path:
-    """Export the checkpoint to ONNX, quantize it, and check both against each other.
+def distill_stage(recipe: Recipe, names: Sequence[str], say: Say) -> list[Path]:
+    """Train the students, each with the teacher and, where the recipe says so, alone.
 
-    Returns:
-        The folder with `model.<precision>.onnx`, `tokenizer.json` and `export.json`.
+    Args:
+        names: of the students; all by default.
 
     Raises:
-        ValueError: there is no checkpoint, or the graph computes something else than PyTorch.
+        ValueError: there is no such student, the teacher is not trained, or as `finetune_stage`.
     """
-    folder = prepare(recipe)
-    checkpoint, target = folder / "finetune" / "checkpoint", folder / "export"
-    if not (folder / "finetune" / _DONE).exists():
-        raise ValueError(f"{folder}: its fine-tuning is not finished; nerve-train finetune goes on with it")
-    wanted = target / f"model.{recipe.export.precision}.onnx"
-    if wanted.exists() and target.stat().st_mtime > checkpoint.stat().st_mtime:
-        return target
-    with replaced_folder(target) as new:
-        report: dict[str, Any] = export_onnx(str(checkpoint), new / "model.fp32.onnx")
-        say(f"fp32: logits within {report['parity_max_abs']:.1e} of PyTorch's")
-        if recipe.export.precision == "int8":
-            quantize_by_row(new / "model.fp32.onnx", new / "model.int8.onnx")
-        (new / "tokenizer.json").write_bytes((checkpoint / "tokenizer.json").read_bytes())
-        (new / "export.json").write_text(json.dumps(report))
-    return target
+    prepare(recipe)
+    students = find_students(recipe, names)
+    for member in teacher_members(recipe):
+        if not member.exists():
+            raise ValueError(f"teacher {member}: not there; nerve-train finetune {recipe.file} trains it")
+    lesson = prepare_lesson(recipe, say)
+    checkpoints = []
+    for student in students:
+        say(f"{student.name}: {student.architecture}")
+        checkpoints.append(distill(recipe, student, lesson))
+        if student.alone:
+            train_alone(recipe, student, lesson.corpora)
+    return checkpoints
 
 
-def publish_stage(recipe: Recipe, models: Path, number: int | None, say: Say) -> Path:
-    """Choose the variant, evaluate it through the serving engine, and publish the version.
+def publish_stage(
+    recipe: Recipe, models: Path, number: int | None, names: Sequence[str], say: Say
+) -> list[Path]:
+    """Publish each student, or the best fine-tuned network of a recipe without students.
 
-    int8 is taken when its dev F1 is within the gate of fp32's. Dev chooses, test only reports.
+    What students are compared with is published into the run's own `models` folder: each teacher, their
+    ensemble, and each student that was trained alone.
+    """
+    if not processes().is_main_process:
+        return []
+    if not recipe.students:
+        return [publish(_best_teacher(recipe), recipe, models, number, say)]
+    beside = recipe.run_folder / "models"
+    for product in _compared(recipe):
+        if not (beside / product.name / "1").exists():
+            publish(product, recipe, beside, 1, say)
+    _publish_teacher(recipe, beside, say)
+    return [
+        publish(_student(recipe, student), recipe, models, number, say)
+        for student in find_students(recipe, names)
+    ]
+
+
+def find_students(recipe: Recipe, names: Sequence[str]) -> list[Student]:
+    """The students of these names; all where none is named.
 
     Raises:
-        ValueError: int8 loses more than the gate allows. FileExistsError: the version exists.
+        ValueError: the recipe has no such student.
     """
-    number = number or next_version(models, recipe.name)
-    if (models / recipe.name / str(number)).exists():
-        raise FileExistsError(f"{models / recipe.name / str(number)}: exists; versions never change")
-    folder, exported = recipe.run_folder, export_stage(recipe, say)
-    wanted = recipe.export.precision
-    precisions: list[Precision] = ["int8", "fp32"] if wanted == "int8" else ["fp32"]
-    files = {precision: exported / f"model.{precision}.onnx" for precision in precisions}
-    package = Package(
-        name=recipe.name,
-        labels=recipe.labels,
-        tags=tags_of(recipe.labels, recipe.scheme),
-        scheme=recipe.scheme,
-        files=files,
-        tokenizer=exported / "tokenizer.json",
-        inputs=features_of(input_names(exported / "model.fp32.onnx"), recipe.encoder.word_shapes),
-        max_length=recipe.export.max_length,
-        stride=recipe.export.stride,
-        words=recipe.encoder.words,
-        description=recipe.description,
-        languages=recipe.languages,
-        license=recipe.license,
+    known = {student.name: student for student in recipe.students}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"{recipe.file}: no student {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        )
+    return [known[name] for name in names or known]
+
+
+def prepare(recipe: Recipe) -> None:
+    """Check the data and keep the resolved recipe in the run's folder."""
+    if problems := check(recipe).problems:
+        raise ValueError(f"the data has problems, see nerve-train check-data: {'; '.join(problems)}")
+    if processes().is_main_process:
+        recipe.run_folder.mkdir(parents=True, exist_ok=True)
+        resolved = json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        replaced_file(recipe.run_folder / "recipe.json", resolved + "\n")
+    processes().wait_for_everyone()
+
+
+def _teacher(recipe: Recipe, seed: int) -> Product:
+    folder = teacher_folder(recipe, seed)
+    _check_done(folder)
+    return Product(
+        f"{recipe.name}-teacher-{seed}",
+        recipe.description,
+        folder / CHECKPOINT,
+        folder,
+        _lineage(recipe, [folder], [seed], f"Fine-tuned for up to {recipe.finetune.epochs} epochs."),
     )
-    with replaced_folder(folder / "candidate") as staging:
-        candidate = write_version(package, staging, number)
-        dev_corpora = load_held_out(recipe.dev, recipe)
-        dev = {p: evaluate(candidate, dev_corpora, p) for p in precisions}
-        for precision, result in dev.items():
-            say(f"{precision}: average dev F1 {result['average_f1']:.2f}")
-        loss = dev["fp32"]["average_f1"] - dev[wanted]["average_f1"]
-        if loss > recipe.export.gate:
-            raise ValueError(
-                f"{wanted} loses {loss:.2f} points of dev F1 against fp32, export.gate allows "
-                f"{recipe.export.gate}; publish fp32 with --set export.precision=fp32"
-            )
-        golden = _golden(candidate, precisions, recipe)
-        say(f"{len(golden)} golden texts")
-        test = evaluate(candidate, load_held_out(recipe.test, recipe), wanted, recipe.token_table)
-        say(as_text(test))
-    metrics = {"test": test, "dev": dev[wanted], "dev_average_f1_fp32": dev["fp32"]["average_f1"]}
-    package = package.changed(
-        files={wanted: files[wanted]},
-        golden=golden,
-        metrics=metrics,
-        variant_metrics={p: {"dev_average_f1": dev[p]["average_f1"]} for p in precisions},
-        lineage=_lineage(recipe, exported),
+
+
+def _best_teacher(recipe: Recipe) -> Product:
+    """The fine-tuned network of the seed that did best on dev, under the recipe's own name."""
+    seeds = recipe.finetune.seeds
+    if not seeds:
+        raise ValueError(f"{recipe.file}: has no finetune.seeds and no students, so nothing to export")
+    products = {seed: _teacher(recipe, seed) for seed in seeds}
+    best = max(seeds, key=lambda seed: _dev_f1(products[seed].folder))
+    found = products[best]
+    return Product(recipe.name, recipe.description, found.checkpoint, found.folder, found.lineage)
+
+
+def _student(recipe: Recipe, student: Student) -> Product:
+    folder = student_folder(recipe, student)
+    stages = [folder / "transfer", *([folder / "labelled"] if student.labelled else [])]
+    for stage in stages:
+        _check_done(stage)
+    teachers = len(teacher_members(recipe))
+    made = (
+        f"Distilled from an ensemble of {teachers} fine-tuned encoders"
+        if teachers > 1
+        else "Distilled from a fine-tuned encoder"
     )
-    return write_version(package, models, number, model_card(recipe, number, metrics, files[wanted]))
+    made += " on the recipe's transfer set" + (", then on labelled text." if student.labelled else ".")
+    return Product(
+        student.name,
+        student.description,
+        stages[-1] / CHECKPOINT,
+        folder,
+        {"student": student.name, **_lineage(recipe, stages, [student.seed], made)},
+    )
 
 
-def _golden(candidate: Path, precisions: list[Precision], recipe: Recipe) -> tuple[Golden, ...]:
-    loaded = [load_version(candidate, LoadOptions(variant=precision)) for precision in precisions]
-    try:
-        return choose_golden([one.predictor for one in loaded], recipe.export.golden)
-    finally:
-        for one in loaded:
-            one.predictor.close()
+def _compared(recipe: Recipe) -> list[Product]:
+    products = [_teacher(recipe, seed) for seed in recipe.finetune.seeds]
+    for student in recipe.students:
+        folder = student_folder(recipe, student) / "alone"
+        if (folder / DONE).exists():
+            made = "Trained on labelled text without a teacher, for comparison."
+            lineage = _lineage(recipe, [folder], [student.seed], made)
+            products.append(Product(f"{student.name}-alone", made, folder / CHECKPOINT, folder, lineage))
+    return products
 
 
-def _lineage(recipe: Recipe, exported: Path) -> dict[str, Any]:
-    history = json.loads((recipe.run_folder / "finetune/state/history.json").read_text())
+def _publish_teacher(recipe: Recipe, beside: Path, say: Say) -> None:
+    """The teacher as an ensemble version, where it has several members and all are versions."""
+    name = f"{recipe.name}-teacher"
+    members = [f"{name}-{seed}/1" for seed in recipe.finetune.seeds]
+    for member in map(Path, recipe.teacher.members):
+        if not (member / MANIFEST).exists():
+            say(f"{name}: not published, {member} is a checkpoint")
+            return
+        copy = beside / member.resolve().parent.name / member.resolve().name
+        if not copy.exists():
+            with replaced_folder(copy) as new:
+                shutil.copytree(member, new, dirs_exist_ok=True)
+        members.append(f"{copy.parent.name}/{copy.name}")
+    if len(members) > 1 and not (beside / name / "1").exists():
+        say(f"{name}: the mean of {', '.join(members)}")
+        package_ensemble(
+            name,
+            members,
+            None,
+            "mean",
+            beside,
+            description="The teacher of a run: the mean of its members.",
+        )
+
+
+def _check_done(folder: Path) -> None:
+    if not (folder / DONE).exists():
+        raise ValueError(f"{folder}: its training is not finished; nerve-train run goes on with it")
+
+
+def _dev_f1(folder: Path) -> float:
+    history = json.loads((folder / "state/history.json").read_text(encoding="utf-8"))
+    return max(float(epoch["average"]) for epoch in history)
+
+
+def _lineage(recipe: Recipe, stages: Sequence[Path], seeds: Sequence[int], made: str) -> dict[str, Any]:
     return {
+        "made": made,
         "recipe": recipe.model_dump(mode="json", exclude={"data_root", "output"}),
-        "seeds": [recipe.finetune.seed],
-        "teacher": recipe.encoder.source or recipe.encoder.path,
+        "recipe_file": recipe.file,
+        "seeds": list(seeds),
         "training_data": [
             {"name": corpus.name, "licence": corpus.licence, "source": corpus.source}
             for corpus in recipe.train
         ],
-        "epochs": history,
-        "export": json.loads((exported / "export.json").read_text()),
-        **environment(),
+        "epochs": {
+            stage.name: json.loads((stage / "state/history.json").read_text(encoding="utf-8"))
+            for stage in stages
+        },
     }

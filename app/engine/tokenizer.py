@@ -49,7 +49,7 @@ class Tokenizer:
         rust.no_padding()
         rust.encode_special_tokens = True  # a literal "[SEP]" in a text is text
         self._rust = rust
-        self._rule = rule
+        self.rule = rule
         probe = rust.encode("a").ids
         bare = rust.encode("a", add_special_tokens=False).ids
         at = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
@@ -62,6 +62,10 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         self._rust.save(str(path))
+
+    def to_json(self) -> str:
+        """What `save` writes: two tokenizers are the same where this is."""
+        return str(self._rust.to_str())
 
     @property
     def specials(self) -> int:
@@ -84,7 +88,7 @@ class Tokenizer:
         else:
             encodings = self._rust.encode_batch(list(texts), add_special_tokens=False)
         return [
-            align(encoding, split_words(text, self._rule))
+            align(encoding, split_words(text, self.rule))
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 
+from app.engine.session import CUDA
 from app.errors import VersionRefused
 from app.lifecycle.loading import LoadedVersion, LoadOptions, load_version
 from app.lifecycle.repository import Fingerprint, Repository
@@ -80,4 +81,18 @@ class Checker:
             loaded.provider,
             loaded.threads,
         )
+        if hint := fp16_hint(loaded.manifest, loaded.provider):
+            log.warning("%s", hint)
         return loaded
+
+
+def fp16_hint(manifest: Manifest, provider: str) -> str:
+    """How to make the file that a GPU is best at, where a version runs on one without it; else empty."""
+    recipe = manifest.lineage.get("recipe_file")
+    if provider != CUDA or not recipe or any(v.precision == "fp16" for v in manifest.variants):
+        return ""
+    student = f" --student {manifest.name}" if manifest.lineage.get("student") else ""
+    return (
+        f"{manifest.name}/{manifest.version} runs on a GPU without an fp16 file; this makes a version that "
+        f"has one: nerve-train export {recipe}{student} --set export.fp16=true"
+    )

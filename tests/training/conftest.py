@@ -1,8 +1,12 @@
-"""Where the real corpora lie, for the tests that count what the readers make of them."""
+"""What the tests of training share: where the real corpora lie, one thread, and a toy run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.training.toy import STUDENTS, write_recipe
 
 LABELLED = Path(__file__).parents[2] / "../shared/data/labelled"
 
@@ -13,3 +17,31 @@ def labelled() -> Path:
     if not LABELLED.is_dir():
         pytest.skip("the real corpora are not here (../shared/data/labelled, see docs/data.md)")
     return LABELLED
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """Sums in one order, so that a run here and one in a process of its own are the same to the bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """A folder with `toy.toml` and all it names; nothing is trained in it."""
+    folder = tmp_path_factory.mktemp("toy")
+    write_recipe(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """The same with two students, whose teachers, of two seeds, are trained."""
+    from training.recipe import load_recipe
+    from training.run import finetune_stage
+
+    folder = tmp_path_factory.mktemp("tuned")
+    finetune_stage(load_recipe(write_recipe(folder, (1, 2), STUDENTS)), lambda line: None)
+    return folder

@@ -28,6 +28,9 @@ reader = "conll"
 """
 
 
+STUDENT = "students=[{name='a', architecture='cnn', %s}]"
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     path = tmp_path / "own.toml"
@@ -60,6 +63,27 @@ def test_a_recipe_has_defaults(own: Path) -> None:
     assert tags_of(recipe.labels, recipe.scheme)[0] == "O"
 
 
+def test_a_recipe_may_have_many_teachers_and_students(own: Path) -> None:
+    recipe = load_recipe(
+        own,
+        [
+            "finetune.seeds=[]",
+            "finetune.unfreeze=gradual",
+            "finetune.trained_layers=0",
+            "teacher.members=['models/ner-en/1', 'models/other/2']",
+            "students=[{name='a', architecture='cnn', size={dilations=[1, 2]}}, "
+            "{name='b', architecture='bilstm', labelled={losses={mse=0.5, cross_entropy=0.5}}}]",
+        ],
+    )
+    first, second = recipe.students
+    assert recipe.teacher.members == ("models/ner-en/1", "models/other/2")
+    assert first.size == {"dilations": (1, 2)}
+    assert first.transfer.losses == {"mse": 1.0}
+    assert (first.labelled, first.alone) == (None, None)
+    assert second.labelled is not None
+    assert second.labelled.wanted == {"mse", "cross_entropy"}
+
+
 def test_values_are_changed_in_toml_or_bare_words(own: Path) -> None:
     changes = ["finetune.lr=1e-4", "encoder.path=other/encoder", 'output="runs/b"', "export.golden=['a']"]
     recipe = load_recipe(own, [*changes, "encoder.word_shapes = false"])
@@ -80,6 +104,18 @@ def test_values_are_changed_in_toml_or_bare_words(own: Path) -> None:
         ("train.name=a", "train is no table of the recipe"),
         ("scheme=IOBES", "scheme: Input should be 'IO', 'IOB1', 'IOB2' or 'BIOES'"),
         ("labels=[]", "labels"),
+        ("finetune.losses={mse=1.0}", "finetune: Value error, losses: labelled text without a teacher"),
+        ("finetune.losses={cross_entropy=0}", "losses: one weight must be above 0"),
+        ("finetune.losses={surprise=1}", "finetune.losses.surprise"),
+        ("finetune.unfreeze=gradual", 'unfreeze = "gradual" needs trained_layers of the first epoch'),
+        ("finetune.seeds=[]", "finetune.seeds is empty; give a seed, or name a teacher"),
+        ("students=[{name='A', architecture='cnn'}]", "students.0.name"),
+        (STUDENT % "transfer={losses={cross_entropy=1}}", "the transfer set has no labels"),
+        (STUDENT % "alone={losses={kl=1}}", "alone.losses: labelled text without a teacher"),
+        (
+            STUDENT % "encoder={path='other', words='space'}",
+            "students a: its encoder.words is 'space', the recipe's 'bert'",
+        ),
     ],
 )
 def test_a_wrong_change_is_named(own: Path, change: str, message: str) -> None:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -10,23 +10,32 @@ import torch
 from app.engine.decoding import Scheme, tags_of
 from app.engine.tokenizer import EncodedText, Tokenizer
 from app.engine.windows import cut_windows
-from app.engine.words import Ints
+from app.engine.words import Ints, split_words
 from training.data.documents import Document
 
 IGNORED = -100
 """The tag of sub-tokens that no decision is read from, as `torch.nn.CrossEntropyLoss` skips it."""
 
-NO_TAGS = np.zeros(0, np.int64)
-"""The tags of an example that is only run."""
+NO_TARGET = -1
+"""The row of sub-tokens that no teacher says anything of."""
+
+NOTHING = np.zeros(0, np.int64)
+"""The tags and rows of an example that is only run."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """Sub-tokens of one text without special tokens, all of shape (sub-tokens,)."""
+    """Sub-tokens of one text without special tokens, all of shape (sub-tokens,).
+
+    Attributes:
+        tags: of each decision, on its head; `IGNORED` elsewhere.
+        rows: where the teacher's answer for each decision's first word stands; `NO_TARGET` elsewhere.
+    """
 
     ids: Ints
     shapes: Ints
     tags: Ints
+    rows: Ints
     group: str = ""
 
     def __len__(self) -> int:
@@ -61,15 +70,50 @@ def encode(
     tokenizer: Tokenizer,
     scheme: Scheme,
     labels: Sequence[str],
+    rows: Sequence[Ints] | None = None,
 ) -> list[Example]:
-    """Examples in the documents' order, each a whole text however long."""
+    """Labelled examples in the documents' order, each a whole text however long.
+
+    Args:
+        rows: see `encode_raw`.
+    """
     tags = tags_of(labels, scheme)
-    examples = []
-    for document, encoded in zip(documents, tokenizer.encode([d.text for d in documents]), strict=True):
-        on_tokens = np.full(len(encoded), IGNORED, np.int64)
-        on_tokens[encoded.heads] = tag_ids(encoded, document, scheme, tags)
-        examples.append(Example(encoded.ids, encoded.shapes, on_tokens, document.group))
-    return examples
+    texts = [document.text for document in documents]
+    return [
+        replace(
+            example,
+            tags=_on_heads(encoded, tag_ids(encoded, document, scheme, tags), IGNORED),
+            group=document.group,
+        )
+        for document, (encoded, example) in zip(documents, _examples(texts, tokenizer, rows), strict=True)
+    ]
+
+
+def encode_raw(texts: Sequence[str], tokenizer: Tokenizer, rows: Sequence[Ints]) -> list[Example]:
+    """Examples without tags, for a student that learns from a teacher.
+
+    Args:
+        rows: for each text the row of each of its words in the teacher's answers, `NO_TARGET` for
+            none, shape (words,).
+    """
+    return [example for _, example in _examples(texts, tokenizer, rows)]
+
+
+def _examples(
+    texts: Sequence[str], tokenizer: Tokenizer, rows: Sequence[Ints] | None
+) -> Iterator[tuple[EncodedText, Example]]:
+    for number, (text, encoded) in enumerate(zip(texts, tokenizer.encode(texts), strict=True)):
+        on_tokens = np.full(len(encoded), NO_TARGET, np.int64)
+        if rows is not None:  # a decision learns what the teacher says of its first word
+            first = np.searchsorted(split_words(text, tokenizer.rule).starts, encoded.starts)
+            on_tokens = _on_heads(encoded, rows[number][first], NO_TARGET)
+        yield encoded, Example(encoded.ids, encoded.shapes, np.full(len(encoded), IGNORED), on_tokens)
+
+
+def _on_heads(encoded: EncodedText, values: Ints, elsewhere: int) -> Ints:
+    on_tokens = np.full(len(encoded), elsewhere, np.int64)
+    on_tokens[encoded.heads] = values
+    return on_tokens
 
 
 def training_windows(
@@ -99,34 +143,44 @@ def training_windows(
 
 
 def _cut(joined: Sequence[Example], size: int) -> Iterator[Example]:
-    ids, shapes, tags = (
-        np.concatenate([getattr(example, name) for example in joined]) for name in ("ids", "shapes", "tags")
+    if len(joined) == 1 and len(joined[0]) <= size:
+        if _teaches(joined[0]):
+            yield joined[0]
+        return
+    ids, shapes, tags, rows = (
+        np.concatenate([getattr(example, name) for example in joined])
+        for name in ("ids", "shapes", "tags", "rows")
     )
     for window in cut_windows(len(ids), size, size // 4):
-        kept = np.full(window.end - window.start, IGNORED, np.int64)
-        low, high = window.keep_from - window.start, window.keep_to - window.start
-        kept[low:high] = tags[window.keep_from : window.keep_to]
-        if (kept != IGNORED).any():
-            inside = slice(window.start, window.end)
-            yield Example(ids[inside], shapes[inside], kept)
+        inside = slice(window.start, window.end)
+        away = np.ones(window.end - window.start, bool)
+        away[window.keep_from - window.start : window.keep_to - window.start] = False
+        part = Example(
+            ids[inside],
+            shapes[inside],
+            np.where(away, IGNORED, tags[inside]),
+            np.where(away, NO_TARGET, rows[inside]),
+        )
+        if _teaches(part):
+            yield part
+
+
+def _teaches(example: Example) -> bool:
+    return bool((example.tags != IGNORED).any() or (example.rows != NO_TARGET).any())
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of shape (rows, sub-tokens), special tokens and padding included."""
+    """Tensors of shape (rows, sub-tokens), special tokens and padding included; see `Example`."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     word_shape: torch.Tensor
     tags: torch.Tensor
+    rows: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.word_shape.to(device),
-            self.tags.to(device),
-        )
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def collate(examples: Sequence[Example], tokenizer: Tokenizer) -> Batch:
@@ -138,13 +192,15 @@ def collate(examples: Sequence[Example], tokenizer: Tokenizer) -> Batch:
     mask = np.zeros(shape, np.int64)
     shapes = np.zeros(shape, np.int64)
     tags = np.full(shape, IGNORED, np.int64)
-    for row, example in enumerate(examples):
+    rows = np.full(shape, NO_TARGET, np.int64)
+    for number, example in enumerate(examples):
         end = len(prefix) + len(example)
-        ids[row, : end + len(suffix)] = [*prefix, *example.ids, *suffix]
-        mask[row, : end + len(suffix)] = 1
-        shapes[row, len(prefix) : end] = example.shapes
-        tags[row, len(prefix) : len(prefix) + len(example.tags)] = example.tags
-    return Batch(*(torch.from_numpy(array) for array in (ids, mask, shapes, tags)))
+        ids[number, : end + len(suffix)] = [*prefix, *example.ids, *suffix]
+        mask[number, : end + len(suffix)] = 1
+        shapes[number, len(prefix) : end] = example.shapes
+        tags[number, len(prefix) : len(prefix) + len(example.tags)] = example.tags
+        rows[number, len(prefix) : len(prefix) + len(example.rows)] = example.rows
+    return Batch(*(torch.from_numpy(array) for array in (ids, mask, shapes, tags, rows)))
 
 
 def batches(

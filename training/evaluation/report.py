@@ -36,6 +36,9 @@ from training.evaluation.tokens import token_table
 from training.folders import replaced_file
 from training.recipe import Recipe
 
+_ASIDE = ("search", "learning_curve")
+"""Folders of a run whose trainings are shown otherwise."""
+
 Say = Callable[[str], None]
 Numbers = dict[str, Any]
 
@@ -414,7 +417,8 @@ def _run(folder: Path) -> Numbers:
     stages = {}
     for path in sorted(folder.rglob("history.json")):
         parts = path.parent.relative_to(folder).parts
-        if epochs := [] if any(part.startswith(".") for part in parts) else _read(path, list):
+        aside = any(part in _ASIDE or part.startswith(".") for part in parts)
+        if epochs := [] if aside else _read(path, list):
             stages["/".join(part for part in parts if part != "state") or folder.name] = epochs
     curve = folder / "learning_curve.json"
     return {

@@ -1,10 +1,10 @@
 """The model card: what a version is, what it was made of, how well it does, and how to check that."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.evaluation.evaluate import as_text
+from training.export.package import Package
 from training.recipe import Recipe
 
 
@@ -20,44 +20,52 @@ library_name: nerve
 """
 
 
-def model_card(recipe: Recipe, number: int, metrics: dict[str, Any], weights: Path) -> str:
-    """`README.md` of a version, in Markdown."""
+def model_card(package: Package, number: int, recipe: Recipe) -> str:
+    """`README.md` of a version, in Markdown. The package holds its measurements and its golden texts."""
+    metrics, lineage = package.metrics, package.lineage
     sources = "\n".join(
         f"| {corpus.name} | {corpus.licence or 'see its source'} | {corpus.source} |"
         for corpus in recipe.train
     )
-    epochs = recipe.finetune.epochs
+    weights = " and ".join(
+        f"{path.stat().st_size / 1e6:.1f} MB ({precision})" for precision, path in package.files.items()
+    )
     limits = (
         "".join(["\n## Limits\n\n", *(f"- {limit}\n" for limit in recipe.limits)]) if recipe.limits else ""
     )
-    return f"""{front_matter(recipe.license, recipe.languages)}
-# {recipe.name}/{number}
+    return f"""{front_matter(package.license, package.languages)}
+# {package.name}/{number}
 
-{recipe.description}
+{package.description}
 
-Labels: {", ".join(recipe.labels)}. One ONNX file of {weights.stat().st_size / 1e6:.1f} MB
-({weights.name.split(".")[1]}), served by [Nerve](../../../README.md):
+Labels: {", ".join(package.labels)}. {lineage["export"]["parameters"] / 1e6:.1f} million parameters in ONNX,
+{weights}, served by [Nerve](../../../README.md):
 
     curl -s localhost:8000/ner -H 'Content-Type: application/json' \\
-      -d '{{"text": "Angela Merkel visited IBM in New York."}}'
+      -d '{{"text": "Angela Merkel visited IBM in New York.", "model": "{package.name}"}}'
 
 ## How well it does
 
 Exact-span entity scores in percent, from raw text, through the serving engine. The version was
 chosen on the dev files; these are the test files, which nothing was selected on. Reprint them with
 
-    nerve-train evaluate models/{recipe.name}/{number} {recipe.file}
+    nerve-train evaluate models/{package.name}/{number} {recipe.file}
 
 {as_text(metrics["test"])}
 
-Average F1 on the dev files: {metrics["dev"]["average_f1"]:.2f}
-(the same weights in fp32: {metrics["dev_average_f1_fp32"]:.2f}).
+Average F1 on the dev files: {metrics["dev"]["average_f1"]:.2f}.
+
+{_chosen(metrics["chosen"])}
+
+{_calibration(metrics["calibration"])}
 
 ## How it was made
 
-`nerve-train run {recipe.file}`: {recipe.encoder.source or recipe.encoder.path}
-({recipe.encoder.licence or "licence as its source states"}) fine-tuned for up to {epochs} epochs;
-the resolved recipe, seeds and library versions are in `manifest.json` under `lineage`.
+{lineage["made"]} The resolved recipe, seeds and library versions are in `manifest.json` under `lineage`;
+`nerve-train run {recipe.file}` makes it again.
+
+The pretrained encoder: {recipe.encoder.source or recipe.encoder.path}
+({recipe.encoder.licence or "licence as its source states"}).
 
 | trained on | licence | source |
 |---|---|---|
@@ -65,6 +73,31 @@ the resolved recipe, seeds and library versions are in `manifest.json` under `li
 
 ## Licence
 
-The weights: {recipe.license or "as their sources demand"}. Sources with a share-alike licence make it
+The weights: {package.license or "as their sources demand"}. Sources with a share-alike licence make it
 so, and each is to be attributed as above.
 {limits}"""
+
+
+def _chosen(chosen: Mapping[str, Any]) -> str:
+    """Which precisions were weighed up, and how they did."""
+    rows = "\n".join(
+        f"| {precision} | {one['dev_average_f1']:.2f} | {one['bytes'] / 1e6:.1f} "
+        f"| {one['tokens_per_second']:,} |"
+        for precision, one in chosen["considered"].items()
+    )
+    machine = chosen["machine"]
+    return f"""The precision was chosen on {machine["cores"]} cores of {machine["processor"]}: the fastest
+that loses at most {chosen["gate"]} points of dev F1 against fp32.
+
+| precision | average dev F1 | MB | sub-tokens a second |
+|---|---:|---:|---:|
+{rows}"""
+
+
+def _calibration(calibration: Mapping[str, Any]) -> str:
+    cuts = [f"{label} below {value:g}" for label, value in calibration["thresholds"].items() if value]
+    dropped = f"\nWhat is not worth keeping is dropped: {', '.join(cuts)}." if cuts else ""
+    temperature = calibration["temperature"]
+    before, after = calibration["ece_before"], calibration["ece_after"]
+    return f"""Scores are calibrated on the dev files with a temperature of {temperature:g}: there their
+expected calibration error fell from {before:.1f} to {after:.1f} %.{dropped}"""

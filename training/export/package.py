@@ -47,6 +47,8 @@ class Package:
     max_length: int
     stride: int
     words: WordRule = "bert"
+    temperature: float = 1.0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     description: str = ""
     languages: Sequence[str] = ()
     license: str = ""
@@ -87,6 +89,8 @@ def write_version(package: Package, models: Path, number: int, card: str = "") -
             tags=tuple(package.tags),
             scheme=package.scheme,
             words=package.words,
+            temperature=package.temperature,
+            thresholds=dict(package.thresholds),
             inputs=dict(package.inputs),
             max_length=package.max_length,
             stride=package.stride,
@@ -119,7 +123,7 @@ def next_version(models: Path, name: str) -> int:
 
 
 def features_of(inputs: Sequence[str], word_shapes: bool) -> dict[str, Feature]:
-    """Which feature feeds each input of a graph that optimum exported.
+    """Which feature feeds each input of an exported graph; `token_type_ids` carry shapes or nothing.
 
     Raises:
         ValueError: an input that is not known.
@@ -128,6 +132,7 @@ def features_of(inputs: Sequence[str], word_shapes: bool) -> dict[str, Feature]:
         "input_ids": "ids",
         "attention_mask": "mask",
         "token_type_ids": "word_shape" if word_shapes else "zeros",
+        "word_shape": "word_shape",
     }
     if unknown := set(inputs) - set(known):
         raise ValueError(f"the graph has inputs {sorted(unknown)}, which nothing can feed")

@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,10 +11,21 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from app.engine.decoding import Scheme, tags_of
 from app.engine.tokenizer import Tokenizer
+from app.engine.words import Ints, split_words
 from tests.texts import texts
 from tests.training.data.tagging import LABELS, SCHEMES, runs
 from training.data.documents import Document, Span
-from training.data.encode import IGNORED, Example, batches, collate, encode, tag_ids, training_windows
+from training.data.encode import (
+    IGNORED,
+    NO_TARGET,
+    Example,
+    batches,
+    collate,
+    encode,
+    encode_raw,
+    tag_ids,
+    training_windows,
+)
 from training.data.tags import illegal_tags, read_runs
 
 
@@ -82,37 +94,75 @@ def test_a_word_has_its_tag_on_its_first_sub_token() -> None:
 
 @st.composite
 def examples(draw: st.DrawFn) -> list[Example]:
-    """Examples whose ids count up through all of them; a tag is its sub-token's id or ignored."""
+    """Examples whose ids count up through all of them; tags and rows are their sub-token's id or none."""
     made = []
     at = 0
     for length in draw(st.lists(st.integers(0, 40), max_size=8)):
         ids = np.arange(at, at + length)
-        ignored = draw(st.lists(st.booleans(), min_size=length, max_size=length))
-        tags = np.where(np.array(ignored, bool), IGNORED, ids)
-        made.append(Example(ids, ids % 6, tags, draw(st.sampled_from(["", "a", "b"]))))
+        some = st.lists(st.booleans(), min_size=length, max_size=length)
+        ignored, unknown = np.array(draw(some), bool), np.array(draw(some), bool)
+        tags, rows = np.where(ignored, IGNORED, ids), np.where(unknown, NO_TARGET, ids)
+        made.append(Example(ids, ids % 6, tags, rows, draw(st.sampled_from(["", "a", "b"]))))
         at += length
     return made
 
 
 @given(examples(), st.integers(1, 24), st.sampled_from([0.0, 0.5, 0.99]), st.integers(0, 9))
-def test_windows_cover_every_tag_exactly_once(
+def test_windows_cover_every_tag_and_row_exactly_once(
     made: list[Example], size: int, passages: float, seed: int
 ) -> None:
     windows = list(training_windows(made, size, passages, random.Random(seed)))
-    kept = [tag for window in windows for tag in window.tags.tolist() if tag != IGNORED]
-    assert kept == [tag for example in made for tag in example.tags.tolist() if tag != IGNORED]
+    assert told(windows) == told(made)
     for window in windows:
         assert 1 <= len(window) <= size
-        own = window.tags != IGNORED
-        assert own.any()
+        own, known = window.tags != IGNORED, window.rows != NO_TARGET
+        assert (own | known).any()
         assert (window.tags[own] == window.ids[own]).all()
+        assert (window.rows[known] == window.ids[known]).all()
         assert (window.shapes == window.ids % 6).all()
 
 
+def told(made: Sequence[Example]) -> tuple[list[int], list[int]]:
+    """All tags and rows in order."""
+    tags = [tag for example in made for tag in example.tags.tolist() if tag != IGNORED]
+    return tags, [row for example in made for row in example.rows.tolist() if row != NO_TARGET]
+
+
+@given(st.lists(texts, max_size=4), st.integers(1, 24), st.data())
+def test_each_decision_learns_what_is_said_of_its_first_word(
+    spoken: list[str], size: int, data: st.DataObject
+) -> None:
+    rows, expected, at = [], [], 0
+    for text, encoded in zip(spoken, TOKENIZER.encode(spoken), strict=True):
+        starts = split_words(text).starts.tolist()
+        known = data.draw(st.lists(st.booleans(), min_size=len(starts), max_size=len(starts)))
+        numbers = np.arange(at, at + len(starts))
+        rows.append(np.where(np.array(known, bool), numbers, NO_TARGET))
+        expected += [int(rows[-1][starts.index(start)]) for start in encoded.starts.tolist()]
+        at += len(starts)
+    expected = [row for row in expected if row != NO_TARGET]
+    raw = encode_raw(spoken, TOKENIZER, rows)
+    assert told(raw) == ([], expected)
+    assert told(list(training_windows(raw, size, 0.0, random.Random(1)))) == ([], expected)
+    labelled = encode([Document("d", text) for text in spoken], TOKENIZER, "IO", LABELS, rows)
+    assert told(labelled)[1] == expected
+    assert len(told(labelled)[0]) == sum(len(one.heads) for one in TOKENIZER.encode(spoken))
+
+
+def test_texts_that_teach_nothing_are_not_run() -> None:
+    spoken = ["Ada rose", "Ada", ""]
+    rows: list[Ints] = [np.array([NO_TARGET, NO_TARGET]), np.array([7]), np.zeros(0, np.int64)]
+    windows = list(training_windows(encode_raw(spoken, TOKENIZER, rows), 8, 0.0, random.Random(1)))
+    assert [window.rows.tolist() for window in windows] == [[7, NO_TARGET, NO_TARGET]]
+
+
+def plain(ids: Ints, group: str = "") -> Example:
+    """An example whose every sub-token is a decision of tag 0 that no teacher knows."""
+    return Example(ids, np.zeros_like(ids), np.zeros_like(ids), np.full(len(ids), NO_TARGET), group)
+
+
 def test_only_sentences_of_one_article_join() -> None:
-    made = [Example(np.array([n]), np.array([0]), np.array([0]), g) for n, g in enumerate("aab")]
-    made.append(Example(np.array([3]), np.array([0]), np.array([0]), ""))
-    made.append(Example(np.array([4]), np.array([0]), np.array([0]), ""))
+    made = [plain(np.array([n]), group) for n, group in enumerate(["a", "a", "b", "", ""])]
     joined = training_windows(made, 8, 0.999, random.Random(1))
     assert [window.ids.tolist() for window in joined] == [[0, 1], [2], [3], [4]]
     alone = training_windows(made, 8, 0.0, random.Random(1))
@@ -123,10 +173,7 @@ def test_only_sentences_of_one_article_join() -> None:
 def test_batches_keep_to_the_limit_and_lose_nothing(
     lengths: list[int], tokens: int, extra: int, seed: int
 ) -> None:
-    made = [
-        Example(np.full(length, number), np.zeros(length, np.int64), np.zeros(length, np.int64))
-        for number, length in enumerate(lengths)
-    ]
+    made = [plain(np.full(length, number)) for number, length in enumerate(lengths)]
     result = batches(made, tokens, extra, random.Random(seed))
     assert sorted(int(e.ids[0]) for batch in result for e in batch) == list(range(len(made)))
     for batch in result:
@@ -135,7 +182,7 @@ def test_batches_keep_to_the_limit_and_lose_nothing(
 
 
 def test_batches_are_the_same_for_the_same_seed() -> None:
-    made = [Example(np.full(n, n), np.zeros(n, np.int64), np.zeros(n, np.int64)) for n in range(1, 40)]
+    made = [plain(np.full(n, n)) for n in range(1, 40)]
 
     def order(seed: int) -> list[list[int]]:
         return [[len(e) for e in batch] for batch in batches(made, 128, 2, random.Random(seed))]
@@ -145,10 +192,12 @@ def test_batches_are_the_same_for_the_same_seed() -> None:
 
 
 def test_a_batch_is_padded_on_the_right_between_special_tokens() -> None:
-    made = encode([Document("d", "ab"), Document("d", "a")], TOKENIZER, "IO", LABELS)
+    documents, rows = [Document("d", "ab"), Document("d", "a")], [np.array([5]), np.array([NO_TARGET])]
+    made = encode(documents, TOKENIZER, "IO", LABELS, rows)
     batch = collate(made, TOKENIZER)
     a, b = TOKENIZER.encode(["ab"])[0].ids.tolist()
     assert batch.input_ids.tolist() == [[2, a, b, 3], [2, a, 3, 0]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
     assert batch.word_shape.tolist() == [[0, 1, 1, 0], [0, 1, 0, 0]]
     assert batch.tags.tolist() == [[IGNORED, 0, IGNORED, IGNORED], [IGNORED, 0, IGNORED, IGNORED]]
+    assert batch.rows.tolist() == [[NO_TARGET, 5, NO_TARGET, NO_TARGET], [NO_TARGET] * 4]

@@ -1,0 +1,257 @@
+"""The learning curve: how good a student gets with how much labelled text, alone and distilled.
+
+The rest of the labelled texts is taken as text without labels, as it would be before anyone labelled
+it: the teacher of a share knows no more labels than its student.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.engine.decoding import tags_of
+from app.lifecycle.loading import load_version
+from app.manifest import read_manifest
+from training.data.corpora import LoadedCorpus, load_held_out, load_train
+from training.data.documents import Document, text_key
+from training.data.transfer import TransferSet, build_transfer_set
+from training.distill import (
+    CHECKPOINT,
+    Lesson,
+    claim,
+    distill,
+    finetune,
+    prepare_lesson,
+    processes,
+    teacher_folder,
+    teacher_members,
+    train_alone,
+)
+from training.evaluation.answers import ask
+from training.evaluation.significance import Interval, average_interval
+from training.export.publish import Product, publish
+from training.folders import replaced_file
+from training.recipe import Augmentation, Recipe, Student, Teacher
+from training.teacher import Say, label, member_key
+
+SHARES = (0.05, 0.2, 1.0)
+CURVE = "learning_curve.json"
+
+UNLABELLED = "labels not used"
+"""The origin of training texts outside of a share."""
+
+_WHOLE_TEACHER = "distilled-whole-teacher"
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A share of the labelled texts.
+
+    Attributes:
+        recipe: of what is trained on it without a teacher, and of its own teacher.
+        taught: of what is distilled.
+        labelled: the texts of the share.
+        rest: the other texts, without their labels.
+    """
+
+    share: float
+    recipe: Recipe
+    taught: Recipe
+    labelled: Sequence[LoadedCorpus]
+    rest: Sequence[LoadedCorpus]
+
+    @property
+    def texts(self) -> int:
+        return sum(len(corpus.documents) for corpus in self.labelled)
+
+
+def learning_curve(
+    recipe: Recipe, student: Student, sizes: Sequence[float], say: Say, whole_teacher: bool = False
+) -> Path:
+    """Train a student on shares of the labelled texts, with and without a teacher, or go on with it.
+
+    For each share a teacher is fine-tuned on it with the first seed; it labels the share, the rest of
+    the training texts without their labels, raw text, and variations of the share. Everything is
+    exported as fp32 into `<run>/models` and measured there, on the recipe's test files.
+
+    Args:
+        sizes: shares of each training corpus, in (0, 1]; a smaller one is part of a larger one.
+        whole_teacher: have the run's own teacher, which has seen all labels, teach at every share.
+
+    Returns:
+        `<run>/learning_curve.json`: for each of `shares` the labelled texts (`sizes`) and the average F1
+        in percent of `alone`, `distilled` and `teacher` with the ends of 95 % intervals (`alone_low`, …);
+        `teacher_saw` is `share` or `all`, and `teacher` is missing for `all`.
+
+    Raises:
+        ValueError: a share is none, the recipe has no test files or no seed, the student has no `alone`
+            stage, or a folder holds something that was made otherwise.
+    """
+    if processes().num_processes > 1:
+        raise ValueError("a learning curve is one process; start it without accelerate launch")
+    shares = sorted(set(sizes))
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"shares {', '.join(map(str, sizes)) or '(none)'}: must be above 0 and at most 1")
+    if not recipe.test:
+        raise ValueError(f"{recipe.file}: a learning curve is measured on test files; add a [[test]]")
+    if student.alone is None:
+        raise ValueError(
+            f"{recipe.file}: {student.name} has no [students.alone], which is half of a learning curve"
+        )
+    if not recipe.finetune.seeds and not whole_teacher:
+        raise ValueError(f"{recipe.file}: finetune.seeds is empty, and each share's teacher needs one")
+    corpora = load_train(recipe)
+    parts = [_share(recipe, corpora, share, whole_teacher) for share in shares]
+    curve: dict[str, list[Interval]] = {}
+    for part in parts:
+        say(f"share {part.share:g}: {part.texts} labelled texts")
+        for name, checkpoint in _trained(part, student, whole_teacher, say).items():
+            version = _published(part, student, name, checkpoint, recipe.run_folder / "models", say)
+            found = _measured(version, recipe)
+            curve.setdefault("distilled" if name == _WHOLE_TEACHER else name, []).append(found)
+            say(f"share {part.share:g}: {name} {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]")
+    file = recipe.run_folder / CURVE
+    result: dict[str, object] = {
+        "student": student.name,
+        "teacher_saw": "all" if whole_teacher else "share",
+        "shares": shares,
+        "sizes": [part.texts for part in parts],
+    }
+    for name, intervals in curve.items():
+        result[name] = [round(one.value, 3) for one in intervals]
+        result[f"{name}_low"] = [round(one.low, 3) for one in intervals]
+        result[f"{name}_high"] = [round(one.high, 3) for one in intervals]
+    replaced_file(file, json.dumps(result, indent=1) + "\n")
+    return file
+
+
+def subset(documents: Sequence[Document], share: float, seed: str) -> tuple[Document, ...]:
+    """About a share of documents, whole articles, in their order; of one seed a smaller is in a larger."""
+    units: dict[str, list[int]] = {}
+    for number, document in enumerate(documents):
+        units.setdefault(document.group or f"\0{number}", []).append(number)
+    names = list(units)
+    random.Random(seed).shuffle(names)
+    wanted = max(1, round(share * len(documents)))
+    taken: list[int] = []
+    for name in names:
+        if len(taken) >= wanted:
+            break
+        taken += units[name]
+    return tuple(documents[number] for number in sorted(taken))
+
+
+def _share(recipe: Recipe, corpora: Sequence[LoadedCorpus], share: float, whole_teacher: bool) -> _Share:
+    """A share of each corpus and what is trained by it. The whole is the run's own, as far as that goes."""
+    labelled, rest = [], []
+    for corpus in corpora:
+        taken = subset(corpus.documents, share, f"{recipe.transfer.seed}/{corpus.name}")
+        keys = {document.key for document in taken}  # no two training documents have one key
+        left = (replace(one, spans=()) for one in corpus.documents if one.key not in keys)
+        labelled.append(replace(corpus, documents=taken))
+        rest.append(replace(corpus, documents=tuple(left)))
+    # fp32 everywhere: the curve is about learning, not about what a precision costs.
+    recipe = recipe.model_copy(
+        update={"export": recipe.export.model_copy(update={"precision": "fp32", "fp16": False})}
+    )
+    folder = recipe.run_folder / "learning_curve" / f"{share:g}"
+    first = recipe.finetune.seeds[:1]
+    alone = recipe if share == 1 else _moved(recipe, folder, first, ())
+    whole = teacher_members(recipe)
+    members = whole if whole_teacher else [teacher_folder(alone, seed) / CHECKPOINT for seed in first]
+    if share == 1 and members == whole:
+        taught = recipe
+    else:
+        taught = _moved(recipe, folder / _WHOLE_TEACHER if whole_teacher else folder, (), members)
+    return _Share(share, alone, taught, labelled, rest)
+
+
+def _moved(recipe: Recipe, folder: Path, seeds: Sequence[int], members: Sequence[Path]) -> Recipe:
+    """The recipe in another folder, with another teacher."""
+    changes = {
+        "output": str(folder),
+        "finetune": recipe.finetune.model_copy(update={"seeds": tuple(seeds)}),
+        "teacher": Teacher(members=tuple(map(str, members))),
+    }
+    return recipe.model_copy(update=changes)
+
+
+def _trained(part: _Share, student: Student, whole_teacher: bool, say: Say) -> dict[str, Path]:
+    """Train what a share has, or what is left of it; the checkpoints by what the curve calls them."""
+    if part.share < 1:
+        texts = "\0".join(document.text for corpus in part.labelled for document in corpus.documents)
+        made_of = {"share": part.share, "texts": hashlib.sha256(texts.encode()).hexdigest()}
+        claim(part.recipe.run_folder, made_of)
+    trained = {"alone": train_alone(part.recipe, student, part.labelled)}
+    if not whole_teacher:
+        trained["teacher"] = finetune(part.recipe, part.recipe.finetune.seeds[0], part.labelled)
+    lesson = prepare_lesson(part.taught, say) if part.share == 1 else _lesson(part, say)
+    trained[_WHOLE_TEACHER if whole_teacher else "distilled"] = distill(part.taught, student, lesson)
+    return trained
+
+
+def _lesson(part: _Share, say: Say) -> Lesson:
+    """As `prepare_lesson` gives it, of a share: no label of the rest is in it."""
+    recipe = part.taught
+    held_out = load_held_out((*recipe.dev, *recipe.test), recipe)
+    folder = recipe.run_folder / "transfer"
+    claim(folder, recipe.model_dump(mode="json", include={"dev", "test", "transfer"}))
+    try:
+        transfer = TransferSet.load(folder / "set")
+    except FileNotFoundError:
+        transfer = share_transfer_set(recipe, part.labelled, part.rest, held_out)
+        transfer.save(folder / "set")
+    say(f"transfer set: {len(transfer.texts)} texts of {transfer.words} words, {transfer.counts}")
+    tags = tags_of(recipe.labels, recipe.scheme)
+    answers = recipe.run_folder / "answers"
+    targets = label(teacher_members(recipe), transfer.texts, tags, recipe, answers, say)
+    return Lesson(part.labelled, held_out[: len(recipe.dev)], transfer, targets)
+
+
+def share_transfer_set(
+    recipe: Recipe,
+    labelled: Sequence[LoadedCorpus],
+    rest: Sequence[LoadedCorpus],
+    held_out: Sequence[LoadedCorpus],
+) -> TransferSet:
+    """The transfer set where only some of the training texts are labelled.
+
+    The rest is in it whole, as the labelled ones are, but only these are varied. `transfer.words` limits
+    all together.
+    """
+    plain = recipe.transfer.model_copy(update={"texts": (), "augment": Augmentation(), "words": 0})
+    unlabelled = build_transfer_set(recipe.model_copy(update={"transfer": plain}), rest, held_out)
+    words = recipe.transfer.words and max(1, recipe.transfer.words - unlabelled.words)
+    limited = recipe.transfer.model_copy(update={"words": words})
+    found = build_transfer_set(recipe.model_copy(update={"transfer": limited}), labelled, held_out)
+    known = {text_key(text) for text in found.texts}
+    more = tuple(text for text in unlabelled.texts if text_key(text) not in known)
+    return TransferSet((*found.texts, *more), found.counts | {UNLABELLED: len(more)}, found.dropped)
+
+
+def _published(part: _Share, student: Student, name: str, checkpoint: Path, models: Path, say: Say) -> Path:
+    """The version of a checkpoint, made once."""
+    version = models / f"{student.name}-curve-{part.share:g}-{name}" / "1"
+    made = member_key(checkpoint)
+    if version.exists():
+        if read_manifest(version).lineage.get("checkpoint") != made:
+            raise ValueError(f"{version}: was made from another training; delete it, it is made again")
+        return version
+    description = f"For a learning curve: {name}, with {part.texts} labelled texts."
+    lineage = {"made": description, "checkpoint": made, "share": part.share}
+    product = Product(version.parent.name, description, checkpoint, checkpoint.parent, lineage)
+    return publish(product, part.recipe, models, 1, say)
+
+
+def _measured(version: Path, recipe: Recipe) -> Interval:
+    """The average F1 on the test files, through the serving engine."""
+    loaded = load_version(version)
+    try:
+        answers = [ask(loaded.predictor, corpus) for corpus in load_held_out(recipe.test, recipe)]
+    finally:
+        loaded.predictor.close()
+    return average_interval(answers, recipe.labels, resamples=_RESAMPLES)

@@ -1,0 +1,234 @@
+"""The teacher: one or several fine-tuned networks, and what they say of a text, word by word.
+
+Labels live on words, so a student may have another tokenizer than its teacher. Each member's
+log-probabilities are computed once, kept in fp16 on disk and read through the page cache; the teacher
+is their mean (Hinton et al. 2015 average the members' distributions, here geometrically).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm import tqdm
+
+from app.engine.tokenizer import EncodedText, Tokenizer
+from app.engine.words import Ints, WordRule, split_words
+from app.lifecycle.loading import LoadOptions, load_single
+from app.manifest import MANIFEST, file_hash
+from training.data.encode import NO_TARGET
+from training.folders import replaced_file
+from training.inference import logits_of
+from training.models import load_tagger
+from training.models.tagger import MeasuredTagger, Tagger
+from training.models.transformer import TransformerTagger
+from training.recipe import Recipe
+
+Floats = npt.NDArray[np.float32]
+Say = Callable[[str], None]
+
+_CHUNK = 2_000  # texts between two saves
+
+
+class Member(Protocol):
+    """One network of the teacher.
+
+    Attributes:
+        rule: how it splits words.
+    """
+
+    rule: WordRule
+
+    def answer(self, texts: Sequence[str]) -> list[tuple[EncodedText, Floats]]:
+        """Each text's decisions and their log-probabilities, shape (decisions, tags)."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+class CheckpointMember:
+    """A fine-tuned network of this package, run by PyTorch."""
+
+    def __init__(self, folder: Path, tags: Sequence[str], recipe: Recipe):
+        self.rule = recipe.encoder.words
+        self._tagger = load_tagger(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        self._columns = _columns(folder, _tags_of(self._tagger), tags)
+        self._tokenizer = Tokenizer.from_file(folder / "tokenizer.json", self.rule)
+        self._window = recipe.export.max_length, recipe.export.stride
+
+    def answer(self, texts: Sequence[str]) -> list[tuple[EncodedText, Floats]]:
+        encoded = self._tokenizer.encode(texts)
+        logits = logits_of(self._tagger, self._tokenizer, encoded, len(self._columns), *self._window)
+        return [
+            (text, _log_softmax(values[:, self._columns]))
+            for text, values in zip(encoded, logits, strict=True)
+        ]
+
+    def close(self) -> None:
+        del self._tagger
+
+
+class VersionMember:
+    """A published version, run by the serving engine: any network that `nerve-train import` takes."""
+
+    def __init__(self, folder: Path, tags: Sequence[str]):
+        loaded = load_single(folder.resolve(), LoadOptions(provider="auto"))
+        manifest = loaded.manifest
+        try:
+            self._columns = _columns(folder, manifest.tags, tags)
+        except ValueError:
+            loaded.predictor.close()
+            raise
+        self.rule = manifest.words
+        self._predictor = loaded.predictor
+        self._temperature = manifest.temperature
+
+    def answer(self, texts: Sequence[str]) -> list[tuple[EncodedText, Floats]]:
+        encoded = self._predictor.tokenizer.encode(texts)
+        logits = self._predictor.logits(texts)
+        scaled = (_log_softmax(values[:, self._columns] / self._temperature) for values in logits)
+        return list(zip(encoded, scaled, strict=True))
+
+    def close(self) -> None:
+        self._predictor.close()
+
+
+def open_member(folder: Path, tags: Sequence[str], recipe: Recipe) -> Member:
+    """A member from its folder, a version's or a checkpoint's; the caller closes it.
+
+    Raises:
+        ValueError: it speaks of other tags or words than the recipe.
+    """
+    is_version = (folder / MANIFEST).exists()
+    member: Member = VersionMember(folder, tags) if is_version else CheckpointMember(folder, tags, recipe)
+    if member.rule != recipe.encoder.words:
+        member.close()
+        raise ValueError(
+            f"teacher {folder}: splits words by {member.rule!r}, the recipe by {recipe.encoder.words!r}; "
+            f'set encoder.words = "{member.rule}"'
+        )
+    return member
+
+
+def member_key(folder: Path) -> str:
+    """What tells a member from any other: a hash of its files.
+
+    Raises:
+        ValueError: it is neither a version nor a checkpoint.
+    """
+    if (folder / MANIFEST).exists():
+        files = [folder / MANIFEST]  # which lists the others' hashes
+    elif (folder / "tokenizer.json").exists():
+        files = [*sorted(folder.glob("*.safetensors")), folder / "tokenizer.json"]
+    else:
+        raise ValueError(
+            f"teacher {folder}: holds neither {MANIFEST} (a version) nor tokenizer.json (a checkpoint)"
+        )
+    return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
+
+
+class Targets:
+    """The teacher's answers for the words of some texts.
+
+    Args:
+        files: one array a member, fp16 of shape (words of all texts, tags); NaN where a word is no
+            decision's first.
+        counts: words of each text.
+    """
+
+    def __init__(self, files: Sequence[Path], counts: Sequence[int]):
+        self._members = [np.load(file, mmap_mode="r") for file in files]
+        self._ends = np.cumsum(counts)
+        self._known = ~np.any([np.isnan(member[:, 0]) for member in self._members], axis=0)
+
+    def rows(self, rows: Ints) -> Floats:
+        """The teacher's log-probabilities of these words, shape (rows, tags); not normalised."""
+        return np.asarray(np.mean([member[rows].astype(np.float32) for member in self._members], axis=0))
+
+    def of_text(self, number: int) -> Ints:
+        """The row of each word of a text, `NO_TARGET` where some member has no answer; shape (words,)."""
+        start = int(self._ends[number - 1]) if number else 0
+        rows = np.arange(start, int(self._ends[number]))
+        return np.where(self._known[rows], rows, NO_TARGET)
+
+
+def label(
+    folders: Sequence[Path],
+    texts: Sequence[str],
+    tags: Sequence[str],
+    recipe: Recipe,
+    cache: Path,
+    say: Say,
+) -> Targets:
+    """Have each member label the texts, or go on with it; files in `cache` are keyed by member and texts.
+
+    Raises:
+        ValueError: a member cannot be loaded or does not fit the recipe.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    counts = [len(split_words(text, recipe.encoder.words)) for text in texts]
+    key = hashlib.sha256("\0".join([*tags, *texts]).encode()).hexdigest()
+    files = []
+    for folder in folders:
+        file = cache / f"{member_key(folder)[:16]}-{key[:16]}.npy"
+        if not file.exists():
+            say(f"{folder} labels {len(texts)} texts of {sum(counts)} words")
+            member = open_member(folder, tags, recipe)
+            try:
+                _label(member, texts, counts, len(tags), file)
+            finally:
+                member.close()
+        files.append(file)
+    return Targets(files, counts)
+
+
+def _label(member: Member, texts: Sequence[str], counts: Sequence[int], tags: int, file: Path) -> None:
+    """Fill one member's array; killed and called again, it goes on after the last whole chunk."""
+    part, mark = file.with_suffix(".part"), file.with_suffix(".json")
+    done = json.loads(mark.read_text())["texts"] if mark.exists() and part.exists() else 0
+    shape = (sum(counts), tags)
+    array = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, None if done else shape)
+    bar = tqdm(total=len(texts), initial=done, unit="text", mininterval=10)
+    at = sum(counts[:done])
+    for start in range(done, len(texts), _CHUNK):
+        chunk = texts[start : start + _CHUNK]
+        for text, (encoded, values) in zip(chunk, member.answer(chunk), strict=True):
+            words = split_words(text, member.rule)
+            array[at : at + len(words)] = np.nan
+            array[at + np.searchsorted(words.starts, encoded.starts)] = values
+            at += len(words)
+        array.flush()
+        replaced_file(mark, json.dumps({"texts": start + len(chunk)}))
+        bar.update(len(chunk))
+    bar.close()
+    part.replace(file)
+    mark.unlink(missing_ok=True)
+
+
+def _tags_of(tagger: Tagger) -> tuple[str, ...]:
+    """The tag of each of a network's columns."""
+    if isinstance(tagger, MeasuredTagger):
+        return tuple(tagger.measures.tags)
+    assert isinstance(tagger, TransformerTagger)
+    names = tagger.network.config.id2label
+    return tuple(names[column] for column in range(len(names)))
+
+
+def _columns(folder: Path, own: Sequence[str], tags: Sequence[str]) -> list[int]:
+    """Where a member has each of the recipe's tags."""
+    if set(own) != set(tags):
+        raise ValueError(
+            f"teacher {folder}: its tags are {', '.join(own)}, the recipe's {', '.join(tags)}; "
+            "choose the recipe's labels and scheme as the teacher has them"
+        )
+    return [list(own).index(tag) for tag in tags]
+
+
+def _log_softmax(logits: npt.NDArray[np.floating]) -> Floats:
+    shifted = logits - logits.max(-1, keepdims=True, initial=-np.inf)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)), np.float32)
