@@ -17,7 +17,7 @@ from app.manifest import Method, Precision
 from training.recipe import Recipe, load_recipe
 
 cli = typer.Typer(
-    help="Fine-tune, export, evaluate and import models for Nerve.",
+    help="Fine-tune, distill, export, evaluate and import models for Nerve.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -45,10 +45,13 @@ def run(
     version: Number = None,
 ) -> None:
     """Check the data, fine-tune teachers, distill students, export, evaluate and publish. Resumable."""
+    from training.distill import check_given_members
     from training.run import distill_stage, find_students, finetune_stage, publish_stage
 
     loaded = _recipe(recipe, set_)
     find_students(loaded, student or ())  # a wrong name is told before hours of work
+    if loaded.students:
+        check_given_members(loaded)
     if loaded.finetune.seeds:
         finetune_stage(loaded, typer.echo)
     if loaded.students:
@@ -118,7 +121,10 @@ def evaluate(
     loaded = _recipe(recipe, set_)
     if split not in ("test", "dev"):
         raise ValueError(f"--split {split}: must be test or dev")
-    corpora = load_held_out(loaded.test if split == "test" else loaded.dev, loaded)
+    files = loaded.test if split == "test" else loaded.dev
+    if not files:
+        raise ValueError(f"{recipe}: has no [[{split}]] to evaluate on; add one")
+    corpora = load_held_out(files, loaded)
     results = measure(version.resolve(), corpora, variant, loaded.token_table)
     typer.echo(json.dumps(results, indent=1) if as_json else as_text(results))
 
@@ -137,7 +143,6 @@ def report(
     """One page on how versions do: intervals, errors, robustness, calibration, speed and size."""
     from training.evaluation.report import report as write
 
-    output.mkdir(parents=True, exist_ok=True)
     page = write(
         [folder.resolve() for folder in folders],
         _recipe(recipe, set_),

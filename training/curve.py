@@ -28,6 +28,7 @@ from training.distill import (
     teacher_folder,
     teacher_members,
     train_alone,
+    transfer_made_of,
 )
 from training.evaluation.answers import ask
 from training.evaluation.significance import Interval, average_interval
@@ -199,7 +200,8 @@ def _lesson(part: _Share, say: Say) -> Lesson:
     recipe = part.taught
     held_out = load_held_out((*recipe.dev, *recipe.test), recipe)
     folder = recipe.run_folder / "transfer"
-    claim(folder, recipe.model_dump(mode="json", include={"dev", "test", "transfer"}))
+    made_of = {"transfer": transfer_made_of(recipe.transfer)}
+    claim(folder, recipe.model_dump(mode="json", include={"dev", "test"}) | made_of)
     try:
         transfer = TransferSet.load(folder / "set")
     except FileNotFoundError:

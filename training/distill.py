@@ -27,7 +27,7 @@ from training.models import load_tagger, student_of
 from training.models.initialisation import seeded
 from training.models.tagger import Tagger
 from training.models.transformer import TransformerTagger, load_tokenizer
-from training.recipe import Encoder, Recipe, Stage, Student
+from training.recipe import Encoder, Recipe, Stage, Student, Transfer
 from training.teacher import Say, Targets, label, member_key
 
 DONE = "done"
@@ -65,6 +65,34 @@ def teacher_members(recipe: Recipe) -> list[Path]:
     return [*tuned, *map(Path, recipe.teacher.members)]
 
 
+def ready_members(recipe: Recipe) -> list[Path]:
+    """As `teacher_members`.
+
+    Raises:
+        ValueError: one is not there; the message says how to get it.
+    """
+    check_given_members(recipe)
+    members = teacher_members(recipe)
+    for member in members:
+        if not member.exists():
+            raise ValueError(f"teacher {member}: not there; nerve-train finetune {recipe.file} trains it")
+    return members
+
+
+def check_given_members(recipe: Recipe) -> None:
+    """See to it that those members are there that the recipe does not train itself.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for member in recipe.teacher.members:
+        if not Path(member).is_dir():
+            raise ValueError(
+                f"{recipe.file}: teacher.members: {member} is no folder here; name a checkpoint's or a "
+                "version's, which nerve-train import makes of a checkpoint on the hub"
+            )
+
+
 def finetune(
     recipe: Recipe, seed: int, corpora: Sequence[LoadedCorpus], watch: Watch | None = None
 ) -> Path:
@@ -87,7 +115,7 @@ def prepare_lesson(recipe: Recipe, say: Say) -> Lesson:
     folder = recipe.run_folder / "transfer"
     with processes().main_process_first():  # the others find what it made
         held_out_files = recipe.model_dump(mode="json", include={"test"})
-        claim(folder, _data(recipe) | held_out_files | recipe.transfer.model_dump(mode="json"))
+        claim(folder, _data(recipe) | held_out_files | transfer_made_of(recipe.transfer))
         try:
             transfer = TransferSet.load(folder / "set")
         except FileNotFoundError:
@@ -192,6 +220,11 @@ def claim(folder: Path, made_of: dict[str, Any]) -> None:
         )
 
 
+def transfer_made_of(transfer: Transfer) -> dict[str, Any]:
+    """What of a transfer set's table decides about its texts, for `claim`."""
+    return transfer.model_dump(mode="json", exclude={"licence", "source"})
+
+
 def file_hash_of(folder: Path) -> str:
     """A short hash of a checkpoint's or version's weights."""
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.onnx"))
@@ -243,9 +276,11 @@ def _guide(
     """The hidden-state loss's other side, where a stage wants one: the teacher's first checkpoint."""
     if not stage.losses.get("hidden"):
         return None
-    folder = teacher_members(recipe)[0]
-    if not list(folder.glob("*.safetensors")):
-        raise ValueError(f"losses.hidden needs the teacher's layers, and {folder} is no checkpoint")
+    folder = next((f for f in teacher_members(recipe) if list(f.glob("*.safetensors"))), None)
+    if folder is None:
+        raise ValueError(
+            "losses.hidden needs the teacher's layers, and none of its members is a checkpoint"
+        )
     theirs = Tokenizer.from_file(folder / "tokenizer.json", recipe.encoder.words)
     if theirs.to_json() != tokenizer.to_json():
         raise ValueError(

@@ -321,6 +321,12 @@ def _exhausted(history: Sequence[Epoch], patience: int) -> bool:
     return best is not None and history[-1].number - best.number >= patience
 
 
+def best_f1(folder: Path) -> float:
+    """The average dev F1 of the best epoch of a training, in percent; that epoch is its checkpoint."""
+    history = json.loads((folder / "state/history.json").read_text(encoding="utf-8"))
+    return max(float(epoch["average"]) for epoch in history)
+
+
 def f1_of(tagger: Tagger, tokenizer: Tokenizer, documents: Sequence[Document], recipe: Recipe) -> float:
     """Entity F1 of a network in training. What is reported later runs through the serving engine."""
     decoder = Decoder(tags_of(recipe.labels, recipe.scheme), recipe.scheme)

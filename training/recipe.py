@@ -157,6 +157,8 @@ class Transfer(_Table):
     texts: tuple[str, ...] = Field((), description="files under root, one text a line; * is allowed")
     augment: Augmentation = Augmentation()
     words: int = Field(0, ge=0, description="at most so many words, sampled; 0 takes all")
+    licence: str = Field("", description="of the raw text, printed in the model card")
+    source: str = Field("", description="where it comes from, printed in the model card")
     seed: int = 1
 
 
@@ -176,7 +178,9 @@ class Student(_Table):
     transfer: Stage = Field(
         Stage(epochs=1, losses={"mse": 1.0}), description="on the transfer set, towards the teacher"
     )
-    labelled: Stage | None = Field(None, description="then on labelled text")
+    labelled: Stage | None = Field(
+        None, description="then on labelled text; what is better on dev is published"
+    )
     alone: Stage | None = Field(
         None, description="the same network without a teacher, to tell what distillation gave"
     )
@@ -184,7 +188,9 @@ class Student(_Table):
     @model_validator(mode="after")
     def _learnable(self) -> Self:
         if "cross_entropy" in self.transfer.wanted:
-            raise ValueError("transfer.losses: the transfer set has no labels, so no cross_entropy")
+            raise ValueError(
+                "transfer.losses: the transfer set has no labels, so no cross_entropy; say { mse = 1.0 }"
+            )
         if self.alone and self.alone.wanted != {"cross_entropy"}:
             raise ValueError("alone.losses: labelled text without a teacher has cross_entropy alone")
         return self
@@ -277,6 +283,13 @@ class Recipe(_Table):
                     f"students {student.name}: its encoder.words is {student.encoder.words!r}, the "
                     f"recipe's {self.encoder.words!r}; a student reads its teacher's words"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _names_students_apart(self) -> Self:
+        names = [student.name for student in self.students]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"students {', '.join(twice)}: named twice; give each a name of its own")
         return self
 
     @property

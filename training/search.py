@@ -4,7 +4,6 @@ A trial is a training of its own, made by the functions a run is made by; dev F1
 Test files are not looked at. The study is an SQLite file, so a killed search goes on.
 """
 
-import json
 import random
 import shutil
 import time
@@ -24,12 +23,13 @@ from training.distill import (
     finetune,
     prepare_lesson,
     processes,
+    ready_members,
     student_folder,
     teacher_folder,
-    teacher_members,
+    transfer_made_of,
 )
 from training.folders import replaced_file
-from training.loop import Epoch, Watch
+from training.loop import Epoch, Watch, best_f1
 from training.recipe import Range, Recipe, Student, Teacher, changed
 from training.teacher import Say, member_key
 from training.trials import ERROR, Value, as_changes, complete, counts, draw, spelled, table
@@ -122,11 +122,15 @@ def _target(recipe: Recipe, student: str | None) -> _Target:
     names = [one.name for one in recipe.students]
     for key, one in recipe.search.ranges.items():
         ranges.setdefault(_touched(key, names), {})[key] = one
+    if student is not None and student not in (*ranges, *names):
+        raise ValueError(f"{recipe.file}: no student {student}; it has {', '.join(names) or 'none'}")
     if student is not None and student not in ranges:
         raise ValueError(
             f"{recipe.file}: search.ranges has none of {student}; add one such as "
             f'"students.{student}.transfer.lr" = {{ low = 1e-4, high = 1e-2, log = true }}'
         )
+    if student is None and FINETUNE in ranges:
+        student = FINETUNE
     if student is None and len(ranges) != 1:
         if not ranges:
             raise ValueError(
@@ -175,14 +179,11 @@ def _prepared(recipe: Recipe, target: _Target, say: Say) -> Run:
 
         return run_finetune
 
-    members = teacher_members(recipe)
-    for member in members:
-        if not member.exists():
-            raise ValueError(f"teacher {member}: not there; nerve-train finetune {recipe.file} trains it")
+    members = ready_members(recipe)
     made_of |= {
         "student": _student(recipe, target.name).model_dump(mode="json"),
         "teacher": [member_key(member)[:16] for member in members],
-        "transfer": recipe.transfer.model_dump(mode="json"),
+        "transfer": transfer_made_of(recipe.transfer),
     }
     claim(target.folder, made_of)
     lesson = prepare_lesson(recipe, say)
@@ -218,7 +219,7 @@ def _one_more(study: optuna.Study, target: _Target, recipe: Recipe, run: Run, sa
         tried = tried.model_copy(update={"output": str(target.trial(trial.number))})
         try:
             stage = run(tried, _pruning(trial, tried, target))
-            return _dev_f1(stage)
+            return best_f1(stage)
         except (ValueError, torch.OutOfMemoryError) as error:  # values that do not go together
             trial.set_user_attr(ERROR, str(error))
             raise
@@ -295,8 +296,3 @@ def _suggested(trial: Trial, name: str, one: Range) -> Value:
 
 def _student(recipe: Recipe, name: str) -> Student:
     return next(student for student in recipe.students if student.name == name)
-
-
-def _dev_f1(stage: Path) -> float:
-    history = json.loads((stage / "state/history.json").read_text(encoding="utf-8"))
-    return max(float(epoch["average"]) for epoch in history)

@@ -132,7 +132,7 @@ def _chosen(
 def _measure(recipe: Recipe, folder: Path, network: Tagger) -> Callable[[Tagger], float]:
     """What gives the dev F1 of a network that is like this one."""
     tags = tuple(tags_of(recipe.labels, recipe.scheme))
-    if (found := _tags(network)) != tags:
+    if (found := network.tags) != tags:
         raise ValueError(
             f"{folder}: its tags are {', '.join(found)}, the recipe's {', '.join(tags)}; "
             "name the recipe it was trained with"
@@ -187,7 +187,7 @@ def _described(tagger: Tagger) -> dict[str, Any]:
         measures = vars(tagger.measures)
     if isinstance(tagger, TransformerTagger):
         measures = tagger.network.config.to_dict()
-    described: dict[str, Any] = {"architecture": tagger.architecture, "tags": _tags(tagger)}
+    described: dict[str, Any] = {"architecture": tagger.architecture, "tags": tagger.tags}
     described |= {k: v for k, v in measures.items() if k not in _INCIDENTAL and "dropout" not in k}
     shapes = {name: tuple(value.shape) for name, value in tagger.state_dict().items()}
     return described | {f"shape of {name}": shape for name, shape in shapes.items()}
@@ -195,11 +195,3 @@ def _described(tagger: Tagger) -> dict[str, Any]:
 
 _INCIDENTAL = ("_name_or_path", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")
 """What a Hugging Face config says that is not the network."""
-
-
-def _tags(tagger: Tagger) -> tuple[str, ...]:
-    if isinstance(tagger, TransformerTagger):
-        names: dict[int, str] = tagger.network.config.id2label
-        return tuple(names[number] for number in sorted(names))
-    assert isinstance(tagger, MeasuredTagger)
-    return tuple(tagger.measures.tags)

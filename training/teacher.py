@@ -24,8 +24,6 @@ from training.data.encode import NO_TARGET
 from training.folders import replaced_file
 from training.inference import logits_of
 from training.models import load_tagger
-from training.models.tagger import MeasuredTagger, Tagger
-from training.models.transformer import TransformerTagger
 from training.recipe import Recipe
 
 Floats = npt.NDArray[np.float32]
@@ -57,7 +55,7 @@ class CheckpointMember:
     def __init__(self, folder: Path, tags: Sequence[str], recipe: Recipe):
         self.rule = recipe.encoder.words
         self._tagger = load_tagger(folder).to("cuda" if torch.cuda.is_available() else "cpu")
-        self._columns = _columns(folder, _tags_of(self._tagger), tags)
+        self._columns = _columns(folder, self._tagger.tags, tags)
         self._tokenizer = Tokenizer.from_file(folder / "tokenizer.json", self.rule)
         self._window = recipe.export.max_length, recipe.export.stride
 
@@ -208,15 +206,6 @@ def _label(member: Member, texts: Sequence[str], counts: Sequence[int], tags: in
     bar.close()
     part.replace(file)
     mark.unlink(missing_ok=True)
-
-
-def _tags_of(tagger: Tagger) -> tuple[str, ...]:
-    """The tag of each of a network's columns."""
-    if isinstance(tagger, MeasuredTagger):
-        return tuple(tagger.measures.tags)
-    assert isinstance(tagger, TransformerTagger)
-    names = tagger.network.config.id2label
-    return tuple(names[column] for column in range(len(names)))
 
 
 def _columns(folder: Path, own: Sequence[str], tags: Sequence[str]) -> list[int]:

@@ -290,8 +290,7 @@ def _torch_runner(
     stack.callback(torch.set_num_threads, before)
     torch.set_num_threads(threads)
     device = next(tagger.parameters()).device
-    named = tagger.network.config.id2label
-    head = read_head([named[column] for column in range(len(named))])
+    head = read_head(tagger.tags)
     decoder, columns = Decoder(head.tags, head.scheme), list(head.columns)
     size = tagger.network.config.max_position_embeddings - 2 - tokenizer.specials  # RoBERTa skips two
     batch = _batch(tokenizer, LENGTH)
@@ -303,7 +302,7 @@ def _torch_runner(
 
     def sentence(text: str) -> object:
         (encoded,) = tokenizer.encode([text])
-        logits = np.zeros((len(encoded), len(named)), np.float32)
+        logits = np.zeros((len(encoded), len(tagger.tags)), np.float32)
         for window in cut_windows(len(encoded), size, size // 4):
             inside = slice(window.start, window.end)
             values = run(_rows(tokenizer, [encoded.ids[inside]], [encoded.shapes[inside]]))[0]

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.engine.predictor import AnyPredictor
 from app.lifecycle.loading import LoadOptions, load_version
 from training.data.corpora import LoadedCorpus
-from training.data.documents import Document, Span
+from training.evaluation.answers import Answers, ask
 from training.evaluation.spans import Scores, score
 from training.evaluation.tokens import token_table
 
@@ -25,7 +24,7 @@ def evaluate(
     loaded = load_version(folder, LoadOptions(variant=variant))
     try:
         results = {
-            corpus.name: _corpus(loaded.predictor, corpus.documents, loaded.manifest.labels, tokens)
+            corpus.name: _corpus(ask(loaded.predictor, corpus), loaded.manifest.labels, tokens)
             for corpus in corpora
         }
     finally:
@@ -34,22 +33,8 @@ def evaluate(
     return {"average_f1": round(mean, 2), "corpora": results}
 
 
-def find_spans(predictor: AnyPredictor, documents: Sequence[Document]) -> list[list[Span]]:
-    """The spans a version finds in each document."""
-    spans: list[list[Span]] = []
-    for at in range(0, len(documents), 256):
-        texts = [document.text for document in documents[at : at + 256]]
-        spans.extend(
-            [Span(e.start, e.end, e.label) for e in prediction.entities]
-            for prediction in predictor.predict(texts)
-        )
-    return spans
-
-
-def _corpus(
-    predictor: AnyPredictor, documents: Sequence[Document], labels: Sequence[str], tokens: bool
-) -> dict[str, Any]:
-    found = find_spans(predictor, documents)
+def _corpus(answers: Answers, labels: Sequence[str], tokens: bool) -> dict[str, Any]:
+    documents, found = answers.documents, answers.spans
     scores: Scores = score(found, [document.spans for document in documents], labels)
     result = scores.overall.as_dict() | {
         "labels": {label: one.as_dict() for label, one in scores.labels.items()}

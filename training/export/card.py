@@ -23,9 +23,11 @@ library_name: nerve
 def model_card(package: Package, number: int, recipe: Recipe) -> str:
     """`README.md` of a version, in Markdown. The package holds its measurements and its golden texts."""
     metrics, lineage = package.metrics, package.lineage
+    read = [(corpus.name, corpus.licence, corpus.source) for corpus in recipe.train]
+    if lineage.get("student") and recipe.transfer.texts:
+        read.append(("raw text, labelled by the teacher", recipe.transfer.licence, recipe.transfer.source))
     sources = "\n".join(
-        f"| {corpus.name} | {corpus.licence or 'see its source'} | {corpus.source} |"
-        for corpus in recipe.train
+        f"| {name} | {licence or 'see its source'} | {source} |" for name, licence, source in read
     )
     weights = " and ".join(
         f"{path.stat().st_size / 1e6:.1f} MB ({precision})" for precision, path in package.files.items()
@@ -55,9 +57,9 @@ chosen on the dev files; these are the test files, which nothing was selected on
 
 Average F1 on the dev files: {metrics["dev"]["average_f1"]:.2f}.
 
-{_chosen(metrics["chosen"])}
+{_chosen(metrics["chosen"], recipe)}
 
-{_calibration(metrics["calibration"])}
+{_calibration(metrics["calibration"], recipe)}
 
 ## How it was made
 
@@ -78,7 +80,7 @@ so, and each is to be attributed as above.
 {limits}"""
 
 
-def _chosen(chosen: Mapping[str, Any]) -> str:
+def _chosen(chosen: Mapping[str, Any], recipe: Recipe) -> str:
     """Which precisions were weighed up, and how they did."""
     rows = "\n".join(
         f"| {precision} | {one['dev_average_f1']:.2f} | {one['bytes'] / 1e6:.1f} "
@@ -86,18 +88,22 @@ def _chosen(chosen: Mapping[str, Any]) -> str:
         for precision, one in chosen["considered"].items()
     )
     machine = chosen["machine"]
-    return f"""The precision was chosen on {machine["cores"]} cores of {machine["processor"]}: the fastest
-that loses at most {chosen["gate"]} points of dev F1 against fp32.
+    asked = recipe.export.precision
+    how = "the fastest\nthat loses" if asked == "auto" else f"{asked}, as the\nrecipe asks, which loses"
+    return f"""The precision was chosen on {machine["cores"]} cores of {machine["processor"]}: {how} at most
+{chosen["gate"]} points of dev F1 against fp32.
 
 | precision | average dev F1 | MB | sub-tokens a second |
 |---|---:|---:|---:|
 {rows}"""
 
 
-def _calibration(calibration: Mapping[str, Any]) -> str:
+def _calibration(calibration: Mapping[str, Any], recipe: Recipe) -> str:
+    before, after = calibration["ece_before"], calibration["ece_after"]
+    if not recipe.export.calibrate:
+        return f"Scores are not calibrated; their expected calibration error on dev is {before:.1f} %."
     cuts = [f"{label} below {value:g}" for label, value in calibration["thresholds"].items() if value]
     dropped = f"\nWhat is not worth keeping is dropped: {', '.join(cuts)}." if cuts else ""
     temperature = calibration["temperature"]
-    before, after = calibration["ece_before"], calibration["ece_after"]
     return f"""Scores are calibrated on the dev files with a temperature of {temperature:g}: there their
-expected calibration error fell from {before:.1f} to {after:.1f} %.{dropped}"""
+expected calibration error went from {before:.1f} to {after:.1f} %.{dropped}"""

@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pydantic import ValidationError
+
 from app.engine.decoding import tags_of
 from app.lifecycle.loading import load_version
 from app.manifest import MANIFEST, File, Manifest, Method, file_hash, read_manifest
@@ -46,8 +48,8 @@ def package_ensemble(
 
     Raises:
         FileExistsError: the version exists.
-        VersionRefused: a member is missing or fails its checks, or they cannot be combined.
-        ValueError: fewer than two members, or weights that do not fit them.
+        VersionRefused: a member fails its checks, or they cannot be combined.
+        ValueError: a member is not there, there are fewer than two, or weights do not fit them.
     """
     manifest = ensemble_manifest(name, members, weights, method, models, version, description)
     return publish_ensemble(manifest, models, metrics, candidates)
@@ -65,38 +67,48 @@ def ensemble_manifest(
     """The manifest of an ensemble of these members as they are now, before anything was measured.
 
     Raises:
-        VersionRefused: a member's manifest is missing or wrong.
-        ValueError: fewer than two members, or weights that do not fit them.
+        VersionRefused: a member's manifest is wrong.
+        ValueError: a member is not there, there are fewer than two, or weights do not fit them.
     """
+    for member in members:
+        if not (models / member / MANIFEST).exists():
+            raise ValueError(
+                f"member {member}: {models / member} holds no version; name versions that lie in {models}, "
+                "such as ner-en/1"
+            )
     found = {member: read_manifest(models / member) for member in members}
     hashes = {member: file_hash(models / member / MANIFEST) for member in members}
     if not found:
         raise ValueError("an ensemble needs two or more members, such as ner-en/1; none was named")
     first, *others = found.values()
     read = [language for language in first.languages if all(language in one.languages for one in others)]
-    return Manifest(
-        kind="ensemble",
-        name=name,
-        version=version or next_version(models, name),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        description=description,
-        languages=tuple(read),
-        license=" AND ".join(sorted({member.license for member in found.values() if member.license})),
-        labels=first.labels,
-        tags=tags_of(first.labels, first.scheme),
-        scheme=first.scheme,
-        words=first.words,
-        max_length=first.max_length,
-        stride=first.stride,
-        members=tuple(members),
-        member_hashes=hashes,
-        weights=tuple(weights or ()),
-        method=method,
-        lineage={
-            "members": [{"version": member, "manifest_sha256": hashes[member]} for member in members],
-            **environment(),
-        },
-    )
+    try:
+        return Manifest(
+            kind="ensemble",
+            name=name,
+            version=version or next_version(models, name),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            description=description,
+            languages=tuple(read),
+            license=" AND ".join(sorted({member.license for member in found.values() if member.license})),
+            labels=first.labels,
+            tags=tags_of(first.labels, first.scheme),
+            scheme=first.scheme,
+            words=first.words,
+            max_length=first.max_length,
+            stride=first.stride,
+            members=tuple(members),
+            member_hashes=hashes,
+            weights=tuple(weights or ()),
+            method=method,
+            lineage={
+                "members": [{"version": member, "manifest_sha256": hashes[member]} for member in members],
+                **environment(),
+            },
+        )
+    except ValidationError as error:
+        problems = (": ".join([*map(str, one["loc"]), one["msg"]]) for one in error.errors())
+        raise ValueError(f"{name}: {'; '.join(problems)}") from None
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from training.folders import replaced_folder
 from training.models import load_tagger
 from training.models.transformer import TransformerTagger
 from training.recipe import Recipe
+from training.teacher import member_key
 
 Say = Callable[[str], None]
 
@@ -127,14 +128,14 @@ def export(product: Product, recipe: Recipe, say: Say) -> Path:
     target, checkpoint = product.folder / "export", product.checkpoint
     if not (checkpoint / "tokenizer.json").exists():
         raise ValueError(f"{checkpoint}: no checkpoint; nerve-train run or finetune makes it")
-    made = target / "export.json"
+    made, weights = target / "export.json", member_key(checkpoint)
     if made.exists():
         old = json.loads(made.read_text(encoding="utf-8"))
-        if made.stat().st_mtime > checkpoint.stat().st_mtime and (not recipe.export.fp16 or "fused" in old):
+        if old.get("weights") == weights and (not recipe.export.fp16 or "fused" in old):
             return target
     with replaced_folder(target) as new:
         fp32 = new / "model.fp32.onnx"
-        report: dict[str, Any] = export_onnx(str(checkpoint), fp32)
+        report: dict[str, Any] = {"weights": weights, **export_onnx(str(checkpoint), fp32)}
         say(f"{product.name} fp32: logits within {report['parity_max_abs']:.1e} of PyTorch's")
         quantize_by_row(fp32, new / "model.int8.onnx")
         tagger = load_tagger(checkpoint)

@@ -48,6 +48,11 @@ class Tagger(nn.Module, ABC):
     def depth(self) -> int:
         """The number of layers."""
 
+    @property
+    @abstractmethod
+    def tags(self) -> tuple[str, ...]:
+        """The tag of each of its columns."""
+
     @abstractmethod
     def layer_of(self, name: str) -> int:
         """Where a parameter of `named_parameters()` stands: -1 in the embeddings, 0 to `depth` - 1 in
@@ -111,6 +116,10 @@ class MeasuredTagger(Tagger):
     def __init__(self, measures: Any):
         super().__init__()
         self.measures = measures
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return tuple(self.measures.tags)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -231,6 +231,11 @@ class TransformerTagger(Tagger):
     def depth(self) -> int:
         return int(self.network.config.num_hidden_layers)
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        names = self.network.config.id2label
+        return tuple(names[column] for column in range(len(names)))
+
     def layer_of(self, name: str) -> int:
         if name.startswith("network.classifier"):
             return self.depth

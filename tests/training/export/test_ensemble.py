@@ -127,7 +127,7 @@ def test_the_number_is_the_next_free_one_and_never_taken_twice(models: Path) -> 
     ("members", "weights", "reason"),
     [
         (("ner-en/1", "strange/1"), None, r"strange/1.*splits words by 'space'"),
-        (("ner-en/1", "ner-en/9"), None, "ner-en/9: manifest.json is missing"),
+        (("ner-en/1", "ner-en/9"), None, "member ner-en/9: .*ner-en/9 holds no version"),
         (("ner-en/1",), None, "two or more distinct members"),
         ((), None, "none was named"),
         (("ner-en/1", "ner-en/2"), (1, 2, 3), "3 weights for 2 members"),
