@@ -11,8 +11,12 @@ MODELS = Path(__file__).parent.parent / "models"
 VERSIONS = sorted(path.parent for path in MODELS.glob("*/*/manifest.json"))
 
 
-def test_there_is_a_default_model() -> None:
-    assert MODELS / "ner-en/1" in VERSIONS
+def test_the_family_is_there() -> None:
+    assert {MODELS / name for name in ("ner-en/2", "ner-en-small/1", "ner-en-fast/1")} <= set(VERSIONS)
+
+
+def test_the_fast_one_is_under_eight_megabytes() -> None:
+    assert sum(path.stat().st_size for path in (MODELS / "ner-en-fast/1").iterdir()) < 8e6
 
 
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")

@@ -77,7 +77,7 @@ def search(recipe: Recipe, student: str | None, say: Say) -> Path:
     went. `<run>/search/<target>.md` has the trials, best first, and the plots beside it.
 
     Args:
-        student: whose ranges to search, where the recipe has ranges of several targets.
+        student: whose ranges to search; without one those of fine-tuning, where the recipe has some.
 
     Raises:
         ValueError: a range names no value of the recipe, or one that no search may change; there are

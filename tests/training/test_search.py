@@ -204,11 +204,6 @@ def test_values_that_do_not_go_together_fail_their_trial_alone(tmp_path: Path) -
         ('"students.huge.size.hidden" = { low = 1, high = 5 }', "NAME of toy.tiny"),
         ('"students.toy.tiny.seed" = { low = 1, high = 5 }', "'students.toy.tiny.seed' is nothing"),
         ('"students.toy.tiny.transfer.pace" = { low = 1, high = 5 }', "transfer.pace: Extra inputs"),
-        (
-            '"finetune.lr" = { low = 1e-4, high = 1e-3 }, '
-            '"students.toy.tiny.size.hidden" = { low = 1, high = 5 }',
-            "ranges of finetune, toy.tiny, and one is searched at a time; name a student with --student",
-        ),
     ],
 )
 def test_a_wrong_range_is_named_before_anything_is_trained(
