@@ -215,7 +215,7 @@ def _speed(speed: Numbers) -> list[str]:
 
 
 def _interval(one: Mapping[str, float]) -> str:
-    return f"{one['value']:.1f} [{one['low']:.1f}, {one['high']:.1f}]"
+    return f"{one['value']:.2f} [{one['low']:.1f}, {one['high']:.1f}]"
 
 
 def _difference(one: Mapping[str, float]) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from training.models.initialisation import ShapedEmbedding, seeded
-from training.models.tagger import MeasuredTagger, Measures, Range, Size, Tagger, read_size
+from training.models.initialisation import ShapedEmbedding, embedded_student
+from training.models.tagger import MeasuredTagger, Measures, Range, Size, Tagger
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,12 @@ class BiLSTMTagger(MeasuredTagger):
         Raises:
             ValueError: a measure is unknown or out of range.
         """
-        words, _ = teacher.tables()
-        rows, columns = words.shape
         ranges = {
-            "embedding": Range(min(128, columns), 1, columns),
             "hidden": Range(256, 1, 4096),
             "layers": Range(1, 1, 8),
             "dropout": Range(0.1, 0.0, 0.9),
         }
-        values = read_size(cls.architecture, size, ranges)
-        with seeded(generator):
-            student = cls(BiLSTMMeasures(vocabulary=rows, tags=tuple(tags), **values))
-        student.embeddings.copy_from(teacher, generator)
-        return student
+        return embedded_student(cls, teacher, tags, size, ranges, generator)
 
     def hidden_states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor

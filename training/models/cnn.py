@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.models.initialisation import ShapedEmbedding, seeded
-from training.models.tagger import MeasuredTagger, Measures, Range, Size, Tagger, read_size
+from training.models.initialisation import ShapedEmbedding, embedded_student
+from training.models.tagger import MeasuredTagger, Measures, Range, Size, Tagger
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,12 @@ class CNNTagger(MeasuredTagger):
         Raises:
             ValueError: a measure is unknown or out of range.
         """
-        words, _ = teacher.tables()
-        rows, columns = words.shape
         ranges = {
-            "embedding": Range(min(128, columns), 1, columns),
             "width": Range(256, 1, 4096),
             "dilations": Range((1, 2, 4, 8, 1, 2), 1, 256),
             "dropout": Range(0.1, 0.0, 0.9),
         }
-        values = read_size(cls.architecture, size, ranges)
-        with seeded(generator):
-            student = cls(CNNMeasures(vocabulary=rows, tags=tuple(tags), **values))
-        student.embeddings.copy_from(teacher, generator)
-        return student
+        return embedded_student(cls, teacher, tags, size, ranges, generator)
 
     def hidden_states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor

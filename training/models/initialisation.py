@@ -1,15 +1,16 @@
 """Initialisation: what a student takes over from its teacher before it has seen a text."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from app.engine.words import SHAPES
-from training.models.tagger import Tagger
+from training.models.tagger import MeasuredTagger, Range, Size, Tagger, read_size
 
 
 class ShapedEmbedding(nn.Module):
@@ -45,6 +46,38 @@ class ShapedEmbedding(nn.Module):
             self.shapes.weight.copy_(torch.randn(self.shapes.weight.shape, generator=generator) * 0.1)
         else:
             self.shapes.weight.copy_(shapes @ axes * scale)
+
+
+E = TypeVar("E", bound=MeasuredTagger)
+
+
+def embedded_student(
+    kind: type[E],
+    teacher: Tagger,
+    tags: Sequence[str],
+    size: Size,
+    ranges: Mapping[str, Range],
+    generator: torch.Generator,
+) -> E:
+    """A network that reads its teacher's sub-tokens through a `ShapedEmbedding` of the teacher's tables.
+
+    Args:
+        kind: has it in `embeddings`, and the measure `embedding` for its columns, 128 by default.
+        ranges: of its other measures.
+
+    Raises:
+        ValueError: a measure in `size` is unknown or out of range.
+    """
+    rows, columns = teacher.tables()[0].shape
+    values = read_size(
+        kind.architecture, size, {"embedding": Range(min(128, columns), 1, columns), **ranges}
+    )
+    with seeded(generator):
+        student = kind(kind.measured(vocabulary=rows, tags=tuple(tags), **values))
+    embeddings = student.embeddings
+    assert isinstance(embeddings, ShapedEmbedding)
+    embeddings.copy_from(teacher, generator)
+    return student
 
 
 @torch.no_grad()
