@@ -1,104 +1,183 @@
 """`nerve`: serve, and look after the versions that are served."""
 
-import logging
-import signal
-import socket
+import getpass
+import os
 import sys
-from types import FrameType
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
-from fastapi import FastAPI
 
 from app import __version__
-from app.engine.session import check_installation, choose_provider
-from app.errors import NerveError, SettingsError
-from app.lifecycle.manager import ModelManager
-from app.logs import configure_logging
-from app.main import create_app, make_manager
+from app.errors import BadRequest, NerveError, SettingsError
+from app.lifecycle import signing
+from app.lifecycle.adding import add_version
+from app.lifecycle.checks import Checker
+from app.lifecycle.deployment import (
+    AbortRule,
+    Canary,
+    Deployment,
+    DeploymentChange,
+    DeploymentStore,
+    Shadow,
+)
+from app.lifecycle.operations import Operations
+from app.lifecycle.repository import Repository
+from app.lifecycle.trial import trial
+from app.lifecycle.workers import Workers
+from app.main import load_options
 from app.metrics import Metrics
+from app.server import run
 from app.settings import Settings, read_settings
 
 cli = typer.Typer(help="Named entities: text in, entities out.", no_args_is_help=True, add_completion=False)
 models = typer.Typer(help="The versions that are served.", no_args_is_help=True)
 cli.add_typer(models, name="models")
 
-log = logging.getLogger("nerve")
-
-
-class _Server(uvicorn.Server):
-    """A server that is unready at the first signal and exits with 0 when the last request is done."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI):
-        super().__init__(config)
-        self._app = app
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._app.state.draining.set()
-        log.info("%s: finishing requests", signal.Signals(sig).name)
-        # The base class would raise the signal again at the end, and the exit code be its number.
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        self.should_exit = True
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for server in self.servers:
-            for sock in server.sockets:
-                host, port = sock.getsockname()[:2]
-                log.info("listening on http://%s:%d", host, port)
-
 
 @cli.command()
-def serve() -> None:
+def serve(
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes that share the port; wins over NERVE_WORKERS")
+    ] = None,
+) -> None:
     """Serve the models of NERVE_MODELS_DIR. Settings are NERVE_* environment variables."""
-    settings = _settings()
-    configure_logging(settings.log_level, settings.log_format)
-    check_installation()
-    if settings.provider == "cuda":
-        choose_provider("cuda", settings.allow_cpu_fallback)
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-    )
-    server = _Server(config, app)
-    server.run()
-    if not server.started:
-        raise typer.Exit(1)
+    if workers is not None:
+        os.environ["NERVE_WORKERS"] = str(workers)  # where each worker reads its settings from
+    raise typer.Exit(run(read_settings()))
 
 
 @models.command("list")
 def list_versions() -> None:
-    """Every version in the models folder, and which should serve."""
-    manager = _manager(_settings())
-    for name in manager.repository.names():
-        deployment = manager.deployment(name)
-        for version in manager.repository.versions(name):
-            note = {deployment.stable: "stable", deployment.previous: "previous"}.get(version, "")
-            typer.echo(f"{name}/{version}\t{note}".rstrip())
+    """Every version in the models folder, and its role."""
+    repository, operations = Repository(read_settings().models_dir), _operations(read_settings())
+    for name in repository.names():
+        deployment = operations.deployment(name)
+        roles = {deployment.previous: "previous", deployment.stable: "stable"}
+        roles |= {shadow.version: f"shadow {shadow.percent:g} %" for shadow in deployment.shadow}
+        if canary := deployment.canary:
+            roles[canary.version] = f"canary {canary.percent:g} %"
+        for version in repository.versions(name):
+            typer.echo(f"{name}/{version}\t{roles.get(version, '')}".rstrip())
+
+
+Name = Annotated[str, typer.Argument(help="model, such as ner-en")]
+Version = Annotated[int, typer.Argument(help="version, such as 2")]
+Percent = Annotated[float, typer.Option(min=0, max=100, help="share of the requests")]
 
 
 @models.command()
-def activate(
-    name: Annotated[str, typer.Argument(help="model, such as ner-en")],
-    version: Annotated[int, typer.Argument(help="version, such as 2")],
+def activate(name: Name, version: Version) -> None:
+    """Make a version the one that answers, if it passes its checks. Servers follow within seconds."""
+    _change(name, lambda operations, by: operations.activate(name, version, by))
+
+
+@models.command()
+def rollback(name: Name) -> None:
+    """Go back to the version that answered before."""
+    _change(name, lambda operations, by: operations.rollback(name, by))
+
+
+@models.command()
+def canary(
+    name: Name,
+    version: Version,
+    percent: Percent = 5,
+    sticky: Annotated[
+        str | None, typer.Option(help="`text` or a request header: the same is always answered alike")
+    ] = None,
+    abort_errors: Annotated[
+        float | None, typer.Option(min=1, help="withdraw it when it fails so many times as often")
+    ] = None,
+    abort_p99: Annotated[
+        float | None, typer.Option(min=1, help="withdraw it when its p99 latency is so many times as long")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=10, help="its last requests, which it is judged by")] = 500,
 ) -> None:
-    """Make a version the one that serves, if it passes its checks. Servers follow within seconds."""
-    deployment = _manager(_settings()).activate(name, version)
-    typer.echo(f"{name}: stable {deployment.stable}, previous {deployment.previous}")
+    """Have a version answer a share of the requests, if it passes its checks."""
+    rule = None
+    if abort_errors or abort_p99:
+        rule = AbortRule(requests=requests, errors=abort_errors, p99=abort_p99)
+    change = DeploymentChange(canary=Canary(version=version, percent=percent, sticky=sticky, abort=rule))
+    _change(name, lambda operations, by: operations.deploy(name, change, by, action="canary"))
 
 
 @models.command()
-def rollback(name: Annotated[str, typer.Argument(help="model, such as ner-en")]) -> None:
-    """Go back to the version that served before."""
-    deployment = _manager(_settings()).rollback(name)
-    typer.echo(f"{name}: stable {deployment.stable}, previous {deployment.previous}")
+def promote(name: Name) -> None:
+    """Make the canary the version that answers."""
+    _change(name, lambda operations, by: operations.promote(name, by))
+
+
+@models.command()
+def abort(name: Name) -> None:
+    """Withdraw the canary."""
+    _change(name, lambda operations, by: operations.abort(name, by))
+
+
+@models.command()
+def shadow(
+    name: Name,
+    version: Annotated[int | None, typer.Argument(help="version; none ends the shadow")] = None,
+    percent: Percent = 10,
+) -> None:
+    """Give a version copies of requests, and compare its answers. Without a version: end that."""
+    shadows = (Shadow(version=version, percent=percent),) if version else ()
+    change = DeploymentChange(shadow=shadows)
+    _change(name, lambda operations, by: operations.deploy(name, change, by, action="shadow"))
+
+
+@models.command()
+def history(name: Name) -> None:
+    """Who changed what when."""
+    for change in _operations(read_settings()).history(name):
+        typer.echo(f"{change.at}\t{change.by}\t{change.action}\t{_said(change.deployment)}")
+
+
+@models.command()
+def add(
+    source: Annotated[
+        str, typer.Argument(help="folder, .tar.gz, or URL of either (s3://, gs://, hf://, https://)")
+    ],
+) -> None:
+    """Copy a version into the models folder, once it has passed its checks."""
+    settings = read_settings()
+    manifest = add_version(source, settings.models_dir, load_options(settings))
+    typer.echo(f"added {manifest.name}/{manifest.version}; nerve models activate serves it")
+
+
+@models.command()
+def verify(
+    which: Annotated[str | None, typer.Argument(help="NAME or NAME/VERSION; all by default")] = None,
+) -> None:
+    """Run every check that a load would; exit with 1 if a version fails."""
+    settings = read_settings()
+    repository, failed = Repository(settings.models_dir), False
+    name, _, version = (which or "").partition("/")
+    for one in [name] if name else repository.names():
+        for number in [int(version)] if version.isdecimal() else repository.require(one):
+            try:
+                trial(repository.path(one, number), load_options(settings))
+            except NerveError as error:
+                failed = True
+                typer.echo(f"{one}/{number}\trefused: {error.message}")
+            else:
+                typer.echo(f"{one}/{number}\tpasses")
+    raise typer.Exit(int(failed))
+
+
+@models.command()
+def sign(
+    which: Annotated[str, typer.Argument(help="NAME/VERSION")],
+    key: Annotated[Path, typer.Option(help="Ed25519 private key, PEM")],
+) -> None:
+    """Sign a version's manifest, and so all its files. NERVE_TRUSTED_KEYS makes servers ask for it."""
+    name, _, version = which.partition("/")
+    if not version.isdecimal():
+        raise BadRequest(f"{which}: name a version, such as ner-en/2")
+    typer.echo(
+        f"wrote {signing.sign(Repository(read_settings().models_dir).path(name, int(version)), key)}"
+    )
 
 
 @cli.command()
@@ -107,12 +186,33 @@ def version() -> None:
     typer.echo(__version__)
 
 
-def _settings() -> Settings:
-    return read_settings()
+def _operations(settings: Settings) -> Operations:
+    """What operators do, beside the servers that run."""
+    repository = Repository(settings.models_dir)
+    checker = Checker(repository, load_options(settings), Metrics())
+    return Operations(repository, DeploymentStore(settings.state_folder), checker)
 
 
-def _manager(settings: Settings) -> ModelManager:
-    return make_manager(settings, Metrics())
+def _change(name: str, change: Callable[[Operations, str], Deployment]) -> None:
+    """Make a change, say what should be served, and wait for the servers that run."""
+    settings = read_settings()
+    deployment = change(_operations(settings), f"user {getpass.getuser()}")
+    typer.echo(f"{name}: {_said(deployment)}")
+    workers = Workers(settings.state_folder)
+    late = workers.wait(name, deployment.generation, settings.converge_timeout)
+    for one in late:
+        typer.echo(f"{one.worker}: {one.reason}", err=True)
+    if running := len(workers.read()):
+        typer.echo(f"{running - len(late)} of {running} running workers follow")
+    raise typer.Exit(1 if late else 0)
+
+
+def _said(deployment: Deployment) -> str:
+    parts = [f"stable {deployment.stable}, previous {deployment.previous}"]
+    if canary := deployment.canary:
+        parts.append(f"canary {canary.version} with {canary.percent:g} %")
+    parts += [f"shadow {shadow.version} with {shadow.percent:g} %" for shadow in deployment.shadow]
+    return ", ".join(parts)
 
 
 def main() -> None:

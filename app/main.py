@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from app import __version__
+from app.engine.session import available_cpus
 from app.errors import NerveError, NotFound, RequestError
 from app.lifecycle.deployment import DeploymentStore
 from app.lifecycle.loading import LoadOptions
@@ -21,20 +22,27 @@ from app.routes.answers import error_response
 from app.settings import Settings
 
 
-def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
-    """The manager of a server's models, not yet started."""
-    options = LoadOptions(
+def load_options(settings: Settings) -> LoadOptions:
+    """How versions are run, as the settings say; a worker has its part of the CPUs."""
+    return LoadOptions(
         provider=settings.provider,
         allow_cpu_fallback=settings.allow_cpu_fallback,
         variant=settings.variant,
-        threads=settings.threads,
+        threads=settings.threads or max(1, available_cpus() // settings.workers),
         max_queue_tokens=settings.max_queue_tokens,
         max_batch_tokens=settings.max_batch_tokens,
+        load_timeout=settings.load_timeout,
+        load_memory_bytes=settings.load_memory_bytes,
+        trusted_keys=settings.trusted_keys,
     )
+
+
+def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
+    """The manager of a server's models, not yet started."""
     return ModelManager(
         Repository(settings.models_dir),
         DeploymentStore(settings.state_folder),
-        options,
+        load_options(settings),
         metrics,
         settings.max_loaded_versions,
         settings.poll_seconds,

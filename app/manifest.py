@@ -140,6 +140,8 @@ class Manifest(_Contract):
             raise ValueError("an ensemble has no variants and inputs; its members have")
         if len(self.members) < 2 or len(set(self.members)) != len(self.members):
             raise ValueError(f"an ensemble needs two or more distinct members, not {list(self.members)}")
+        if f"{self.name}/{self.version}" in self.members:
+            raise ValueError("an ensemble cannot be a member of itself; name single models")
         if set(self.member_hashes) != set(self.members):
             raise ValueError("member_hashes must hold the hash of each member, and no other")
         if self.method is None:

@@ -1,6 +1,11 @@
 """Metrics: every Prometheus metric of the server in one place."""
 
+import os
+import threading
 import weakref
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -10,24 +15,39 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
+    generate_latest,
 )
+from prometheus_client.samples import Sample
 
+from app.engine.predictor import AnyPredictor
 from app.engine.scheduler import BatchReport
 from app.lifecycle.loading import LoadedVersion
+from app.metric_files import FOLDER, AllWorkers, ServerProcesses
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MODEL = ("model", "version")
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in a registry of their own.
+
+    A worker counts for itself, in files that all workers of the server share; what it tells is the
+    whole server's.
+
+    Attributes:
+        registry: what this process counts.
+    """
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        self._server = _whole_server(self.registry)
+        self._predictors: list[tuple[weakref.ref[AnyPredictor], tuple[str, str]]] = []
+        self._looking = threading.Lock()
         r = self.registry
+        self.workers = Gauge(
+            "nerve_workers", "Processes that take requests", registry=r, multiprocess_mode="livesum"
+        )
         self.requests = Counter(
             "nerve_requests",
             "Requests by route, status and the version that answered",
@@ -41,10 +61,18 @@ class Metrics:
             buckets=_SECONDS,
             registry=r,
         )
-        self.in_flight = Gauge("nerve_requests_in_flight", "Requests being answered", registry=r)
+        self.in_flight = Gauge(
+            "nerve_requests_in_flight", "Requests being answered", registry=r, multiprocess_mode="livesum"
+        )
         self.texts = Counter("nerve_texts", "Texts answered", _MODEL, registry=r)
         self.entities = Counter("nerve_entities", "Entities returned", (*_MODEL, "label"), registry=r)
-        self.queue_tokens = Gauge("nerve_queue_tokens", "Sub-tokens waiting to be run", _MODEL, registry=r)
+        self.queue_tokens = Gauge(
+            "nerve_queue_tokens",
+            "Sub-tokens waiting to be run",
+            _MODEL,
+            registry=r,
+            multiprocess_mode="livesum",
+        )
         self.queue_seconds = Histogram(
             "nerve_queue_seconds",
             "Time a window waited before its batch ran",
@@ -81,6 +109,7 @@ class Metrics:
             "Loaded sessions of a version, and what they run on",
             (*_MODEL, "precision", "provider", "threads"),
             registry=r,
+            multiprocess_mode="livesum",
         )
         self.load_seconds = Histogram(
             "nerve_model_load_seconds",
@@ -93,6 +122,44 @@ class Metrics:
             "nerve_model_swap",
             "Changes of the version that serves, by outcome: swapped or refused",
             ("model", "outcome"),
+            registry=r,
+        )
+        self.taken_out = Counter(
+            "nerve_model_taken_out",
+            "Versions taken out of service as their sessions kept failing",
+            _MODEL,
+            registry=r,
+        )
+        self.canary_aborts = Counter(
+            "nerve_canary_aborts",
+            "Canaries withdrawn by their own rule, by what was worse",
+            (*_MODEL, "reason"),
+            registry=r,
+        )
+        self.entity_scores = Histogram(
+            "nerve_entity_score",
+            "Scores of the entities returned",
+            (*_MODEL, "label"),
+            buckets=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1),
+            registry=r,
+        )
+        self.shadow_texts = Counter(
+            "nerve_shadow_texts",
+            "Texts that a shadow annotated, by how its answer compares with the one given: same, "
+            "same_spans (with other labels) or different",
+            (*_MODEL, "outcome"),
+            registry=r,
+        )
+        self.shadow_entities = Counter(
+            "nerve_shadow_entities",
+            "Entities by who found them: both, stable_only or shadow_only",
+            (*_MODEL, "label", "outcome"),
+            registry=r,
+        )
+        self.shadow_dropped = Counter(
+            "nerve_shadow_dropped",
+            "Texts that a shadow was not given, by reason",
+            (*_MODEL, "reason"),
             registry=r,
         )
 
@@ -109,13 +176,69 @@ class Metrics:
             self.batch_failures.labels(*of).inc()
 
     def loaded(self, version: LoadedVersion) -> None:
+        """Count a version among those that are loaded, and its queue from now on."""
         self.model_info.labels(*_info(version)).inc()
-        waiting = self.queue_tokens.labels(version.manifest.name, str(version.manifest.version))
-        predictor = weakref.ref(version.predictor)
-        waiting.set_function(lambda: p.waiting_tokens if (p := predictor()) else 0)
+        of = (version.manifest.name, str(version.manifest.version))
+        with self._looking:
+            self._predictors.append((weakref.ref(version.predictor), of))
+        self.refresh()
 
     def closed(self, version: LoadedVersion) -> None:
+        """The end of what `loaded` began."""
         self.model_info.labels(*_info(version)).dec()
+
+    def refresh(self) -> None:
+        """Look up what is not counted as it happens: the queues of the versions loaded in this process."""
+        with self._looking:
+            waiting = {of: 0 for _, of in self._predictors}
+            living = {}  # a predictor that several share is one queue
+            for reference, of in self._predictors:
+                if predictor := reference():
+                    living[id(predictor), of] = (reference, of)
+            self._predictors = list(living.values())
+            for reference, of in self._predictors:
+                if predictor := reference():
+                    waiting[of] += predictor.waiting_tokens
+            for of, tokens in waiting.items():
+                self.queue_tokens.labels(*of).set(tokens)
+
+    def exposition(self) -> bytes:
+        """The whole server's metrics, all workers together, as Prometheus reads them."""
+        self.refresh()
+        return generate_latest(self._server)
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum of the samples that are called so (such as `nerve_requests_total`) and have these labels,
+        over the whole server. 0 where nothing was counted."""
+        return sum(sample.value for sample in self._samples(name, labels))
+
+    def totals(self, name: str, by: str, **labels: str) -> dict[str, float]:
+        """As `total`, but one sum for each value of the label `by`."""
+        sums: dict[str, float] = defaultdict(float)
+        for sample in self._samples(name, labels):
+            sums[sample.labels[by]] += sample.value
+        return dict(sums)
+
+    def _samples(self, name: str, labels: dict[str, str]) -> Iterator[Sample]:
+        self.refresh()
+        for family in self._server.collect():
+            if name.startswith(family.name):
+                for sample in family.samples:
+                    if sample.name == name and labels.items() <= sample.labels.items():
+                        yield sample
+
+
+def _whole_server(process: CollectorRegistry) -> CollectorRegistry:
+    """Where the whole server's metrics are read: of a worker, from everybody's files."""
+    folder = os.environ.get(FOLDER)
+    registry = CollectorRegistry() if folder else process
+    PlatformCollector(registry=registry)
+    if folder:
+        registry.register(AllWorkers(Path(folder)))
+        registry.register(ServerProcesses(Path(folder), os.getppid()))
+    else:
+        ProcessCollector(registry=registry)
+    return registry
 
 
 def _info(version: LoadedVersion) -> tuple[str, ...]:

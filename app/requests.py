@@ -177,10 +177,15 @@ def render_result(text: str, prediction: Prediction, options: NerOptions) -> dic
                 "start": position(entity.start),
                 "end": position(entity.end),
                 "score": round(entity.score, 4),
+                **({"agreement": _rounded(entity.agreement)} if options.agreement else {}),
             }
             for entity in entities
         ],
     }
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
 
 
 def positions(text: str, unit: OffsetUnit) -> Callable[[int], int]:
@@ -196,10 +201,10 @@ def positions(text: str, unit: OffsetUnit) -> Callable[[int], int]:
     return lambda at: int(ends[at])
 
 
-def count_labels(results: list[dict[str, Any]]) -> Mapping[str, int]:
-    """How many entities of each label an answer holds."""
-    counts: dict[str, int] = {}
+def scores_by_label(results: list[dict[str, Any]]) -> Mapping[str, list[float]]:
+    """The scores of an answer's entities, by label."""
+    scores: dict[str, list[float]] = {}
     for result in results:
         for entity in result["entities"]:
-            counts[entity["label"]] = counts.get(entity["label"], 0) + 1
-    return counts
+            scores.setdefault(entity["label"], []).append(entity["score"])
+    return scores

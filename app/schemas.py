@@ -4,6 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.lifecycle.deployment import Canary, Deployment
+from app.lifecycle.manager import State
+from app.lifecycle.workers import Lagging
+
 OffsetUnit = Literal["codepoint", "utf16", "byte"]
 
 
@@ -31,6 +35,12 @@ class NerOptions(BaseModel):
         le=1.0,
         description="Return only entities whose score reaches this and their label's threshold.",
         examples=[0.5],
+    )
+    agreement: bool = Field(
+        False,
+        description="Return of each entity the share of an ensemble's members that found exactly it; null "
+        "where a single model answers.",
+        examples=[True],
     )
     offset_unit: OffsetUnit = Field(
         "codepoint",
@@ -70,6 +80,12 @@ class EntityBody(BaseModel):
         description="Probability, under the model, of exactly this span with this label.",
         examples=[0.998],
     )
+    agreement: float | None = Field(
+        None,
+        description="Where `agreement` was asked for: the share of the ensemble's weight whose members "
+        "found exactly this entity.",
+        examples=[0.6667],
+    )
 
 
 class NerResult(BaseModel):
@@ -108,21 +124,21 @@ class ErrorBody(BaseModel):
     )
 
 
-class DeploymentChange(BaseModel):
-    """What should be served from now on."""
+class DeploymentBody(Deployment):
+    """What should be served, after a change: and whether it already is."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    stable: int = Field(ge=1, description="The version that answers.", examples=[2])
+    converged: bool = Field(description="Whether every worker of this server serves it.")
+    waiting_for: list[Lagging] = Field(description="Workers that do not, and what keeps each.")
 
 
 class VersionBody(BaseModel):
     """One version of a model."""
 
     version: int = Field(description="Its number, which is its folder's name.", examples=[1])
-    state: Literal["found", "ready", "loaded", "serving", "refused"] = Field(
+    state: State = Field(
         description="`found`: not checked yet. `ready`: passed its checks. `loaded`: for requests "
-        "that pin it. `serving`: answers requests. `refused`: see `reason`."
+        "that pin it. `serving`: answers requests. `canary`: answers a share of them. `shadow`: gets "
+        "copies of them. `refused`: see `reason`."
     )
     reason: str | None = Field(None, description="Why it was refused, and what to do.")
     description: str | None = Field(None, description="What it is, from the manifest.")
@@ -135,6 +151,19 @@ class VersionBody(BaseModel):
     metrics: dict[str, Any] | None = Field(None, description="From the manifest.")
 
 
+class ShadowBody(BaseModel):
+    """A shadow, and how far it agrees with the stable version on the copies that it ran."""
+
+    version: int = Field(description="The version.", examples=[5])
+    percent: float = Field(description="Share of the requests that it gets copies of.", examples=[10])
+    texts: int = Field(description="Texts compared, by all workers, since it began.")
+    same: int = Field(description="Of them with the same entities.")
+    same_spans: int = Field(description="Of them with the same spans, labels aside.")
+    dropped: int = Field(description="Copies that were not run, as there was no spare capacity.")
+    f1: float = Field(description="Of its entities, with the stable version's taken for right; 0 to 1.")
+    f1_by_label: dict[str, float] = Field(description="The same of each label.")
+
+
 class ModelBody(BaseModel):
     """A model with its versions."""
 
@@ -142,6 +171,9 @@ class ModelBody(BaseModel):
     serving: int | None = Field(description="The version that answers now.")
     stable: int | None = Field(description="The version that should.")
     previous: int | None = Field(description="What `rollback` goes back to.")
+    canary: Canary | None = Field(description="The version that should answer a share of the requests.")
+    shadow: list[ShadowBody] = Field(description="The versions that should get copies of them.")
+    generation: int = Field(description="Counts the changes of what should be served.")
     problem: str | None = Field(
         None, description="Why what should serve does not, or cannot be known, and what to do."
     )

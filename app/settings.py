@@ -1,10 +1,11 @@
 """Settings: every knob of the server, read from `NERVE_*` environment variables."""
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
 
@@ -30,7 +31,12 @@ class Settings(BaseSettings):
     variant: Literal["auto", "int8", "fp32", "fp16"] = Field(
         "auto", description="precision to load; `auto` takes the version's first for the provider"
     )
-    threads: int = Field(0, ge=0, description="threads of a session; 0 takes the CPUs this process may use")
+    workers: int = Field(1, ge=1, description="processes that serve, sharing one port")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="threads of a session; 0 takes the CPUs this server may use, parted among its workers",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line that is logged"
     )
@@ -50,6 +56,25 @@ class Settings(BaseSettings):
         description="versions kept loaded for requests that pin one, beside the stable ones",
     )
     poll_seconds: float = Field(0.5, gt=0, description="how often models and desired state are looked at")
+    converge_timeout: float = Field(
+        30.0, ge=0, description="seconds a change waits for every worker to follow before it answers 202"
+    )
+    load_timeout: float = Field(120.0, gt=0, description="seconds that checking a version may take")
+    load_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="private memory, in bytes, that checking a version may take, used or reserved: some 80 "
+        "MB more than is resident; 0 sets no limit",
+    )
+    trusted_keys: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="public keys, PEM files or folders, separated by `:`; versions must be signed by one",
+    )
+
+    @field_validator("trusted_keys", mode="before")
+    @classmethod
+    def _separated(cls, value: object) -> object:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
 
     @property
     def state_folder(self) -> Path:

@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 NERVE = Path(sys.executable).with_name("nerve")
 
@@ -21,13 +22,38 @@ class Server:
     """A running server.
 
     Attributes:
+        process: it, or the supervisor of its workers.
         log: the file its standard error goes to.
+        client: of a connection that lasts, and so of one worker.
     """
 
     process: subprocess.Popen[bytes]
     url: str
     log: Path
     client: httpx.Client
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that answer: its workers, or itself."""
+        workers = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # a zombie counts as none
+                if "spawn_main" in " ".join(child.cmdline()):
+                    workers.append(child.pid)
+        return sorted(workers) or [self.process.pid]
+
+    @contextmanager
+    def clients(self, count: int) -> Iterator[list[httpx.Client]]:
+        """Clients with an open connection each; the system spreads them over the workers."""
+        with ExitStack() as stack:
+            clients = [stack.enter_context(self.fresh_client()) for _ in range(count)]
+            for client in clients:
+                client.get("/healthz")
+            yield clients
+
+    def fresh_client(self) -> httpx.Client:
+        """A client that shares no connection with another."""
+        return httpx.Client(base_url=self.url, timeout=300)
 
     def ner(self, text: str, **options: Any) -> Any:
         """The answer to one text, which must be 200."""
@@ -60,23 +86,36 @@ def nerve(*arguments: str, models: Path, **settings: Any) -> subprocess.Complete
 
 
 @contextmanager
-def serving(models: Path, log: Path, ready: bool = True, **settings: Any) -> Iterator[Server]:
-    """A server of a models folder; it is stopped at the end, if a test has not done so."""
+def serving(
+    models: Path, log: Path, ready: bool = True, options: Sequence[str] = (), **settings: Any
+) -> Iterator[Server]:
+    """A server of a models folder; it is stopped at the end, if a test has not done so.
+
+    Args:
+        ready: wait until its default model answers, and each of its `workers` does.
+        options: of the command line.
+    """
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [NERVE, "serve"], env=environment(models, **settings), stderr=stderr, cwd=log.parent
+            [NERVE, "serve", *options], env=environment(models, **settings), stderr=stderr, cwd=log.parent
         )
     try:
         until(lambda: "listening on" in log.read_text() or process.poll() is not None)
         found = re.search(r"listening on (http://[0-9.:]+)", log.read_text())
         assert found, log.read_text()
         with httpx.Client(base_url=found[1], timeout=300) as client:
+            server = Server(process, found[1], log, client)
             if ready:
                 until(lambda: client.get("/readyz").status_code == 200)
-            yield Server(process, found[1], log, client)
+                until(lambda: server.metric("nerve_workers") >= settings.get("workers", 1))
+            yield server
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 def until(condition: Callable[[], object], seconds: float = 300) -> None:

@@ -187,16 +187,23 @@ class EnsemblePredictor:
 
     Args:
         manifest: the ensemble's.
-        members: in the manifest's order; handed over, closed by `close`.
+        members: in the manifest's order.
+        release: what `close` does with the members; by default it closes them. Others may use them too.
 
     Raises:
         VersionRefused: they cannot be combined.
     """
 
-    def __init__(self, manifest: Manifest, members: Sequence[Predictor]):
+    def __init__(
+        self,
+        manifest: Manifest,
+        members: Sequence[Predictor],
+        release: Callable[[], None] | None = None,
+    ):
         check_members(manifest, [member.manifest for member in members])
         self.manifest = manifest
         self._members = tuple(members)
+        self._release = release
         self._weights = manifest.weights or (1.0,) * len(members)
         self._decoder = Decoder(manifest.tags, manifest.scheme, manifest.temperature)
         self._mean: Mean | None = None
@@ -208,6 +215,16 @@ class EnsemblePredictor:
     def alive(self) -> bool:
         """Whether requests can still be run, which takes all members."""
         return all(member.alive for member in self._members)
+
+    @property
+    def failing(self) -> bool:
+        """Whether three batches in a row failed, of any member."""
+        return any(member.failing for member in self._members)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs, of any member."""
+        return all(member.idle for member in self._members)
 
     @property
     def waiting_tokens(self) -> int:
@@ -246,7 +263,10 @@ class EnsemblePredictor:
         return [logits.astype(np.float32) for logits in found]
 
     def close(self) -> None:
-        """Finish what is queued, and close the members."""
+        """Give the members back; those that nobody else uses finish what is queued and close."""
+        if self._release:
+            self._release()
+            return
         for member in self._members:
             member.close()
 

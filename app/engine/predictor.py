@@ -17,18 +17,22 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.decoding import Decoder, Floats
+from app.engine.memory import give_memory_back
+from app.engine.priority import give_way
 from app.engine.scheduler import BatchReport, Cost, Scheduler
 from app.engine.session import Session
 from app.engine.tokenizer import EncodedText, Tokenizer
 from app.engine.windows import Window, cut_windows
 from app.engine.words import Ints
-from app.errors import InferenceFailed, NerveError
+from app.errors import InferenceFailed, NerveError, NotReady
 from app.manifest import Feature, Manifest
 
 T = TypeVar("T")
 
 _PROBES = ((1, 16), (1, 64), (4, 32), (4, 64))
 """Rows and length of the batches that warm a session up and measure its cost."""
+
+_CLOSED = "this model version is closed; send the request again"
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,16 @@ class AnyPredictor(Protocol):
     @property
     def alive(self) -> bool:
         """Whether requests can still be run."""
+        ...
+
+    @property
+    def failing(self) -> bool:
+        """Whether three batches in a row failed, of one network; it stays so."""
+        ...
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs, so that the processor has time to spare."""
         ...
 
     @property
@@ -146,6 +160,10 @@ def _ignore(_: BatchReport) -> None:
     pass
 
 
+def _nothing() -> None:
+    pass
+
+
 class Predictor:
     """A model version that is ready to run.
 
@@ -155,6 +173,7 @@ class Predictor:
         session: what runs its network; handed over, dropped by `close`.
         max_queue_tokens, max_batch_tokens: see `Scheduler`.
         report: told of every batch.
+        background: its threads give way to all others, and so does its session if it has but one.
     """
 
     def __init__(
@@ -165,21 +184,35 @@ class Predictor:
         max_queue_tokens: int = 1_000_000,
         max_batch_tokens: int = 8_192,
         report: Callable[[BatchReport], None] = _ignore,
+        background: bool = False,
     ):
         self.manifest = manifest
         self.tokenizer = tokenizer
         self._session: Session | None = session
         self._decoder = Decoder(manifest.tags, manifest.scheme, manifest.temperature)
         name = f"{manifest.name}-{manifest.version}"
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"{name}-text")
+        begin = give_way if background else _nothing
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"{name}-text", initializer=begin)
+        self._requests = 0
+        self._lock = threading.Lock()
         self._scheduler = Scheduler(
-            self._run, self._warm_up(), max_queue_tokens, max_batch_tokens, report, f"{name}-run"
+            self._run, self._warm_up(), max_queue_tokens, max_batch_tokens, report, f"{name}-run", begin
         )
 
     @property
     def alive(self) -> bool:
         """Whether requests can still be run."""
         return self._scheduler.alive
+
+    @property
+    def failing(self) -> bool:
+        """Whether three batches in a row failed; a batch that succeeds later does not undo it."""
+        return self._scheduler.failing
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is on its way, be it at its tokens, in the queue, in a batch or decoded."""
+        return not self._requests and self._scheduler.idle
 
     @property
     def waiting_tokens(self) -> int:
@@ -218,10 +251,11 @@ class Predictor:
         return result.result()
 
     def close(self) -> None:
-        """Finish what is queued, end the threads and drop the session."""
+        """Finish what is queued, end the threads, drop the session and give its memory back."""
         self._scheduler.close()
         self._pool.shutdown()
         self._session = None
+        give_memory_back()
 
     def _send(self, texts: Sequence[str], read: Callable[[_Job], list[T]]) -> "Future[list[T]]":
         """What `read` makes of the texts once they have run; it is called on a thread of the pool."""
@@ -233,8 +267,18 @@ class Predictor:
             else:
                 settle(result, lambda: read(self._checked(job)))
 
-        self._pool.submit(self._start, texts, finish, result)
+        with self._lock:
+            self._requests += 1
+        result.add_done_callback(self._ended)
+        try:
+            self._pool.submit(self._start, texts, finish, result)
+        except RuntimeError as error:  # the pool has ended, or can start no thread
+            result.set_exception(error if self.alive else NotReady(_CLOSED))
         return result
+
+    def _ended(self, _: "Future[list[T]]") -> None:
+        with self._lock:
+            self._requests -= 1
 
     def _start(
         self, texts: Sequence[str], finish: Callable[[_Job], None], result: "Future[list[T]]"
@@ -264,7 +308,7 @@ class Predictor:
 
     def _run(self, rows: Sequence[_Row]) -> None:
         if self._session is None:
-            raise RuntimeError("the predictor is closed")
+            raise NotReady(_CLOSED)
         logits = self._session.run(self._batch(rows))
         for index, row in enumerate(rows):
             text, window = row.job.texts[row.text], row.window

@@ -20,6 +20,9 @@ from app.errors import Busy, InferenceFailed, NerveError, NotReady
 _LOOK_AHEAD = 64
 """Rows considered at a time: more would cost time and hardly sort better."""
 
+_FAILURES = 3
+"""Batches that fail in a row before the session counts as broken."""
+
 
 class Row(Protocol):
     """One window that waits to be run."""
@@ -117,6 +120,7 @@ class Scheduler(Generic[R]):
             whatever its size.
         max_batch_tokens: largest padded batch.
         report: told of every batch.
+        begin: called first on its thread.
     """
 
     def __init__(
@@ -127,12 +131,15 @@ class Scheduler(Generic[R]):
         max_batch_tokens: int,
         report: Callable[[BatchReport], None],
         name: str = "scheduler",
+        begin: Callable[[], None] = lambda: None,
     ):
-        self._run = run
+        self._run: Callable[[Sequence[R]], None] | None = run
         self.cost = cost
         self._max_queue_tokens = max_queue_tokens
         self._max_batch_tokens = max_batch_tokens
         self._report = report
+        self._begin = begin
+        self._failures = 0
         self._queue: deque[tuple[float, R]] = deque()
         self._tokens = 0
         self._running = False
@@ -148,6 +155,16 @@ class Scheduler(Generic[R]):
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._running and not self._queue
+
+    @property
+    def failing(self) -> bool:
+        """Whether three batches in a row failed; a batch that succeeds later does not undo it."""
+        return self._failures >= _FAILURES
 
     @property
     def is_current_thread(self) -> bool:
@@ -189,13 +206,17 @@ class Scheduler(Generic[R]):
         return True
 
     def close(self) -> None:
-        """Run what is queued, then end the thread."""
+        """Run what is queued, then end the thread and let go of what ran it."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running)  # a lone row on its caller's thread
+            self._run = None
 
     def _loop(self) -> None:
+        self._begin()
         while batch := self._take():
             self._execute(batch)
 
@@ -205,6 +226,7 @@ class Scheduler(Generic[R]):
         rows = [row for _, row in batch]
         error: NerveError | None = None
         try:
+            assert self._run is not None
             self._run(rows)
         except NerveError as known:
             error = known
@@ -213,6 +235,8 @@ class Scheduler(Generic[R]):
         seconds = time.perf_counter() - started
         with self._changed:
             self._running = False
+            if self._failures < _FAILURES:
+                self._failures = self._failures + 1 if isinstance(error, InferenceFailed) else 0
             self._changed.notify()
         for row in rows:
             row.done(error)

@@ -81,6 +81,16 @@ class Tokenizer:
                 return int(found)
         return 0
 
+    def token(self, number: int) -> str:
+        """The sub-token with this id."""
+        return str(self._rust.id_to_token(number))
+
+    def samples(self, count: int = 64) -> list[str]:
+        """Texts that this tokenizer should know: each is one of its own sub-tokens."""
+        size = self._rust.get_vocab_size()
+        numbers = range(0, size, max(1, size // count))
+        return [self._rust.decode([number], skip_special_tokens=True).strip() for number in numbers]
+
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text's sub-tokens and decisions; texts do not affect each other."""
         if len(texts) == 1 and len(texts[0]) < _SHORT:

@@ -1,16 +1,20 @@
-"""Checks: loading versions, and remembering what came of it for each folder as it was."""
+"""Checks: trying and loading versions, and remembering what came of it for each folder as it was."""
 
 import logging
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from app.engine.session import CUDA
 from app.errors import VersionRefused
-from app.lifecycle.loading import LoadedVersion, LoadOptions, load_version
+from app.lifecycle.loading import LoadedVersion, Loader, LoadOptions
 from app.lifecycle.repository import Fingerprint, Repository
-from app.manifest import Manifest
+from app.lifecycle.trial import trial
+from app.manifest import Manifest, read_manifest
 from app.metrics import Metrics
 
 log = logging.getLogger("nerve.lifecycle")
@@ -18,7 +22,7 @@ log = logging.getLogger("nerve.lifecycle")
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of loading a version from its folder as it was.
+    """What came of a version, from its folder as it was.
 
     Attributes:
         manifest: of a version that passed.
@@ -31,16 +35,18 @@ class Check:
 
 
 class Checker:
-    """Loads the versions of a repository, and counts and logs how that went."""
+    """Checks and loads the versions of a repository, and counts, logs and remembers how that went."""
 
     def __init__(self, repository: Repository, options: LoadOptions, metrics: Metrics):
         self._repository = repository
         self._options = options
         self._metrics = metrics
         self._checks: defaultdict[str, dict[int, Check]] = defaultdict(dict)
+        self._loader = Loader(options, lambda model, version: partial(metrics.batch, model, str(version)))
+        self._stop = threading.Event()
 
     def outcomes(self, name: str) -> dict[int, Check]:
-        """What came of each version of a model that was ever loaded."""
+        """What came of each version of a model that was ever checked or loaded."""
         return dict(self._checks.get(name, {}))
 
     def current(self, name: str, version: int) -> Check | None:
@@ -50,40 +56,75 @@ class Checker:
             return check
         return None
 
-    def load(self, name: str, version: int) -> LoadedVersion:
-        """Load a version; it is the caller's to close.
+    def check(self, name: str, version: int) -> None:
+        """Try a version in a process of its own, whatever came of it before.
+
+        Raises:
+            NotFound: there is no such version. VersionRefused: it fails its checks.
+            NotReady: `stop` was called, or no process can be started; nothing is known of it.
+        """
+        folder = self._repository.path(name, version)
+        with self._outcome(name, version) as passed:
+            trial(folder, self._options, stop=self._stop)
+            passed(read_manifest(folder))
+            log.info("%s/%d passed its checks", name, version)
+
+    def load(self, name: str, version: int, background: bool = False) -> LoadedVersion:
+        """Load a version into this process; it is the caller's to close.
+
+        Args:
+            background: run it only where nothing else wants the processor; see `Loader.load`.
 
         Raises:
             NotFound: there is no such version. VersionRefused: it fails its checks.
         """
         folder = self._repository.path(name, version)
-        fingerprint = self._repository.fingerprint(name, version)
-        started = time.perf_counter()
-        try:
-            report = partial(self._metrics.batch, name, str(version))
-            loaded = load_version(folder, self._options, report)
-        except VersionRefused as error:
-            before = self._checks[name].get(version)
-            self._checks[name][version] = Check(fingerprint, refused=error.message)
-            self._metrics.load_seconds.labels(name, "refused").observe(time.perf_counter() - started)
-            if not before or before.refused != error.message:
-                log.warning("version refused: %s", error.message)
-            raise
-        seconds = time.perf_counter() - started
-        self._checks[name][version] = Check(fingerprint, manifest=loaded.manifest)
-        self._metrics.load_seconds.labels(name, "loaded").observe(seconds)
+        with self._outcome(name, version) as passed:
+            loaded = self._loader.load(folder, background=background)
+            passed(loaded.manifest)
         log.info(
-            "%s/%d passed its checks in %.2f s (%s on %s, %d threads)",
+            "%s/%d is loaded (%s on %s, %d threads%s)",
             name,
             version,
-            seconds,
             loaded.variant.precision,
             loaded.provider,
             loaded.threads,
+            ", in the background" if background else "",
         )
         if hint := fp16_hint(loaded.manifest, loaded.provider):
             log.warning("%s", hint)
         return loaded
+
+    def refuse(self, name: str, version: int, reason: str) -> None:
+        """Note that a version failed in service: refused until it changes or is checked again."""
+        self._note(name, version, Check(self._repository.fingerprint(name, version), refused=reason))
+
+    def stop(self) -> None:
+        """End a check that runs, and let none run any more."""
+        self._stop.set()
+
+    @contextmanager
+    def _outcome(self, name: str, version: int) -> Iterator[Callable[[Manifest], None]]:
+        """Time and remember what comes of a version: that it passed, or why it was refused."""
+        fingerprint = self._repository.fingerprint(name, version)
+        started = time.perf_counter()
+
+        def done(outcome: str, check: Check) -> None:
+            self._metrics.load_seconds.labels(name, outcome).observe(time.perf_counter() - started)
+            self._note(name, version, check)
+
+        try:
+            yield lambda manifest: done("loaded", Check(fingerprint, manifest=manifest))
+        except VersionRefused as error:
+            self._metrics.swaps.labels(name, "refused").inc()
+            done("refused", Check(fingerprint, refused=error.message))
+            raise
+
+    def _note(self, name: str, version: int, check: Check) -> None:
+        before = self._checks[name].get(version)
+        self._checks[name][version] = check
+        if check.refused and (not before or before.refused != check.refused):
+            log.warning("version refused: %s", check.refused)
 
 
 def fp16_hint(manifest: Manifest, provider: str) -> str:

@@ -1,34 +1,205 @@
 """Deployment: what should be served, written down in `<state dir>/<name>.json`.
 
 The file is the truth: every process that serves reads it and converges. It is replaced atomically,
-under a lock file, so that writers on one machine or volume follow one another.
+under a lock file, so that writers on one machine or volume follow one another. Who changed what is
+appended to `<state dir>/<name>.history.jsonl` under the same lock.
 """
 
-import json
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Self
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.errors import NerveError
+from app.errors import NerveError, RequestError
 
 
-class Deployment(BaseModel):
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AbortRule(_Frozen):
+    """When a canary is withdrawn by itself. Each worker judges the requests that it has answered."""
+
+    requests: int = Field(
+        ge=10,
+        le=100_000,
+        description="answers of the canary to judge by, its last ones, beside the stable version's last",
+        examples=[500],
+    )
+    errors: float | None = Field(
+        None,
+        ge=1,
+        description="withdraw it when it fails more than this many times as often as the stable version, "
+        "which counts as having failed once",
+        examples=[2],
+    )
+    p99: float | None = Field(
+        None,
+        ge=1,
+        description="withdraw it when its 99th percentile of latency is more than this many times as long",
+        examples=[1.5],
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.errors is None and self.p99 is None:
+            raise ValueError("abort needs 'errors' or 'p99', by which to judge")
+        return self
+
+
+class Canary(_Frozen):
+    """A version that answers a share of the requests."""
+
+    version: int = Field(ge=1, description="which", examples=[4])
+    percent: float = Field(ge=0, le=100, description="share of the requests", examples=[5])
+    sticky: str | None = Field(
+        None,
+        min_length=1,
+        description="what decides who is answered by it: `text`, a hash of the text, or the name of a "
+        "request header, a hash of its value; without it, chance",
+        examples=["X-User-Id"],
+    )
+    abort: AbortRule | None = Field(None, description="when to withdraw it by itself; never without")
+
+
+class Shadow(_Frozen):
+    """A version that gets copies of requests and answers none."""
+
+    version: int = Field(ge=1, description="which", examples=[5])
+    percent: float = Field(
+        ge=0,
+        le=100,
+        description="share of the stable version's requests that it gets copies of",
+        examples=[10],
+    )
+
+
+class Deployment(_Frozen):
     """The desired state of one model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stable: int | None = Field(None, ge=1, description="version that answers requests")
     previous: int | None = Field(None, ge=1, description="what `rollback` goes back to")
+    canary: Canary | None = Field(None, description="version that answers a share of them")
+    shadow: tuple[Shadow, ...] = Field((), description="versions that get copies")
     generation: int = Field(0, ge=0, description="counts the changes of this file")
 
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if self.canary and self.canary.version == self.stable:
+            raise ValueError(f"canary: version {self.stable} is the stable one already")
+        shadows = [shadow.version for shadow in self.shadow]
+        if self.stable in shadows:
+            raise ValueError(
+                f"shadow: version {self.stable} is the stable one, which it would be compared with"
+            )
+        if len(set(shadows)) != len(shadows):
+            raise ValueError("shadow: a version is named twice")
+        return self
+
+    @property
+    def answering(self) -> set[int]:
+        """The versions that answer requests."""
+        named = (self.stable, self.canary.version if self.canary else None)
+        return {version for version in named if version}
+
+    @property
+    def versions(self) -> set[int]:
+        """Every version that should be loaded."""
+        return self.answering | {shadow.version for shadow in self.shadow}
+
     def with_stable(self, version: int) -> "Deployment":
-        """This deployment with another stable version; the old one becomes `previous`."""
+        """This deployment with another stable version; the old one becomes `previous`.
+
+        A canary or shadow of that version has done its work.
+        """
         if version == self.stable:
             return self
-        return Deployment(stable=version, previous=self.stable, generation=self.generation + 1)
+        canary = None if self.canary and self.canary.version == version else self.canary
+        shadow = tuple(shadow for shadow in self.shadow if shadow.version != version)
+        return self.model_copy(
+            update={"stable": version, "previous": self.stable, "canary": canary, "shadow": shadow}
+        )
+
+    def without(self, version: int) -> "Deployment":
+        """This deployment without a version that failed; if it was stable, the previous one is again."""
+        changed: dict[str, Any] = {
+            "canary": None if self.canary and self.canary.version == version else self.canary,
+            "shadow": tuple(shadow for shadow in self.shadow if shadow.version != version),
+        }
+        if self.stable == version and self.previous:
+            changed |= {"stable": self.previous, "previous": None}
+            back = self.previous
+            changed["canary"] = None if self.canary and self.canary.version == back else changed["canary"]
+            changed["shadow"] = tuple(shadow for shadow in changed["shadow"] if shadow.version != back)
+        return self.model_copy(update=changed)
+
+
+class DeploymentChange(_Frozen):
+    """What should be served from now on. Fields that are left out stay; `null` ends a canary or shadows."""
+
+    stable: int | None = Field(
+        None, ge=1, description="version that answers; it cannot be null", examples=[2]
+    )
+    canary: Canary | None = Field(None, description="version that answers a share of the requests")
+    shadow: tuple[Shadow, ...] | None = Field(None, description="versions that get copies, all of them")
+
+    @model_validator(mode="after")
+    def _meant(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give at least one of 'stable', 'canary' and 'shadow'")
+        if "stable" in self.model_fields_set and self.stable is None:
+            raise ValueError("stable: cannot be null; give the version that answers")
+        return self
+
+    def apply(self, before: Deployment) -> Deployment:
+        """The deployment after this change.
+
+        Raises:
+            InvalidDeployment: a version would have two roles that exclude each other, or a canary or shadow
+                would have no stable version beside it.
+        """
+        after = before.with_stable(self.stable) if self.stable else before
+        update: dict[str, Any] = {}
+        if "canary" in self.model_fields_set:
+            update["canary"] = self.canary
+        if "shadow" in self.model_fields_set:
+            update["shadow"] = self.shadow or ()
+        if after.stable is None:
+            raise InvalidDeployment("no version is stable yet; give 'stable' too")
+        try:
+            return Deployment.model_validate_json(after.model_copy(update=update).model_dump_json())
+        except ValidationError as error:
+            reasons = (e["msg"].removeprefix("Value error, ") for e in error.errors())
+            raise InvalidDeployment("; ".join(reasons)) from None
+
+
+class Change(_Frozen):
+    """One line of the history."""
+
+    at: str = Field(description="when, ISO 8601, UTC")
+    by: str = Field(description="operating-system user, client address, or Nerve itself and why")
+    action: str = Field(description="what was done, such as `activate`")
+    deployment: Deployment = Field(description="the desired state after it")
+
+
+class InvalidDeployment(RequestError):
+    """A change that contradicts itself or what is deployed."""
+
+    status = 422
+    code = "invalid_deployment"
+
+
+class GenerationChanged(RequestError):
+    """Somebody else changed the deployment meanwhile."""
+
+    status = 412
+    code = "generation_changed"
 
 
 class StateUnreadable(NerveError):
@@ -47,10 +218,10 @@ class DeploymentStore:
     """The state files of one state folder."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.folder = folder
 
     def path(self, name: str) -> Path:
-        return self._folder / f"{name}.json"
+        return self.folder / f"{name}.json"
 
     def read(self, name: str) -> Deployment | None:
         """The model's deployment, or None where none was ever written.
@@ -69,35 +240,105 @@ class DeploymentStore:
                 f"{path}: not a deployment ({first}); mend it, or delete it and activate a version"
             ) from None
 
-    def edit(self, name: str, change: Callable[[Deployment], Deployment]) -> Deployment:
-        """Read, change and write, alone.
+    def edit(
+        self,
+        name: str,
+        change: Callable[[Deployment], Deployment],
+        by: str = "nerve",
+        action: str = "edit",
+        expected: int | None = None,
+    ) -> Deployment:
+        """Read, change, count the generation, and write, alone.
+
+        Args:
+            by, action: for the history.
+            expected: the generation that the change was made for; None is for any.
 
         Raises:
             StateUnreadable: the file is torn.
             StateUnwritable: it cannot be written; it stays as it was.
+            GenerationChanged: the generation is another than expected.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._folder / f".{name}.lock"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f".{name}.lock"):
                 before = self.read(name) or Deployment()
+                if expected not in (None, before.generation):
+                    raise GenerationChanged(
+                        f"{name}: its deployment has generation {before.generation} and the change is for "
+                        f"{expected}; read it again (GET /models/{name}/deployment) and decide anew"
+                    )
                 after = change(before)
-                if after != before:
-                    self._write(self.path(name), after)
+                if after == before:
+                    return before
+                after = after.model_copy(update={"generation": before.generation + 1})
+                with self._recorded(
+                    name, before, Change(at=_now(), by=by, action=action, deployment=after)
+                ):
+                    write_whole(self.path(name), after.model_dump_json() + "\n")
                 return after
         except OSError as error:
             raise StateUnwritable(
-                f"{self.path(name)}: cannot be written: {error}; make the folder writable, or set "
-                "NERVE_STATE_DIR to one that is"
+                f"{self.path(name)}: cannot be written: {error}; free space, or make the folder writable, "
+                "or set NERVE_STATE_DIR to one that is"
             ) from error
 
-    @staticmethod
-    def _write(path: Path, deployment: Deployment) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+    def history(self, name: str) -> list[Change]:
+        """Every change, oldest first; Lines that a crash tore are left out."""
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(deployment.model_dump()) + "\n")
-                file.flush()
+            lines = self._history(name).read_bytes().splitlines()
+        except OSError:
+            return []
+        changes = []
+        for line in lines:
+            try:
+                changes.append(Change.model_validate_json(line))
+            except ValidationError:
+                continue
+        return changes
+
+    def _history(self, name: str) -> Path:
+        return self.folder / f"{name}.history.jsonl"
+
+    @contextmanager
+    def _recorded(self, name: str, before: Deployment, change: Change) -> Iterator[None]:
+        """Append to the history, and take it back if what it records fails.
+
+        The history comes first, so that no change goes unrecorded. A crash between the two leaves a change
+        that never happened; like one made by hand, it shows by the next, and is set right there.
+        """
+        path, lines = self._history(name), [change]
+        past = self.history(name)
+        if past and past[-1].deployment != before:
+            lines.insert(0, Change(at=_now(), by="unknown", action="found", deployment=before))
+        text = "".join(line.model_dump_json() + "\n" for line in lines).encode()
+        with path.open("ab+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(size - 1)
+                text = text if file.read(1) == b"\n" else b"\n" + text
+            try:
+                if file.write(text) != len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+                yield
+            except BaseException:
+                os.truncate(path, size)
+                raise
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a file that has the new content, or stays as it was."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

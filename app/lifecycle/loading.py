@@ -1,26 +1,44 @@
 """Loading: from a version's folder to a predictor that has proved itself."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from weakref import WeakValueDictionary
 
-from app.engine.ensemble import EnsemblePredictor, check_members
+from app.engine.ensemble import EnsemblePredictor
 from app.engine.predictor import AnyPredictor, Predictor
+from app.engine.priority import give_way
 from app.engine.scheduler import BatchReport
 from app.engine.session import CUDA, OnnxSession, Provider, available_cpus, choose_provider
 from app.engine.tokenizer import Tokenizer
-from app.errors import NerveError, VersionRefused
-from app.manifest import MANIFEST, Manifest, Variant, file_hash, read_manifest, verify_files
+from app.engine.words import WordRule
+from app.errors import VersionRefused
+from app.lifecycle.proof import check_ensemble, check_golden, check_tokenizer
+from app.lifecycle.refusals import refusing, still_there, where_of
+from app.lifecycle.repository import Fingerprint, fingerprint
+from app.manifest import Manifest, Variant, read_manifest, verify_files
+
+__all__ = [
+    "LoadOptions",
+    "LoadedSingle",
+    "LoadedVersion",
+    "Loader",
+    "MemberVariants",
+    "check_golden",
+    "choose_variant",
+    "load_single",
+    "load_version",
+]
 
 Report = Callable[[BatchReport], None]
-L = TypeVar("L", bound="LoadedVersion")
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How versions are run on this machine; see the settings of the same names."""
+    """How versions are checked and run on this machine; see the settings of the same names."""
 
     provider: Provider = "cpu"
     allow_cpu_fallback: bool = False
@@ -28,6 +46,9 @@ class LoadOptions:
     threads: int = 0
     max_queue_tokens: int = 1_000_000
     max_batch_tokens: int = 8_192
+    load_timeout: float = 120.0
+    load_memory_bytes: int = 0
+    trusted_keys: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +69,8 @@ class LoadedVersion:
 
     Attributes:
         threads: of its session; of an ensemble, of all members' sessions together.
-        predictor: the caller's to close. An ensemble's owns its members'.
+        predictor: the version's own, or shared with others that use it; `close` knows.
+        release: what `close` does.
     """
 
     manifest: Manifest
@@ -56,6 +78,11 @@ class LoadedVersion:
     provider: str
     threads: int
     predictor: AnyPredictor
+    release: Callable[[], None] = field(repr=False, compare=False)
+
+    def close(self) -> None:
+        """Give it back: what nobody else uses finishes what is queued and closes. Once is enough."""
+        self.release()
 
 
 @dataclass(frozen=True)
@@ -66,19 +93,198 @@ class LoadedSingle(LoadedVersion):
     predictor: Predictor
 
 
+class Loader:
+    """Loads versions into this process. What several of them have in common is loaded once.
+
+    A network that is asked for again while it is loaded, for itself or as a member of an ensemble, is
+    shared until its last user closes it, as long as its folder stays as it is. Tokenizers are shared by
+    all versions that bring the same file.
+
+    Args:
+        report: gives what is told of every batch of a version, a member's under its own name.
+    """
+
+    def __init__(
+        self,
+        options: LoadOptions = LoadOptions(),
+        report: Callable[[str, int], Report] = lambda model, version: lambda batch: None,
+    ):
+        self._options = options
+        self._report = report
+        self._lock = threading.Lock()  # held for moments only, never while loading or closing
+        self._shared: dict[_Key, _Shared] = {}
+        self._tokenizers: WeakValueDictionary[tuple[str, WordRule], Tokenizer] = WeakValueDictionary()
+
+    def load(self, folder: Path, *, models: Path | None = None, background: bool = False) -> LoadedVersion:
+        """Verify, load, warm up and check a version against its golden texts; it is the caller's to close.
+
+        Args:
+            models: where an ensemble's members are looked for; by default beside it.
+            background: run it on one thread a network, and only where nothing else wants the processor.
+                It is shared with other versions in the background alone.
+
+        Raises:
+            VersionRefused: it failed; the message says where, why, and what to do.
+        """
+        if not background:
+            return self._load(folder, models, self._options, background)
+        with ThreadPoolExecutor(1, "load", give_way) as thread:
+            options = replace(self._options, threads=1)
+            return thread.submit(self._load, folder, models, options, background).result()
+
+    def load_single(self, folder: Path) -> LoadedSingle:
+        """As `load`, for callers that need the network or the tokenizer itself.
+
+        Raises:
+            VersionRefused: it failed, or is an ensemble.
+        """
+        manifest = read_manifest(folder)
+        if manifest.kind == "ensemble":
+            raise VersionRefused(
+                f"{where_of(folder)}: is an ensemble, and one network is needed; name one of its members "
+                f"({', '.join(manifest.members)}) in its place"
+            )
+        return self._single(folder, self._options, background=False)
+
+    def _load(
+        self, folder: Path, models: Path | None, options: LoadOptions, background: bool
+    ) -> LoadedVersion:
+        manifest = read_manifest(folder)
+        if manifest.kind == "single":
+            return self._single(folder, options, background)
+        with still_there(folder):
+            _verify(folder, manifest, options)
+            return self._ensemble(folder, manifest, models or folder.parent.parent, options, background)
+
+    def _single(self, folder: Path, options: LoadOptions, background: bool) -> LoadedSingle:
+        """A network, loaded by the first who asks for it; others wait for it and share it."""
+        key = (folder.resolve(), fingerprint(folder), background)
+        with self._lock:
+            shared = self._shared.get(key)
+            first = shared is None or shared.broken
+            if shared is None or shared.broken:
+                shared = self._shared[key] = _Shared()
+            shared.users += 1
+        if first:
+            try:
+                with still_there(folder):
+                    shared.loaded.set_result(self._open(folder, options, background))
+            except BaseException as error:
+                self._forget(key, shared)
+                shared.loaded.set_exception(error)
+        return replace(shared.loaded.result(), release=_once(lambda: self._give_back(key, shared)))
+
+    def _give_back(self, key: "_Key", shared: "_Shared") -> None:
+        with self._lock:
+            shared.users -= 1
+            unused = not shared.users
+            if unused and self._shared.get(key) is shared:
+                del self._shared[key]
+        if unused:
+            shared.loaded.result().close()
+
+    def _forget(self, key: "_Key", shared: "_Shared") -> None:
+        with self._lock:
+            if self._shared.get(key) is shared:
+                del self._shared[key]
+
+    def _open(self, folder: Path, options: LoadOptions, background: bool) -> LoadedSingle:
+        where, manifest = where_of(folder), read_manifest(folder)
+        _verify(folder, manifest, options)
+        with refusing(where, "cannot be loaded"):
+            provider = choose_provider(options.provider, options.allow_cpu_fallback)
+            variant = choose_variant(manifest, provider, options.variant)
+            tokenizer = self._tokenizer(folder, manifest)
+            check_tokenizer(where, manifest, tokenizer)
+            session = OnnxSession(folder / variant.file, provider, options.threads, output=manifest.output)
+        if set(session.inputs) != set(manifest.inputs) or manifest.output not in session.outputs:
+            raise VersionRefused(
+                f"{where}: {variant.file} has inputs {sorted(session.inputs)} and outputs "
+                f"{sorted(session.outputs)}, the manifest says {sorted(manifest.inputs)} and "
+                f"{manifest.output}; export it again"
+            )
+        with refusing(where, "does not run"):
+            predictor = Predictor(
+                manifest,
+                tokenizer,
+                session,
+                options.max_queue_tokens,
+                options.max_batch_tokens,
+                self._report(manifest.name, manifest.version),
+                background,
+            )
+        _prove(where, predictor)
+        return LoadedSingle(
+            manifest, variant, session.provider, session.threads, predictor, release=predictor.close
+        )
+
+    def _tokenizer(self, folder: Path, manifest: Manifest) -> Tokenizer:
+        """The tokenizer of a version. One is held while any version uses it: to read it takes long, and
+        nothing else can run in this process meanwhile."""
+        key = (manifest.files[manifest.tokenizer].sha256, manifest.words)
+        tokenizer = self._tokenizers.get(key)
+        if tokenizer is None:
+            tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
+            self._tokenizers[key] = tokenizer
+        return tokenizer
+
+    def _ensemble(
+        self, folder: Path, manifest: Manifest, models: Path, options: LoadOptions, background: bool
+    ) -> LoadedVersion:
+        where = where_of(folder)
+        check_ensemble(where, manifest, models)
+        if not background:  # members run at the same time: together they take the threads of one version
+            threads = max(1, (options.threads or available_cpus()) // len(manifest.members))
+            options = replace(options, threads=threads)
+        members: list[LoadedSingle] = []
+        with ExitStack() as opened:
+            for member in manifest.members:
+                try:
+                    members.append(self._single(models / member, options, background))
+                except VersionRefused as error:
+                    raise VersionRefused(f"{where}: member {error.message}") from error
+                opened.callback(members[-1].close)
+            release = _once(opened.pop_all().close)
+        predictor = EnsemblePredictor(manifest, [member.predictor for member in members], release)
+        _prove(where, predictor)
+        return LoadedVersion(
+            manifest,
+            MemberVariants(tuple(member.variant for member in members)),
+            "+".join(sorted({member.provider for member in members})),
+            sum(member.threads for member in members),
+            predictor,
+            release,
+        )
+
+
+_Key = tuple[Path, Fingerprint, bool]
+
+
+class _Shared:
+    """A network and how many use it."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.loaded: Future[LoadedSingle] = Future()
+
+    @property
+    def broken(self) -> bool:
+        """It is loaded, and no longer of use to anyone new."""
+        if not self.loaded.done() or self.loaded.exception():
+            return False
+        predictor = self.loaded.result().predictor
+        return predictor.failing or not predictor.alive
+
+
 def load_version(
     folder: Path, options: LoadOptions = LoadOptions(), report: Report = lambda _: None
 ) -> LoadedVersion:
-    """Verify, load, warm up and check a version against its golden texts.
-
-    An ensemble's members are looked for beside it, in the same models folder.
+    """Verify, load, warm up and check a version that is shared with no other; see `Loader.load`.
 
     Raises:
         VersionRefused: it failed; the message says where, why, and what to do.
     """
-    manifest = _verified(folder)
-    load = _open_ensemble if manifest.kind == "ensemble" else _open_single
-    return _proved(load(folder, manifest, options, report))
+    return Loader(options, lambda model, version: report).load(folder)
 
 
 def load_single(
@@ -89,116 +295,26 @@ def load_single(
     Raises:
         VersionRefused: it failed, or is an ensemble.
     """
-    manifest = _verified(folder)
-    if manifest.kind == "ensemble":
-        raise VersionRefused(
-            f"{_where(folder)}: is an ensemble, and one network is needed; name one of its members "
-            f"({', '.join(manifest.members)}) in its place"
-        )
-    return _proved(_open_single(folder, manifest, options, report))
+    return Loader(options, lambda model, version: report).load_single(folder)
 
 
-def _verified(folder: Path) -> Manifest:
-    manifest = read_manifest(folder)
+def _verify(folder: Path, manifest: Manifest, options: LoadOptions) -> None:
+    if options.trusted_keys:
+        from app.lifecycle.signing import check_signature  # its library is optional
+
+        with refusing(where_of(folder), "its signature cannot be checked"):
+            check_signature(folder, options.trusted_keys)
     verify_files(folder, manifest)
-    return manifest
 
 
-def _proved(loaded: L) -> L:
+def _prove(where: str, predictor: AnyPredictor) -> None:
     """Close a version that fails its golden texts."""
-    where = f"{loaded.manifest.name}/{loaded.manifest.version}"
     try:
-        check_golden(where, loaded.predictor)
-    except BaseException as error:
-        loaded.predictor.close()
-        if isinstance(error, VersionRefused) or not isinstance(error, Exception):
-            raise
-        raise VersionRefused(f"{where}: a golden text fails: {error}; export it again") from error
-    return loaded
-
-
-def _open_single(folder: Path, manifest: Manifest, options: LoadOptions, report: Report) -> LoadedSingle:
-    where = _where(folder)
-    try:
-        provider = choose_provider(options.provider, options.allow_cpu_fallback)
-        variant = choose_variant(manifest, provider, options.variant)
-        tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
-        session = OnnxSession(folder / variant.file, provider, options.threads, output=manifest.output)
-    except NerveError as error:
-        raise VersionRefused(f"{where}: {error.message}") from error
-    except Exception as error:  # whatever a damaged tokenizer or graph makes the libraries raise
-        raise VersionRefused(f"{where}: cannot be loaded: {error}; export it again") from error
-    if set(session.inputs) != set(manifest.inputs) or manifest.output not in session.outputs:
-        raise VersionRefused(
-            f"{where}: {variant.file} has inputs {sorted(session.inputs)} and outputs "
-            f"{sorted(session.outputs)}, the manifest says {sorted(manifest.inputs)} and "
-            f"{manifest.output}; export it again"
-        )
-    try:
-        predictor = Predictor(
-            manifest,
-            tokenizer,
-            session,
-            options.max_queue_tokens,
-            options.max_batch_tokens,
-            report,
-        )
-    except Exception as error:
-        raise VersionRefused(f"{where}: does not run: {error}; export it again") from error
-    return LoadedSingle(manifest, variant, session.provider, session.threads, predictor)
-
-
-def _open_ensemble(folder: Path, manifest: Manifest, options: LoadOptions, report: Report) -> LoadedVersion:
-    where, models = _where(folder), folder.parent.parent
-    manifests = [_read_member(where, manifest, models, member) for member in manifest.members]
-    try:
-        check_members(manifest, manifests)
-    except VersionRefused as error:
-        raise VersionRefused(f"{where}: {error.message}") from error
-    # Members run at the same time: together they take the threads that one version would.
-    threads = max(1, (options.threads or available_cpus()) // len(manifests))
-    members: list[LoadedSingle] = []
-    with ExitStack() as opened:
-        for member in manifest.members:
-            try:
-                members.append(load_single(models / member, replace(options, threads=threads), report))
-            except VersionRefused as error:
-                raise VersionRefused(f"{where}: member {error.message}") from error
-            opened.callback(members[-1].predictor.close)
-        predictor = EnsemblePredictor(manifest, [member.predictor for member in members])
-        opened.pop_all()  # from here on its own close does it
-    return LoadedVersion(
-        manifest,
-        MemberVariants(tuple(member.variant for member in members)),
-        "+".join(sorted({member.provider for member in members})),
-        sum(member.threads for member in members),
-        predictor,
-    )
-
-
-def _read_member(where: str, ensemble: Manifest, models: Path, member: str) -> Manifest:
-    """The manifest of a member, which is the one that the ensemble was made with.
-
-    Raises:
-        VersionRefused: it is missing, unreadable, or another.
-    """
-    folder = models / member
-    if not folder.is_dir():
-        raise VersionRefused(
-            f"{where}: member {member} is not there; copy its folder to {folder}, then the ensemble's again"
-        )
-    try:
-        manifest = read_manifest(folder)
-    except VersionRefused as error:
-        raise VersionRefused(f"{where}: member {error.message}") from error
-    found, meant = file_hash(folder / MANIFEST), ensemble.member_hashes[member]
-    if found != meant:
-        raise VersionRefused(
-            f"{where}: member {member} is not the one it was made with: sha256 of {MANIFEST} differs "
-            f"(got {found[:8]}…, want {meant[:8]}…); restore it, or package the ensemble again under a "
-            "new version"
-        )
-    return manifest
+        with refusing(where, "a golden text fails"):
+            check_golden(where, predictor)
+    except BaseException:
+        predictor.close()
+        raise
 
 
 def choose_variant(manifest: Manifest, provider: str, wanted: str = "auto") -> Variant:
@@ -222,22 +338,7 @@ def choose_variant(manifest: Manifest, provider: str, wanted: str = "auto") -> V
     return fitting[0]
 
 
-def check_golden(where: str, predictor: AnyPredictor) -> None:
-    """Run each golden text alone; spans and labels must be exactly the manifest's.
-
-    Raises:
-        VersionRefused: a text gave others.
-    """
-    for golden in predictor.manifest.golden:
-        (prediction,) = predictor.predict([golden.text])
-        found = [(e.start, e.end, e.label) for e in prediction.entities]
-        meant = [(e.start, e.end, e.label) for e in golden.entities]
-        if found != meant:
-            raise VersionRefused(
-                f"{where}: golden text {golden.text!r} gave {found}, must give {meant}; the file "
-                "or this machine computes something else than what was exported"
-            )
-
-
-def _where(folder: Path) -> str:
-    return f"{folder.parent.name}/{folder.name}"
+def _once(call: Callable[[], None]) -> Callable[[], None]:
+    """The same call, made at most once."""
+    unmade = threading.Lock()
+    return lambda: call() if unmade.acquire(blocking=False) else None

@@ -1,15 +1,19 @@
 """Repository: which versions lie in the models folder, and whether a folder has changed."""
 
+import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from app.errors import NotFound
+from app.manifest import MANIFEST
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _VERSION = re.compile(r"[1-9][0-9]*")
+_MEMBER = re.compile(f"{_NAME.pattern}/{_VERSION.pattern}")
 
 
 class Repository:
@@ -17,6 +21,7 @@ class Repository:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._seen: dict[Path, tuple[tuple[str, int, int] | None, tuple[str, ...]]] = {}
 
     def names(self) -> list[str]:
         """Names with at least one version, sorted."""
@@ -53,16 +58,28 @@ class Repository:
         return self.folder / name / str(version)
 
     def fingerprint(self, name: str, version: int) -> Fingerprint:
-        """Name, size and time of every file of a version: it changes when the folder does."""
+        """Name, size and time of every file of a version, and of an ensemble's members.
+
+        It changes when a folder does, so that an ensemble which lacked a member counts as changed when
+        the member comes.
+        """
         folder = self.folder / name / str(version)
-        files = []
-        for path in sorted(folder.rglob("*")):
-            try:
-                stat = path.stat()
-            except OSError:  # removed meanwhile, or a link to nothing
-                continue
-            files.append((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns))
+        files = list(fingerprint(folder))
+        for member in self._members(folder, tuple(files)):
+            files += [
+                (f"{member}/{file}", size, at) for file, size, at in fingerprint(self.folder / member)
+            ]
         return tuple(files)
+
+    def _members(self, folder: Path, seen: Fingerprint) -> tuple[str, ...]:
+        """The members that a manifest names, read again only where it has changed."""
+        manifest = next((file for file in seen if file[0] == MANIFEST), None)
+        known = self._seen.get(folder)
+        if known and known[0] == manifest:
+            return known[1]
+        members = _read_members(folder / MANIFEST) if manifest else ()
+        self._seen[folder] = (manifest, members)
+        return members
 
     @staticmethod
     def _folders(parent: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
@@ -71,3 +88,28 @@ class Repository:
         except OSError:
             return
         yield from (path for path in children if pattern.fullmatch(path.name) and path.is_dir())
+
+
+def fingerprint(folder: Path) -> Fingerprint:
+    """Name, size and time of every file of a folder; none of one that is not there."""
+    files = []
+    for parent, folders, names in os.walk(folder):  # which passes over what is removed meanwhile
+        for name in (*folders, *names):
+            path = Path(parent, name)
+            try:
+                stat = path.stat()
+            except OSError:  # removed meanwhile, or a link to nothing
+                continue
+            files.append((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns))
+    return tuple(sorted(files))
+
+
+def _read_members(manifest: Path) -> tuple[str, ...]:
+    """What may be members of an ensemble; whether the manifest is right is asked when it is loaded."""
+    try:
+        content = json.loads(manifest.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ()
+    members = content.get("members") if isinstance(content, dict) else None
+    names = members if isinstance(members, list) else []
+    return tuple(name for name in names if isinstance(name, str) and _MEMBER.fullmatch(name))

@@ -28,12 +28,14 @@ _MEANINGS = {
     400: "The body is not UTF-8 (`invalid_utf8`), or not JSON (`invalid_json`).",
     404: "No such model (`unknown_model`) or version (`unknown_version`).",
     409: "The version fails its checks (`version_refused`), or there is none to go back to "
-    "(`no_previous_version`); nothing changed.",
+    "(`no_previous_version`), or no canary (`no_canary`); nothing changed.",
+    412: "Somebody else changed it since the generation that `If-Match` names (`generation_changed`).",
     413: "More bytes (`body_too_large`), characters (`text_too_long`) or texts (`too_many_texts`) than "
     "the settings allow.",
     415: "Neither JSON nor plain text in UTF-8 (`unsupported_media_type`).",
     422: "A field is missing, unknown or of the wrong kind (`invalid_request`), the model has no such "
-    "label (`unknown_label`), or a string holds half of a surrogate pair (`lone_surrogate`).",
+    "label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string holds "
+    "half of a surrogate pair (`lone_surrogate`).",
     429: "The queue is full (`overloaded`); `Retry-After` says in how many seconds to come again.",
     500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
     "(`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",

@@ -1,16 +1,40 @@
 """`/models`: which versions there are, which serves, and changing that."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
-from app.lifecycle.deployment import Deployment, StateUnreadable
+from app.errors import BadRequest
+from app.lifecycle.deployment import Change, Deployment, DeploymentChange, StateUnreadable
 from app.lifecycle.manager import ModelManager, VersionStatus
+from app.lifecycle.operations import Operations
+from app.lifecycle.shadow import agreement
+from app.lifecycle.workers import Lagging, server_id
 from app.requests import parse_json, read_content
-from app.routes.answers import documented
-from app.schemas import DeploymentChange, ModelBody, ModelsBody, VersionBody
+from app.routes.answers import documented, json_response
+from app.schemas import DeploymentBody, ModelBody, ModelsBody, ShadowBody, VersionBody
 
 router = APIRouter(prefix="/models", tags=["models"])
+
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "The `ETag` that the change was decided on; nothing changes if it is another by now.",
+    "schema": {"type": "string"},
+    "example": '"17"',
+}
+
+_LATE: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": DeploymentBody,
+        "description": "Written down, but not every worker has followed in time (NERVE_CONVERGE_TIMEOUT); "
+        "`waiting_for` says which has not, and why.",
+    }
+}
 
 
 def _version(status: VersionStatus) -> VersionBody:
@@ -30,18 +54,27 @@ def _version(status: VersionStatus) -> VersionBody:
     )
 
 
-def _model(manager: ModelManager, name: str) -> ModelBody:
+def _model(request: Request, name: str) -> ModelBody:
+    manager: ModelManager = request.app.state.manager
     versions = manager.model_status(name)
     try:
-        deployment = manager.deployment(name)
+        deployment = manager.operations.deployment(name)
     except StateUnreadable:  # `problem` says so
         deployment = Deployment()
-    serving = [status.version for status in versions if status.state == "serving"]
+    serving = [status for status in versions if status.state == "serving"]
+    labels = list(serving[0].manifest.labels) if serving and serving[0].manifest else []
+    shadows = []
+    for shadow in deployment.shadow:
+        agreed = asdict(agreement(request.app.state.metrics, name, shadow.version, labels))
+        shadows.append(ShadowBody(version=shadow.version, percent=shadow.percent, **agreed))
     return ModelBody(
         name=name,
-        serving=serving[0] if serving else None,
+        serving=serving[0].version if serving else None,
         stable=deployment.stable,
         previous=deployment.previous,
+        canary=deployment.canary,
+        shadow=shadows,
+        generation=deployment.generation,
         problem=manager.problem(name),
         versions=[_version(status) for status in versions],
     )
@@ -52,46 +85,130 @@ def list_models(request: Request) -> ModelsBody:
     manager: ModelManager = request.app.state.manager
     return ModelsBody(
         default=request.app.state.settings.default_model,
-        models=[_model(manager, name) for name in manager.names()],
+        models=[_model(request, name) for name in manager.names()],
     )
 
 
 @router.get("/{name}", summary="One model and its versions", responses=documented(404, 422, 500))
 def show_model(name: str, request: Request) -> ModelBody:
-    return _model(request.app.state.manager, name)
+    return _model(request, name)
 
 
 @router.get("/{name}/deployment", summary="What should be served", responses=documented(404, 422, 500))
-def show_deployment(name: str, request: Request) -> Deployment:
+def show_deployment(name: str, request: Request, response: Response) -> Deployment:
+    """The `ETag` is the generation; send it back as `If-Match` with a change."""
     manager: ModelManager = request.app.state.manager
-    return manager.deployment(name)
+    deployment = manager.operations.deployment(name)
+    response.headers["ETag"] = f'"{deployment.generation}"'
+    return deployment
+
+
+@router.get("/{name}/history", summary="Who changed what when", responses=documented(404, 422, 500))
+def show_history(name: str, request: Request) -> list[Change]:
+    """Every change of what should be served, oldest first."""
+    manager: ModelManager = request.app.state.manager
+    return manager.operations.history(name)
 
 
 @router.put(
     "/{name}/deployment",
-    summary="Make a version the one that serves",
-    responses=documented(400, 404, 409, 413, 415, 422, 500),
+    summary="Change what should be served",
+    response_model=DeploymentBody,
+    responses=_LATE | documented(400, 404, 409, 412, 413, 415, 422, 500),
     openapi_extra={
+        "parameters": [_IF_MATCH],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": DeploymentChange.model_json_schema()}},
-        }
+            "content": {
+                "application/json": {
+                    "schema": DeploymentChange.model_json_schema(),
+                    "examples": {
+                        "another version": {"value": {"stable": 2}},
+                        "a canary": {"value": {"canary": {"version": 4, "percent": 5}}},
+                        "no canary": {"value": {"canary": None}},
+                        "a shadow": {"value": {"shadow": [{"version": 5, "percent": 10}]}},
+                    },
+                }
+            },
+        },
     },
 )
-async def change_deployment(name: str, request: Request) -> Deployment:
-    """The version is verified, loaded and checked first; if it fails, nothing changes."""
-    manager: ModelManager = request.app.state.manager
+async def change_deployment(name: str, request: Request) -> Response:
+    """Versions that it brings are verified, loaded and checked first; if one fails, nothing changes.
+
+    Fields that are left out stay, `null` ends a canary or shadows. The answer comes once every worker of
+    this server has followed.
+    """
     limit = request.app.state.settings.max_body_bytes
     _, content = await read_content(request, limit, ("application/json",))
     change = parse_json(DeploymentChange, content)
-    return await asyncio.to_thread(manager.activate, name, change.stable)
+    expected = _expected(request)
+    return await _changed(
+        request, name, lambda operations, by: operations.deploy(name, change, by, expected)
+    )
 
 
 @router.post(
     "/{name}/rollback",
     summary="Go back to the version that served before",
-    responses=documented(404, 409, 422, 500),
+    response_model=DeploymentBody,
+    responses=_LATE | documented(404, 409, 422, 500),
 )
-async def rollback(name: str, request: Request) -> Deployment:
+async def rollback(name: str, request: Request) -> Response:
+    return await _changed(request, name, lambda operations, by: operations.rollback(name, by))
+
+
+@router.post(
+    "/{name}/promote",
+    summary="Make the canary the stable version",
+    response_model=DeploymentBody,
+    responses=_LATE | documented(404, 409, 412, 422, 500),
+)
+async def promote(name: str, request: Request) -> Response:
+    return await _changed(request, name, lambda operations, by: operations.promote(name, by))
+
+
+@router.post(
+    "/{name}/abort",
+    summary="Withdraw the canary",
+    response_model=DeploymentBody,
+    responses=_LATE | documented(404, 409, 422, 500),
+)
+async def abort(name: str, request: Request) -> Response:
+    return await _changed(request, name, lambda operations, by: operations.abort(name, by))
+
+
+async def _changed(
+    request: Request, name: str, change: Callable[[Operations, str], Deployment]
+) -> Response:
+    """Make a change and wait until every worker of this server follows: 200, or 202 where one does not."""
     manager: ModelManager = request.app.state.manager
-    return await asyncio.to_thread(manager.rollback, name)
+    seconds = request.app.state.settings.converge_timeout
+    by = f"client {request.client.host}" if request.client else "client"
+
+    def make() -> tuple[Deployment, list[Lagging]]:
+        deployment = change(manager.operations, by)
+        return deployment, manager.workers.wait(name, deployment.generation, seconds, server_id())
+
+    deployment, late = await asyncio.to_thread(make)
+    body = DeploymentBody(**dict(deployment), converged=not late, waiting_for=late)
+    response = json_response(body.model_dump(), 202 if late else 200)
+    response.headers["ETag"] = f'"{deployment.generation}"'
+    return response
+
+
+def _expected(request: Request) -> int | None:
+    """The generation that `If-Match` names.
+
+    Raises:
+        BadRequest: it is no generation.
+    """
+    given = request.headers.get("if-match", "*").strip()
+    if given == "*":
+        return None
+    number = given.removeprefix("W/").strip('"')
+    if not number.isdecimal():
+        raise BadRequest(
+            f'If-Match {given}: send the ETag of GET /models/…/deployment, such as "17", or leave it out'
+        )
+    return int(number)

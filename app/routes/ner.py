@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app.lifecycle.loading import LoadedVersion
-from app.requests import check_labels, count_labels, read_ner_request, render_result
+from app.requests import check_labels, read_ner_request, render_result, scores_by_label
 from app.routes.answers import documented, json_response
 from app.schemas import NerBatchResponse, NerOptions, NerRequest, NerResponse
 
@@ -70,15 +70,19 @@ async def ner(request: Request) -> Response:
     name = asked.model or settings.default_model
     if not manager.has(name, asked.version):
         await asyncio.to_thread(manager.load_pinned, name, asked.version)
-    with manager.lease(name, asked.version) as served:
-        return await _answer(request, asked, served)
+    texts = [asked.text] if asked.text is not None else asked.texts or []
+
+    def key(sticky: str) -> str | None:
+        return "\0".join(texts) if sticky == "text" else request.headers.get(sticky)
+
+    with manager.lease(name, asked.version, key) as served:
+        return await _answer(request, asked, texts, served)
 
 
-async def _answer(request: Request, asked: NerRequest, served: LoadedVersion) -> Response:
+async def _answer(request: Request, asked: NerRequest, texts: list[str], served: LoadedVersion) -> Response:
     manifest, record, metrics = served.manifest, request.scope["nerve"], request.app.state.metrics
     of = record.model, record.version = manifest.name, str(manifest.version)
     check_labels(asked.labels, manifest.labels)
-    texts = [asked.text] if asked.text is not None else asked.texts or []
     record.texts, record.characters = len(texts), sum(map(len, texts))
 
     predictions = await asyncio.wrap_future(served.predictor.submit(texts))
@@ -86,7 +90,11 @@ async def _answer(request: Request, asked: NerRequest, served: LoadedVersion) ->
         render_result(text, prediction, asked) for text, prediction in zip(texts, predictions, strict=True)
     ]
     metrics.texts.labels(*of).inc(len(texts))
-    for label, count in count_labels(results).items():
-        metrics.entities.labels(*of, label).inc(count)
+    for label, scores in scores_by_label(results).items():
+        metrics.entities.labels(*of, label).inc(len(scores))
+        observed = metrics.entity_scores.labels(*of, label)
+        for score in scores:
+            observed.observe(score)
+    request.app.state.manager.copy(served, texts, predictions)
     head = {"model": manifest.name, "version": manifest.version}
     return json_response(head | (results[0] if asked.text is not None else {"results": results}))

@@ -90,6 +90,7 @@ def test_a_contradiction_is_refused(fields: Any, changes: dict[str, Any], reason
 
 TEAM: dict[str, Any] = {
     "kind": "ensemble",
+    "name": "team",
     "variants": [],
     "inputs": {},
     "files": {},
@@ -112,6 +113,7 @@ def test_an_ensemble_names_its_members_and_how_they_are_combined(fields: Any) ->
     [
         ({"members": ["ner-en/1"]}, "two or more distinct members"),
         ({"members": ["ner-en/1", "ner-en/1"]}, "two or more distinct members"),
+        ({"name": "ner-en"}, "an ensemble cannot be a member of itself"),
         ({"members": ["../x", "ner-en/1"]}, "members.0"),
         ({"members": ["ner-en", "ner-de/1"]}, "members.0"),
         ({"members": ["ner-en/1/..", "ner-de/1"]}, "members.0"),

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from tests.bench import latency, start
+from tests.bench import latency, start, swap
 from tests.bench.report import Options, machine
 
-BENCHMARKS = {"start": start, "latency": latency}
+BENCHMARKS = {"start": start, "latency": latency, "swap": swap}
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models"), help="models folder")
     parser.add_argument("--model", default="ner-en", help="model in it")
     parser.add_argument("--requests", type=int, default=500, help="requests of each measurement")
+    parser.add_argument("--swaps", type=int, default=50, help="changes of the version that serves")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
@@ -29,7 +30,7 @@ def main() -> None:
         parser.error(
             f"{arguments.models / arguments.model} is no folder; name another with --models and --model"
         )
-    options = Options(arguments.models.resolve(), arguments.model, arguments.requests)
+    options = Options(arguments.models.resolve(), arguments.model, arguments.requests, arguments.swaps)
     print(machine())
     for name in arguments.names or BENCHMARKS:
         BENCHMARKS[name].run(options)

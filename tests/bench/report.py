@@ -11,11 +11,12 @@ from statistics import median, quantiles
 
 @dataclass(frozen=True)
 class Options:
-    """The model to measure, and how many requests to measure it with."""
+    """The model to measure, and how many requests and swaps to measure it with."""
 
     models: Path
     model: str
     requests: int
+    swaps: int
 
 
 def show(title: str, unit: str, samples: Mapping[str, Sequence[float]], floor: str) -> dict[str, float]:

@@ -20,6 +20,7 @@ from app.engine.session import OnnxSession
 from app.engine.tokenizer import Tokenizer
 from app.errors import InferenceFailed, VersionRefused
 from app.manifest import Manifest, read_manifest
+from tests.servers import until
 from tests.texts import texts
 from tests.tiny import LABELS, POISON, SCORES, SPANS, TAGS, TEXT, VOCABULARY, write_tiny_version
 
@@ -391,6 +392,34 @@ def test_closing_finishes_what_runs_and_closes_the_members(models: Path) -> None
     ensemble.close()
     assert not ensemble.alive
     assert not any(member.alive for member in members)
+
+
+def test_closing_gives_members_back_to_who_lent_them(models: Path) -> None:
+    folders = [models / "plain/1", models / "ibm/1"]
+    members = [open_member(folder) for folder in folders]
+    returned: list[bool] = []
+    ensemble = EnsemblePredictor(ensemble_of(folders, "mean"), members, lambda: returned.append(True))
+    ensemble.close()
+    assert returned == [True]
+    assert all(member.predict([TEXT])[0].entities for member in members)
+    for member in members:
+        member.close()
+
+
+def test_it_fails_as_soon_as_one_member_does_and_is_idle_with_all(models: Path) -> None:
+    folders = [models / "plain/1", models / "ibm/1"]
+    members = [open_member(folder) for folder in folders]
+    ensemble = EnsemblePredictor(ensemble_of(folders, "mean"), members)
+    for _ in range(3):
+        assert not ensemble.failing
+        members[1].submit([POISON]).exception()
+    assert ensemble.failing
+    until(lambda: ensemble.idle)
+    running = members[0].submit([TEXT * 500])
+    assert not ensemble.idle
+    running.result()
+    until(lambda: ensemble.idle)
+    ensemble.close()
 
 
 # what the tests above are made of

@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from app.engine.session import OnnxSession
 from app.engine.tokenizer import Tokenizer
 from app.errors import InferenceFailed, NotReady
 from app.manifest import read_manifest
+from tests.servers import until
 from tests.texts import texts
 from tests.tiny import POISON, SCORES, SPANS, TAGS, TEXT, tiny_graph, write_tiny_version
 
@@ -221,3 +224,44 @@ def test_a_closed_predictor_takes_nothing_more(tmp_path: Path) -> None:
     assert not predictor.alive
     with pytest.raises(NotReady):
         predictor.logits([TEXT])
+    with pytest.raises(NotReady):
+        predictor.predict([TEXT])
+
+
+def test_three_failures_in_a_row_are_noted_for_good(tmp_path: Path) -> None:
+    predictor = open_predictor(write_tiny_version(tmp_path))
+    for asked in (POISON, POISON, TEXT, POISON, POISON):
+        predictor.submit([asked]).exception()
+    assert not predictor.failing
+    predictor.submit([POISON]).exception()
+    assert predictor.failing
+    predictor.predict([TEXT])
+    assert predictor.failing
+    predictor.close()
+
+
+def test_it_is_idle_once_every_request_is_answered(tmp_path: Path) -> None:
+    predictor = open_predictor(write_tiny_version(tmp_path))
+    assert predictor.idle
+    futures = [predictor.submit([TEXT * 200]) for _ in range(20)]
+    assert not predictor.idle
+    futures[-1].cancel()
+    for future in futures[:-1]:
+        future.result()
+    until(lambda: predictor.idle)
+    predictor.close()
+    predictor.submit([TEXT]).exception()
+    assert predictor.idle
+
+
+def test_closed_and_dropped_it_is_gone_without_a_collection(tmp_path: Path) -> None:
+    predictor = open_predictor(write_tiny_version(tmp_path))
+    predictor.predict([TEXT] * 3)
+    gone = weakref.ref(predictor)
+    gc.disable()
+    try:
+        predictor.close()
+        del predictor
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -198,6 +198,88 @@ def test_a_batch_that_fails_fails_its_own_rows_only(raised: Exception) -> None:
     assert [report.failed for report in reports] == [True, False]
 
 
+def run_each(scheduler: Scheduler[Row], numbers: Sequence[int]) -> None:
+    """Run rows one after another, each in a batch of its own."""
+    for number in numbers:
+        row = Row(number)
+        scheduler.submit([row])
+        row.ended.wait()
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failing"),
+    [
+        ("--", False),
+        ("--+--", False),
+        ("---", True),
+        ("+---+++", True),
+        ("~~~~", False),
+    ],
+)
+def test_three_batches_that_fail_in_a_row_are_noted_for_good(outcomes: str, failing: bool) -> None:
+    raised = {"-": InferenceFailed("broken"), "~": NotReady("closed"), "+": None}
+
+    def run(rows: Sequence[Row]) -> None:
+        if error := raised[outcomes[rows[0].number]]:
+            raise error
+
+    scheduler: Scheduler[Row] = Scheduler(run, Cost(), 1000, 64, lambda _: None)
+    run_each(scheduler, range(len(outcomes)))
+    assert scheduler.failing is failing
+    scheduler.close()
+
+
+def test_an_error_that_nobody_foresaw_counts_as_a_failure() -> None:
+    def run(rows: Sequence[Row]) -> None:
+        raise ZeroDivisionError
+
+    scheduler: Scheduler[Row] = Scheduler(run, Cost(), 1000, 64, lambda _: None)
+    run_each(scheduler, range(3))
+    assert scheduler.failing
+    scheduler.close()
+
+
+def test_it_is_idle_where_nothing_waits_and_nothing_runs() -> None:
+    runner = Runner(go=False)
+    scheduler = runner.scheduler()
+    assert scheduler.idle
+    scheduler.submit([Row(0)])
+    assert not scheduler.idle
+    runner.entered.wait()
+    assert not scheduler.idle
+    runner.go.set()
+    scheduler.close()
+    assert scheduler.idle
+
+
+def test_closing_waits_for_a_lone_row() -> None:
+    runner = Runner(go=False)
+    scheduler = runner.scheduler()
+    row = Row(0)
+    alone = threading.Thread(target=scheduler.run_if_idle, args=(row,))
+    closing = threading.Thread(target=scheduler.close)
+    alone.start()
+    runner.entered.wait()
+    closing.start()
+    runner.go.set()
+    closing.join()
+    row.ended.wait()
+    assert row.error is None
+
+
+def test_what_begins_is_called_first_on_its_thread() -> None:
+    begun: list[str] = []
+    runner = Runner()
+
+    def begin() -> None:
+        begun.append(threading.current_thread().name)
+
+    scheduler: Scheduler[Row] = Scheduler(runner, COST, 9, 9, lambda _: None, "mine", begin)
+    run_each(scheduler, [0])
+    scheduler.close()
+    assert begun == ["mine"]
+
+
 def test_a_report_tells_what_was_run() -> None:
     runner = Runner()
     scheduler = runner.scheduler(Cost(fixed=1.0, per_token=1e-6))

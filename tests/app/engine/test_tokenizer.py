@@ -168,3 +168,18 @@ def test_a_saved_tokenizer_is_the_same(tmp_path: Path) -> None:
     TOKENIZERS["wordpiece"].save(tmp_path / "tokenizer.json")
     again = Tokenizer.from_file(tmp_path / "tokenizer.json")
     assert again.encode([TEXT])[0].ids.tolist() == TOKENIZERS["wordpiece"].encode([TEXT])[0].ids.tolist()
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-level", "sentence-piece"])
+def test_samples_are_texts_of_different_sub_tokens(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    samples = tokenizer.samples(20)
+    assert 20 <= len(samples) < 40
+    assert samples == [sample.strip() for sample in samples]
+    seen = {int(number) for encoded in tokenizer.encode(samples) for number in encoded.ids}
+    assert len(seen) > 5
+
+
+def test_a_sub_token_has_a_name() -> None:
+    tokenizer = TOKENIZERS["wordpiece"]
+    assert tokenizer.token(VOCABULARY.index("angela")) == "angela"

@@ -1,8 +1,11 @@
 """Loading: a version serves only if everything about it is right, and a refusal says what is not."""
 
 import json
+import os
 import shutil
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,19 +15,35 @@ import onnx
 import pytest
 from onnx.helper import make_node
 from onnx.numpy_helper import from_array
+from tokenizers import Regex
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import Lowercase, Replace
 
+from app.engine.priority import LOWEST
 from app.engine.session import CPU, CUDA
-from app.errors import VersionRefused
-from app.lifecycle.loading import LoadOptions, MemberVariants, choose_variant, load_single, load_version
+from app.errors import InferenceFailed, VersionRefused
+from app.lifecycle.loading import (
+    Loader,
+    LoadOptions,
+    MemberVariants,
+    Report,
+    choose_variant,
+    load_single,
+    load_version,
+)
 from app.manifest import MANIFEST, Golden, GoldenEntity, Variant, file_hash, read_manifest
+from tests.servers import until
 from tests.tiny import (
     POISON,
     SPANS,
     TEXT,
+    VOCABULARY,
     edit_manifest,
     listed,
     replace_graph,
     tiny_graph,
+    tiny_tokenizer,
     write_tiny_version,
 )
 
@@ -86,6 +105,37 @@ def noise_for_a_tokenizer(folder: Path) -> None:
 
 def relist(folder: Path) -> None:
     edit_manifest(folder, files={name: file.model_dump() for name, file in listed(folder).items()})
+
+
+def tokenizer_of(spoil: Callable[[RustTokenizer], None], **changes: Any) -> Callable[[Path], None]:
+    """The tiny tokenizer with something wrong, and the manifest lists it as it is."""
+
+    def write(folder: Path) -> None:
+        tokenizer = tiny_tokenizer()
+        spoil(tokenizer)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        relist(folder)
+        edit_manifest(folder, **changes)
+
+    return write
+
+
+def foreign_words(tokenizer: RustTokenizer) -> None:
+    """A vocabulary in which no word of the texts is."""
+    ids = {token if token.startswith("[") else f"☃{token}": n for n, token in enumerate(VOCABULARY)}
+    tokenizer.model = WordPiece(ids, unk_token="[UNK]")
+
+
+def small_words(tokenizer: RustTokenizer) -> None:
+    """All words are in capitals, and every text is made small."""
+    ids = {token if token.startswith("[") else token.upper(): n for n, token in enumerate(VOCABULARY)}
+    known = {token: n for token, n in ids.items() if token.startswith("[") or "A" <= token <= "Z"}
+    tokenizer.model = WordPiece(known, unk_token="[UNK]")
+    tokenizer.normalizer = Lowercase()
+
+
+def no_words(tokenizer: RustTokenizer) -> None:
+    tokenizer.normalizer = Replace(Regex("[\\s\\S]"), "")
 
 
 def other_input_names(folder: Path) -> None:
@@ -174,6 +224,18 @@ BAD_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a file that is not listed": (edit(tokenizer="vocab.json"), "files does not list 'vocab.json'"),
     "an ONNX file that does not parse": (noise_for_a_model, "cannot be loaded.*export it again"),
     "a tokenizer that does not parse": (noise_for_a_tokenizer, "cannot be loaded.*export it again"),
+    "a tokenizer that knows no word": (
+        tokenizer_of(foreign_words),
+        r"tokenizer.json maps every word of the golden texts to its sub-token '\[UNK\]'; it is damaged",
+    ),
+    "a tokenizer that knows no word, without golden texts": (
+        tokenizer_of(small_words, golden=[]),
+        r"tokenizer.json maps every word of its own vocabulary to its sub-token '\[UNK\]'",
+    ),
+    "a tokenizer that drops everything": (
+        tokenizer_of(no_words),
+        "tokenizer.json maps every word of the golden texts to no sub-token",
+    ),
     "other input names": (other_input_names, r"has inputs \['attention_mask', 'tokens'\]"),
     "another output name": (other_output_name, r"outputs \['scores'\], the manifest says"),
     "another number of columns": (other_columns, "does not run: the logits .* 7 tags"),
@@ -365,6 +427,12 @@ def team_of_teams(models: Path) -> None:
     write_team(models, members=members, member_hashes=hashes)
 
 
+def team_of_itself(models: Path) -> None:
+    members = ["ner-en/1", "team/1"]
+    hashes = {member: file_hash(models / "ner-en/1" / MANIFEST) for member in members}
+    write_team(models, members=members, member_hashes=hashes)
+
+
 BAD_TEAMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no member": (no_member, "member ner-en/2 is not there; copy its folder to .*ner-en/2"),
     "a member that changed": (
@@ -405,9 +473,257 @@ def test_an_ensemble_of_ensembles_is_refused(models_dir: Path) -> None:
         load_version(models_dir / "team/1", ONE_THREAD)
 
 
+def test_an_ensemble_of_itself_is_refused(models_dir: Path) -> None:
+    team_of_itself(models_dir)
+    with pytest.raises(VersionRefused, match=r"team/1: .*an ensemble cannot be a member of itself; name"):
+        load_version(models_dir / "team/1", ONE_THREAD)
+
+
+def test_ensembles_that_name_each_other_are_refused(models_dir: Path) -> None:
+    for name, other in (("team", "crew"), ("crew", "team")):
+        members = ["ner-en/1", f"{other}/1"]
+        hashes = dict.fromkeys(members, "0" * 64)
+        folder = write_team(models_dir, name=name, members=members, member_hashes=hashes)
+        folder.rename(models_dir / f"{name}-1")
+    for name in ("team", "crew"):
+        (models_dir / name).mkdir(exist_ok=True)
+        (models_dir / f"{name}-1").rename(models_dir / name / "1")
+    with pytest.raises(VersionRefused, match="team/1: member crew/1 is an ensemble itself; name its"):
+        load_version(models_dir / "team/1", ONE_THREAD)
+
+
 def test_an_ensemble_is_checked_against_its_own_golden_texts(models_dir: Path) -> None:
     folder = write_team(models_dir, golden=golden("IBM", (0, 3, "PER")))
     before = threading.active_count()
     with pytest.raises(VersionRefused, match=r"team/1: golden text 'IBM' gave .*ORG"):
         load_version(folder, ONE_THREAD)
     assert threading.active_count() == before
+
+
+# what versions have in common
+
+
+@pytest.fixture
+def counted() -> Counter[str]:
+    """How often each version was opened, of a loader that `counting` made."""
+    return Counter()
+
+
+def counting(counted: Counter[str]) -> Loader:
+    def report(model: str, version: int) -> Report:
+        counted[f"{model}/{version}"] += 1
+        return lambda batch: None
+
+    return Loader(ONE_THREAD, report)
+
+
+def test_a_network_is_loaded_once_and_closes_with_its_last_user(
+    models_dir: Path, counted: Counter[str]
+) -> None:
+    loader = counting(counted)
+    folder = write_team(models_dir)
+    team, alone, again = (
+        loader.load(path) for path in (folder, models_dir / "ner-en/1", models_dir / "ner-en/1")
+    )
+    assert counted == {"ner-en/1": 1, "ner-en/2": 1, "other/1": 1}
+    assert alone.predictor is again.predictor
+    alone.close()
+    alone.close()  # once is enough
+    team.close()
+    team.close()
+    assert again.predictor.predict([TEXT])[0].entities
+    again.close()
+    assert not again.predictor.alive
+
+
+def test_an_ensemble_keeps_its_members_when_others_close_them(models_dir: Path) -> None:
+    loader = Loader(ONE_THREAD)
+    alone, team = loader.load(models_dir / "ner-en/1"), loader.load(write_team(models_dir))
+    alone.close()
+    assert team.predictor.predict([TEXT])[0].entities
+    team.close()
+    assert not alone.predictor.alive
+
+
+def test_two_ensembles_share_their_members(models_dir: Path, counted: Counter[str]) -> None:
+    loader = counting(counted)
+    first = loader.load(write_team(models_dir))
+    (models_dir / "team/1").rename(models_dir / "team-1")
+    shutil.rmtree(models_dir / "team")
+    write_team(models_dir, "vote", version=2).rename(models_dir / "team/2")
+    second = loader.load(models_dir / "team/2")
+    assert set(counted.values()) == {1}
+    first.close()
+    assert second.predictor.predict([TEXT])[0].entities
+    second.close()
+
+
+def test_threads_that_load_at_the_same_time_load_once(models_dir: Path, counted: Counter[str]) -> None:
+    loader, start, found = counting(counted), threading.Barrier(8), list[Any]()
+
+    def load() -> None:
+        start.wait()
+        found.append(loader.load(models_dir / "ner-en/1"))
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counted == {"ner-en/1": 1}
+    assert len({id(loaded.predictor) for loaded in found}) == 1
+    for loaded in found:
+        assert loaded.predictor.alive
+        loaded.close()
+    assert not found[0].predictor.alive
+
+
+def test_a_folder_that_changed_is_loaded_anew(models_dir: Path) -> None:
+    loader = Loader(ONE_THREAD)
+    old = loader.load(models_dir / "ner-en/1")
+    edit_manifest(models_dir / "ner-en/1", description="another")
+    new = loader.load(models_dir / "ner-en/1")
+    assert (old.manifest.description, new.manifest.description) != ("another", old.manifest.description)
+    assert old.predictor is not new.predictor
+    old.close()
+    assert new.predictor.predict([TEXT])[0].entities
+    new.close()
+
+
+def test_a_network_that_fails_is_shared_with_nobody_new(models_dir: Path) -> None:
+    loader = Loader(ONE_THREAD)
+    old = loader.load(models_dir / "ner-en/1")
+    for _ in range(3):
+        with pytest.raises(InferenceFailed):
+            old.predictor.predict([POISON])
+    new = loader.load(models_dir / "ner-en/1")
+    assert (old.predictor.failing, new.predictor.failing) == (True, False)
+    old.close()
+    again = loader.load(models_dir / "ner-en/1")
+    assert again.predictor is new.predictor
+    again.close()
+    new.close()
+    assert not new.predictor.alive
+
+
+def test_what_was_refused_is_tried_again_once_it_is_asked_for(models_dir: Path) -> None:
+    loader = Loader(ONE_THREAD)
+    shutil.copy(models_dir / "ner-en/1/model.fp32.onnx", models_dir / "kept")
+    truncated_model(models_dir / "ner-en/1")
+    for _ in range(2):
+        with pytest.raises(VersionRefused, match="the manifest says"):
+            loader.load(models_dir / "ner-en/1")
+    shutil.move(models_dir / "kept", models_dir / "ner-en/1/model.fp32.onnx")
+    loader.load(models_dir / "ner-en/1").close()
+
+
+def test_a_members_batches_are_reported_under_its_own_name(models_dir: Path) -> None:
+    batches = Counter[str]()
+
+    def report(model: str, version: int) -> Report:
+        return lambda batch: batches.update([f"{model}/{version}"])
+
+    loaded = Loader(ONE_THREAD, report).load(write_team(models_dir))
+    batches.clear()
+    loaded.predictor.predict([TEXT])
+    loaded.close()
+    assert batches == {"ner-en/1": 1, "ner-en/2": 1, "other/1": 1}
+
+
+def test_versions_that_bring_the_same_tokenizer_share_it(models_dir: Path) -> None:
+    write_tiny_version(models_dir, version=2)
+    write_tiny_version(models_dir, version=3, words="space", golden=[])
+    loader = Loader(ONE_THREAD)
+    loaded = [loader.load_single(models_dir / "ner-en" / str(version)) for version in (1, 2, 3)]
+    first, second, third = (one.predictor.tokenizer for one in loaded)
+    assert first is second
+    assert (third is first, third.rule) == (False, "space")
+    for one in loaded:
+        one.close()
+
+
+def test_members_may_lie_elsewhere(models_dir: Path, tmp_path: Path) -> None:
+    folder = write_team(models_dir)
+    staged = tmp_path / "staged/team/1"
+    staged.parent.mkdir(parents=True)
+    folder.rename(staged)
+    loader = Loader(ONE_THREAD)
+    with pytest.raises(VersionRefused, match="team/1: member ner-en/1 is not there"):
+        loader.load(staged)
+    loader.load(staged, models=models_dir).close()
+
+
+def test_a_member_that_is_removed_while_an_ensemble_is_loaded_is_named(models_dir: Path) -> None:
+    folder = write_team(models_dir)
+
+    def report(model: str, version: int) -> Report:  # is asked for once the first member's files are read
+        shutil.rmtree(models_dir / "other/1", ignore_errors=True)
+        return lambda batch: None
+
+    before = threading.active_count()
+    reason = "team/1: member other/1: its folder was removed while it was being loaded; copy it to"
+    with pytest.raises(VersionRefused, match=reason):
+        Loader(ONE_THREAD, report).load(folder)
+    assert threading.active_count() == before
+
+
+def test_a_folder_that_comes_and_goes_is_loaded_or_refused(models_dir: Path, tmp_path: Path) -> None:
+    folder, loader, stop = models_dir / "ner-en/1", Loader(ONE_THREAD), threading.Event()
+    shutil.copytree(folder, tmp_path / "kept")
+
+    def disturb() -> None:
+        while not stop.is_set():
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(tmp_path / "kept", folder, dirs_exist_ok=True)
+
+    disturber = threading.Thread(target=disturb)
+    disturber.start()
+    reasons = set[str]()
+    for _ in range(60):
+        try:
+            loader.load(folder).close()
+        except VersionRefused as refused:
+            reasons.add(refused.message)
+    stop.set()
+    disturber.join()
+    assert reasons
+    assert all(reason.startswith("ner-en/1: ") for reason in reasons)
+
+
+def test_only_signed_versions_are_loaded_where_keys_are_trusted(models_dir: Path, tmp_path: Path) -> None:
+    options = LoadOptions(threads=1, trusted_keys=(tmp_path / "nowhere.pem",))
+    with pytest.raises(VersionRefused, match=r"ner-en/1: .*nowhere\.pem"):
+        load_version(models_dir / "ner-en/1", options)
+
+
+# in the background
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a priority of a thread is Linux's")
+@pytest.mark.parametrize("background", [True, False])
+def test_in_the_background_every_thread_gives_way(models_dir: Path, background: bool) -> None:
+    before, ours = set(threading.enumerate()), priority(threading.current_thread())
+    loaded = Loader(LoadOptions(threads=2)).load(write_team(models_dir), background=background)
+    loaded.predictor.predict([TEXT])
+    threads = set(threading.enumerate()) - before
+    assert len(threads) > 3
+    until(lambda: {priority(thread) for thread in threads} == {LOWEST if background else ours})
+    assert loaded.threads == 3
+    assert priority(threading.current_thread()) == ours
+    loaded.close()
+
+
+def priority(thread: threading.Thread) -> int:
+    """A thread's nice value."""
+    return os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
+
+
+def test_the_background_shares_nothing_with_the_foreground(models_dir: Path) -> None:
+    loader = Loader(LoadOptions(threads=2))
+    loaded = loader.load(models_dir / "ner-en/1")
+    hidden = loader.load(models_dir / "ner-en/1", background=True)
+    assert (loaded.threads, hidden.threads) == (2, 1)
+    assert loaded.predictor is not hidden.predictor
+    hidden.close()
+    assert loaded.predictor.alive
+    loaded.close()

@@ -114,10 +114,10 @@ def test_a_state_that_another_process_changed_is_followed(models_dir: Path, make
     write_tiny_version(models_dir, version=2)
     manager, other = make(), make()
     manager.converge()
-    other.activate("ner-en", 1)
+    other.operations.activate("ner-en", 1, "me")
     manager.converge()
     assert served(manager) == 1
-    other.rollback("ner-en")
+    other.operations.rollback("ner-en", "me")
     manager.converge()
     assert served(manager) == 2
 
@@ -196,7 +196,7 @@ def test_a_bad_folder_is_refused_while_the_old_version_serves_and_is_ready_once_
     assert states(manager) == {1: "serving", 7: "refused"}
     assert reason(manager, 7).startswith("ner-en/7: ")
     with pytest.raises(VersionRefused):
-        manager.activate("ner-en", 7)
+        manager.operations.activate("ner-en", 7, "me")
     assert served(manager) == 1
     assert manager.store.read("ner-en") == Deployment(stable=1, generation=1)
 
@@ -245,7 +245,7 @@ def test_a_torn_state_is_reported_and_the_last_good_one_kept(
 ) -> None:
     write_tiny_version(models_dir, version=2)
     manager = make()
-    manager.activate("ner-en", 1)
+    manager.operations.activate("ner-en", 1, "me")
     write_state(manager, torn)
     for _ in range(3):
         manager.converge()
@@ -253,7 +253,7 @@ def test_a_torn_state_is_reported_and_the_last_good_one_kept(
     assert caplog.text.count("ner-en.json: not a deployment") == 1
     assert manager.store.path("ner-en").read_text() == torn
     with pytest.raises(StateUnreadable):
-        manager.deployment("ner-en")
+        manager.operations.deployment("ner-en")
 
 
 def test_a_state_that_is_torn_again_is_reported_again(
@@ -294,7 +294,7 @@ def test_without_a_folder_to_write_in_it_serves_all_the_same(
     assert served(manager) == 1
     write_tiny_version(models_dir, version=2)
     with pytest.raises((StateUnwritable, StateUnreadable)):
-        manager.activate("ner-en", 2)
+        manager.operations.activate("ner-en", 2, "me")
     assert served(manager) == 1
 
 
@@ -305,40 +305,40 @@ def test_activate_makes_a_version_serve_and_rollback_undoes_it(
     models_dir: Path, manager: ModelManager
 ) -> None:
     write_tiny_version(models_dir, version=2)
-    assert manager.activate("ner-en", 2) == Deployment(stable=2, previous=1, generation=2)
+    assert manager.operations.activate("ner-en", 2, "me") == Deployment(stable=2, previous=1, generation=2)
     assert served(manager) == 2
     assert states(manager)[1] in ("ready", "found")
-    assert manager.rollback("ner-en") == Deployment(stable=1, previous=2, generation=3)
+    assert manager.operations.rollback("ner-en", "me") == Deployment(stable=1, previous=2, generation=3)
     assert served(manager) == 1
-    assert manager.rollback("ner-en").stable == 2
+    assert manager.operations.rollback("ner-en", "me").stable == 2
 
 
 def test_activating_what_serves_changes_nothing(manager: ModelManager) -> None:
-    assert manager.activate("ner-en", 1) == Deployment(stable=1, generation=1)
+    assert manager.operations.activate("ner-en", 1, "me") == Deployment(stable=1, generation=1)
     assert served(manager) == 1
 
 
 def test_there_is_no_rollback_without_a_version_before(manager: ModelManager) -> None:
     with pytest.raises(VersionRefused, match="no version served before") as refused:
-        manager.rollback("ner-en")
+        manager.operations.rollback("ner-en", "me")
     assert refused.value.code == "no_previous_version"
 
 
 def test_a_rollback_to_a_version_that_fails_is_refused(models_dir: Path, manager: ModelManager) -> None:
     write_tiny_version(models_dir, version=2)
-    manager.activate("ner-en", 2)
+    manager.operations.activate("ner-en", 2, "me")
     edit_manifest(models_dir / "ner-en/1", format_version=9)
     with pytest.raises(VersionRefused, match="format_version 9"):
-        manager.rollback("ner-en")
+        manager.operations.rollback("ner-en", "me")
     assert served(manager) == 2
 
 
 def test_what_is_not_there_is_not_found(manager: ModelManager) -> None:
     for call in (
-        lambda: manager.activate("ner-en", 9),
-        lambda: manager.activate("nope", 1),
-        lambda: manager.rollback("nope"),
-        lambda: manager.deployment("nope"),
+        lambda: manager.operations.activate("ner-en", 9, "me"),
+        lambda: manager.operations.activate("nope", 1, "me"),
+        lambda: manager.operations.rollback("nope", "me"),
+        lambda: manager.operations.deployment("nope"),
         lambda: manager.model_status("nope"),
         lambda: served(manager, "nope"),
         lambda: served(manager, "ner-en", 9),
@@ -353,7 +353,7 @@ def test_what_is_not_there_is_not_found(manager: ModelManager) -> None:
 def test_a_lease_keeps_its_version_through_a_swap(models_dir: Path, manager: ModelManager) -> None:
     write_tiny_version(models_dir, version=2, ibm="LOC")
     with manager.lease("ner-en") as old:
-        manager.activate("ner-en", 2)
+        manager.operations.activate("ner-en", 2, "me")
         assert old.manifest.version == 1
         assert old.predictor.predict([TEXT])[0].entities[1].label == "ORG"
         assert old.predictor.alive
@@ -368,7 +368,7 @@ def test_a_swapped_version_that_nobody_uses_is_closed_at_once(
     with manager.lease("ner-en") as old:
         pass
     write_tiny_version(models_dir, version=2)
-    manager.activate("ner-en", 2)
+    manager.operations.activate("ner-en", 2, "me")
     assert not old.predictor.alive
 
 
@@ -391,9 +391,9 @@ def test_leases_that_overlap_swaps_all_get_their_answers(models_dir: Path, manag
     for thread in threads:
         thread.start()
     for _ in range(6):
-        manager.activate("ner-en", 2)
+        manager.operations.activate("ner-en", 2, "me")
         until(lambda: 2 in seen or failures)
-        manager.activate("ner-en", 1)
+        manager.operations.activate("ner-en", 1, "me")
         until(lambda: 1 in seen or failures)
         seen.clear()
     stop.set()
@@ -432,7 +432,7 @@ def test_a_pinned_version_that_is_activated_is_not_loaded_again(
 ) -> None:
     write_tiny_version(models_dir, version=2)
     with manager.lease("ner-en", 2) as pinned:
-        manager.activate("ner-en", 2)
+        manager.operations.activate("ner-en", 2, "me")
         with manager.lease("ner-en") as stable:
             assert stable is pinned
 
@@ -459,12 +459,12 @@ def test_started_it_follows_folder_and_state_until_it_is_closed(models_dir: Path
 def test_swaps_and_loads_are_counted(models_dir: Path, manager: ModelManager) -> None:
     write_tiny_version(models_dir, version=2)
     edit_manifest(write_tiny_version(models_dir, version=3), format_version=9)
-    manager.activate("ner-en", 2)
+    manager.operations.activate("ner-en", 2, "me")
     with pytest.raises(VersionRefused):
-        manager.activate("ner-en", 3)
+        manager.operations.activate("ner-en", 3, "me")
     assert metric(manager, "nerve_model_swap_total", outcome="swapped") == 2
     assert metric(manager, "nerve_model_swap_total", outcome="refused") == 1
-    assert metric(manager, "nerve_model_load_seconds_count", outcome="loaded") == 2
+    assert metric(manager, "nerve_model_load_seconds_count", outcome="loaded") == 3  # one only a trial
     assert metric(manager, "nerve_model_load_seconds_count", outcome="refused") == 1
     assert metric(manager, "nerve_model_info", version="2", provider="CPUExecutionProvider") == 1
 

@@ -1,10 +1,12 @@
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from app.errors import NotFound
-from app.lifecycle.repository import Repository
+from app.lifecycle.repository import Repository, fingerprint
+from app.manifest import MANIFEST
 from tests.tiny import write_tiny_version
 
 
@@ -60,6 +62,38 @@ def test_a_fingerprint_changes_with_the_folder(repository: Repository) -> None:
     seen.append(repository.fingerprint("ner-en", 2))
     assert len(set(seen[:3])) == 3
     assert seen[3] == seen[0]
+
+
+def test_an_ensembles_fingerprint_changes_with_its_members(repository: Repository) -> None:
+    team = repository.folder / "team/1"
+    team.mkdir(parents=True)
+    (team / MANIFEST).write_text(json.dumps({"members": ["ner-en/2", "new/1"]}))
+    alone = fingerprint(team)
+    seen = [repository.fingerprint("team", 1)]
+    assert seen[0][: len(alone)] == alone
+    (repository.folder / "ner-en/2/README.md").write_text("new")
+    seen.append(repository.fingerprint("team", 1))
+    write_tiny_version(repository.folder, "new")
+    seen.append(repository.fingerprint("team", 1))
+    shutil.rmtree(repository.folder / "ner-en/2")
+    seen.append(repository.fingerprint("team", 1))
+    (team / MANIFEST).write_text(json.dumps({"members": ["new/1"]}))
+    seen.append(repository.fingerprint("team", 1))
+    assert len(set(seen)) == 5
+    assert {name.partition("/")[0] for name, *_ in seen[-1]} == {MANIFEST, "new"}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "[1]", '{"members": 3}', '{"members": [3, "../other/3", "/", "other/3/.."]}', "[" * 9999],
+)
+def test_a_manifest_that_names_no_members_has_a_fingerprint_of_its_own(
+    repository: Repository, manifest: str
+) -> None:
+    team = repository.folder / "team/1"
+    team.mkdir(parents=True)
+    (team / MANIFEST).write_text(manifest)
+    assert repository.fingerprint("team", 1) == fingerprint(team)
 
 
 def test_the_fingerprint_of_a_folder_that_went_away_is_empty(repository: Repository) -> None:

@@ -11,6 +11,7 @@ from tests.servers import Server, serving, until
 from tests.tiny import TEXT, edit_manifest, write_tiny_version
 
 FAMILIES = {
+    "nerve_workers": set(),
     "nerve_requests_total": {"route", "model", "version", "status"},
     "nerve_request_seconds_count": {"route", "model", "version", "status"},
     "nerve_requests_in_flight": set(),

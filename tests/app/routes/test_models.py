@@ -69,19 +69,22 @@ def test_a_model_says_what_it_is_and_runs_on(server: Server) -> None:
 
 
 def test_the_deployment_is_shown(server: Server) -> None:
-    answer = server.client.get("/models/ner-en/deployment").json()
-    assert answer == {"stable": 1, "previous": None, "generation": 1}
+    answer = server.client.get("/models/ner-en/deployment")
+    fields = {"stable": 1, "previous": None, "canary": None, "shadow": [], "generation": 1}
+    assert (answer.json(), answer.headers["ETag"]) == (fields, '"1"')
 
 
 def test_a_version_is_activated_and_rolled_back(swapping: tuple[Server, Path], name: str) -> None:
     server, _ = swapping
     answer = put(server, name, stable=2)
-    assert (answer.status_code, answer.json()) == (200, {"stable": 2, "previous": 1, "generation": 2})
+    changed = {"stable": 2, "previous": 1, "canary": None, "shadow": [], "generation": 2}
+    assert (answer.status_code, answer.json()) == (200, changed | {"converged": True, "waiting_for": []})
     assert server.ner("IBM", model=name)["version"] == 2
     assert server.ner("IBM", model=name)["entities"][0]["label"] == "LOC"
     assert show(server, name)["serving"] == 2
     back = server.client.post(f"/models/{name}/rollback")
-    assert (back.status_code, back.json()) == (200, {"stable": 1, "previous": 2, "generation": 3})
+    assert (back.status_code, back.headers["ETag"]) == (200, '"3"')
+    assert (back.json()["stable"], back.json()["previous"], back.json()["generation"]) == (1, 2, 3)
     assert server.ner("IBM", model=name)["version"] == 1
 
 
@@ -95,11 +98,12 @@ def test_a_version_may_be_pinned_while_another_serves(swapping: tuple[Server, Pa
 def test_commands_and_state_file_reach_a_running_server(swapping: tuple[Server, Path], name: str) -> None:
     server, models = swapping
     done = nerve("models", "activate", name, "2", models=models)
-    assert (done.returncode, done.stdout) == (0, f"{name}: stable 2, previous 1\n"), done.stderr
-    until(lambda: server.ner("IBM", model=name)["version"] == 2)
+    said = f"{name}: stable 2, previous 1\n1 of 1 running workers follow\n"
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
+    assert server.ner("IBM", model=name)["version"] == 2
     done = nerve("models", "rollback", name, models=models)
-    assert (done.returncode, done.stdout) == (0, f"{name}: stable 1, previous 2\n"), done.stderr
-    until(lambda: server.ner("IBM", model=name)["version"] == 1)
+    assert done.returncode == 0, done.stderr
+    assert server.ner("IBM", model=name)["version"] == 1
     done = nerve("models", "list", models=models)
     assert f"{name}/1\tstable\n{name}/2\tprevious\n" in done.stdout
 

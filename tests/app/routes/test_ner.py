@@ -323,7 +323,7 @@ def test_every_field_is_documented(openapi: Any) -> None:
     request = operation["requestBody"]["content"]["application/json"]["schema"]
     schemas = openapi["components"]["schemas"]
     assert {name for name, _ in fields_of(request)} == {
-        *("text", "texts", "model", "version", "labels", "min_score", "offset_unit")
+        *("text", "texts", "model", "version", "labels", "min_score", "agreement", "offset_unit")
     }
     answers = ("NerResponse", "NerBatchResponse", "NerResult", "EntityBody", "ErrorBody")
     for schema in (request, *(schemas[name] for name in answers)):
@@ -341,7 +341,14 @@ def test_every_field_has_an_example(openapi: Any) -> None:
 
 def test_every_option_is_documented_as_a_query_parameter(openapi: Any) -> None:
     parameters = openapi["paths"]["/ner"]["post"]["parameters"]
-    assert {p["name"] for p in parameters} == {"model", "version", "labels", "min_score", "offset_unit"}
+    assert {p["name"] for p in parameters} == {
+        "model",
+        "version",
+        "labels",
+        "min_score",
+        "agreement",
+        "offset_unit",
+    }
     assert all(p["in"] == "query" and p["description"] for p in parameters)
 
 

@@ -151,16 +151,16 @@ def manager(models: Path) -> Iterator[ModelManager]:
 
 
 def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: ModelManager) -> None:
-    manager.activate("ner-en", 2)
+    manager.operations.activate("ner-en", 2, "me")
     package_ensemble("ner-en", MEMBERS, None, "mean", models)
     manager.converge()
     with manager.lease("ner-en") as old:
-        manager.activate("ner-en", 3)
+        manager.operations.activate("ner-en", 3, "me")
         with manager.lease("ner-en") as new:
             assert new.predictor.predict([TEXT])[0].entities[1].label == "ORG"
             assert new.variant.precision == "fp32"
         assert old.predictor.predict([TEXT])[0].entities[1].label == "PER"
-    manager.rollback("ner-en")
+    manager.operations.rollback("ner-en", "me")
     assert not new.predictor.alive
 
 

@@ -1,0 +1,200 @@
+"""Signing: whose work a version is.
+
+`manifest.json.sig` holds an Ed25519 signature over the exact bytes of `manifest.json`, in base64. The
+manifest lists the size and SHA-256 of each file, so the signature covers the whole version once the
+files are checked against it. Keys are PEM files as openssl makes them:
+
+    openssl genpkey -algorithm ed25519 -out key.pem
+    openssl pkey -in key.pem -pubout -out public.pem
+"""
+
+import base64
+import binascii
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.errors import NerveError, SettingsError, VersionRefused
+from app.manifest import MANIFEST, read_manifest, verify_files
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+SIGNATURE = f"{MANIFEST}.sig"
+
+_LINE = 64
+"""Characters a line, as in PEM files: `openssl base64 -d` reads no longer ones."""
+_MOST_BYTES = 4096
+"""More than any signature file has."""
+
+
+class SigningFailed(NerveError):
+    """A version cannot be signed like this."""
+
+    code = "signing_failed"
+
+
+def sign(folder: Path, key: Path) -> Path:
+    """Sign a version whose files are what its manifest says, and return the signature's file.
+
+    Args:
+        key: an Ed25519 private key, PEM, without a password.
+
+    Raises:
+        VersionRefused: the manifest is wrong, or a file differs from it.
+        SigningFailed: the key is missing or is none, or the signature cannot be written.
+        SettingsError: the library for it is not installed.
+    """
+    private = _private_key(key)
+    verify_files(folder, read_manifest(folder))
+    content = base64.b64encode(private.sign((folder / MANIFEST).read_bytes())).decode()
+    lines = [content[start : start + _LINE] for start in range(0, len(content), _LINE)]
+    path = folder / SIGNATURE
+    partial = folder / f".{SIGNATURE}.{os.getpid()}"
+    try:
+        with partial.open("w", encoding="ascii") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise SigningFailed(
+            f"{path}: cannot be written: {error}; make room, or the folder writable"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def check_signature(folder: Path, trusted: Sequence[Path]) -> None:
+    """Check that one of the trusted keys signed the version's manifest, and so every file that it lists.
+
+    Whether the files are what the manifest says is `verify_files`' to check.
+
+    Args:
+        trusted: Ed25519 public keys, PEM files or folders of them.
+
+    Raises:
+        VersionRefused: there is no signature, it is unreadable, or by another key.
+        SettingsError: a trusted key is missing or is none, or the library for it is not installed.
+    """
+    where = f"{folder.parent.name}/{folder.name}"
+    keys = [_public_key(path) for path in _key_files(trusted)]
+    signature = _read_signature(where, folder / SIGNATURE)
+    try:
+        content = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise VersionRefused(
+            f"{where}: {MANIFEST} cannot be read: {error}; copy the folder again"
+        ) from error
+    if not any(_signed_by(key, signature, content) for key in keys):
+        raise VersionRefused(
+            f"{where}: {SIGNATURE} is by none of the {len(keys)} trusted keys, or {MANIFEST} was changed "
+            f"since; restore it, sign it again (nerve models sign {where} --key FILE), or add its signer's "
+            "public key to NERVE_TRUSTED_KEYS"
+        )
+
+
+def _read_signature(where: str, path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES)
+    except FileNotFoundError:
+        raise VersionRefused(
+            f"{where}: {SIGNATURE} is missing, and NERVE_TRUSTED_KEYS asks for one; "
+            f"sign it (nerve models sign {where} --key FILE)"
+        ) from None
+    except OSError as error:
+        raise VersionRefused(f"{where}: {SIGNATURE} cannot be read: {error}; copy it again") from error
+    try:
+        return base64.b64decode(b"".join(content.split()), validate=True)
+    except binascii.Error as error:
+        raise VersionRefused(
+            f"{where}: {SIGNATURE} is no base64 ({error}); copy it again, or sign it again "
+            f"(nerve models sign {where} --key FILE)"
+        ) from None
+
+
+def _signed_by(key: "Ed25519PublicKey", signature: bytes, content: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(signature, content)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _key_files(trusted: Sequence[Path]) -> list[Path]:
+    """The files that are meant; in a folder all but hidden ones."""
+    files: list[Path] = []
+    for path in trusted:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        try:
+            inside = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+        except OSError as error:
+            raise SettingsError(
+                f"NERVE_TRUSTED_KEYS: {path} cannot be read: {error}; make it so"
+            ) from error
+        if not inside:
+            raise SettingsError(f"NERVE_TRUSTED_KEYS: {path} holds no key; put public keys (PEM) into it")
+        files += inside
+    return files
+
+
+def _public_key(path: Path) -> "Ed25519PublicKey":
+    _require_library()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(
+            f"NERVE_TRUSTED_KEYS: {path} cannot be read: {error}; put the key there, or take it out"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise SettingsError(
+            f"NERVE_TRUSTED_KEYS: {path} is no Ed25519 public key (PEM); "
+            f"make it from the private one: openssl pkey -in KEY -pubout -out {path.name}"
+        )
+    return key
+
+
+def _private_key(path: Path) -> "Ed25519PrivateKey":
+    _require_library()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise SigningFailed(f"{path}: the key cannot be read: {error}; name a key file") from error
+    except TypeError:  # what the library raises where a password is needed
+        raise SigningFailed(
+            f"{path}: the key has a password; give one without: openssl pkey -in {path.name} -out plain.pem"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SigningFailed(
+            f"{path}: no Ed25519 private key (PEM); "
+            "make one: openssl genpkey -algorithm ed25519 -out key.pem"
+        )
+    return key
+
+
+def _require_library() -> None:
+    try:
+        import cryptography  # noqa: F401
+    except ImportError as error:
+        raise SettingsError(
+            f"signatures need the cryptography library ({error}); pip install 'nerve-ner[signing]'"
+        ) from None

@@ -1,0 +1,181 @@
+"""Workers: what each process that serves has made of the desired state, in `<state dir>/workers/`.
+
+Each process keeps a file of its own there, so whoever changes the state can see who has followed. The
+file of a process that died is removed by the next one that looks.
+"""
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.lifecycle.deployment import write_whole
+
+SERVER_ID = "NERVE_SERVER_ID"
+"""The environment variable that the workers of one server share."""
+
+_HEARTBEAT = 10.0
+_SILENT = 60.0
+"""Seconds after which a process on another machine counts as gone; on this one it can be asked for."""
+
+
+class ModelReport(BaseModel):
+    """What one process serves of one model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    generation: int = Field(description="of the deployment that it has carried out, as far as it could")
+    stable: int | None = None
+    canary: int | None = None
+    shadow: tuple[int, ...] = ()
+    problem: str | None = Field(None, description="why it serves something else than it should")
+
+
+class WorkerReport(BaseModel):
+    """What one process serves."""
+
+    model_config = ConfigDict(frozen=True)
+
+    server: str = Field(description="the server that it is a worker of")
+    host: str
+    pid: int
+    started: str = Field(
+        description="when the system says that the process began; tells reused numbers apart"
+    )
+    models: dict[str, ModelReport] = {}
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs, as far as this machine can tell."""
+        return self.host != host() or self.started == process_start(self.pid)
+
+
+class Lagging(BaseModel):
+    """A worker that has not carried out a change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    worker: str = Field(description="host and process number", examples=["web-1:4711"])
+    reason: str = Field(description="what keeps it", examples=["still loading"])
+
+
+class Workers:
+    """The reports in one state folder."""
+
+    def __init__(self, state: Path):
+        self._folder = state / "workers"
+        self._own: WorkerReport | None = None
+        self._written = 0.0
+
+    def report(self, models: dict[str, ModelReport]) -> None:
+        """Tell what this process serves. Nothing is written while that stays the same and is fresh.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        own = WorkerReport(
+            server=server_id(),
+            host=host(),
+            pid=os.getpid(),
+            started=process_start(os.getpid()),
+            models=models,
+        )
+        now = time.monotonic()
+        if own == self._own and now - self._written < _HEARTBEAT:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path(own), own.model_dump_json() + "\n")
+        self._own, self._written = own, now
+
+    def withdraw(self) -> None:
+        """Remove this process's own report, at its end."""
+        if self._own:
+            self._path(self._own).unlink(missing_ok=True)
+
+    def read(self) -> list[WorkerReport]:
+        """The reports of processes that live. Those of others are removed."""
+        reports = []
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                report = WorkerReport.model_validate_json(path.read_bytes())
+                silent = report.host != host() and time.time() - path.stat().st_mtime > _SILENT
+            except (OSError, ValidationError):  # removed meanwhile, or written by no Nerve
+                continue
+            if silent or not report.alive:
+                path.unlink(missing_ok=True)
+            else:
+                reports.append(report)
+        return reports
+
+    def _path(self, report: WorkerReport) -> Path:
+        return self._folder / f"{report.server}-{report.pid}.json"
+
+    def lagging(self, name: str, generation: int, server: str | None = None) -> list[Lagging]:
+        """Who has not carried out a generation of a model's deployment, and why.
+
+        Args:
+            server: only the workers of this server.
+        """
+        found = []
+        for worker in self.read():
+            if server not in (None, worker.server):
+                continue
+            model = worker.models.get(name)
+            if model and model.generation >= generation and not model.problem:
+                continue
+            reason = model.problem if model and model.problem else "has not followed yet"
+            found.append(Lagging(worker=f"{worker.host.partition('/')[0]}:{worker.pid}", reason=reason))
+        return found
+
+    def wait(
+        self,
+        name: str,
+        generation: int,
+        seconds: float,
+        server: str | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> list[Lagging]:
+        """Wait until all have carried out a generation; who has not, when the time is over."""
+        end = time.monotonic() + seconds
+        while (late := self.lagging(name, generation, server)) and time.monotonic() < end:
+            sleep(0.05)
+        return late
+
+
+@cache
+def server_id() -> str:
+    """What the workers of this server have in common: from the environment, or this process's own."""
+    return os.environ.get(SERVER_ID) or uuid.uuid4().hex
+
+
+@cache
+def host() -> str:
+    """This machine; of a container, its own processes' part of it."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}/{space}"
+
+
+def process_start(pid: int) -> str:
+    """When a process began, in a unit of the system's own; empty where there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return ""
+    else:
+        return "" if fields[0] == "Z" else fields[19]
+    try:  # a system without /proc: better to take a reused number for alive than a living process for dead
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "unknown"
