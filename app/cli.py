@@ -2,15 +2,18 @@
 
 import getpass
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from app import __version__
-from app.errors import BadRequest, NerveError, SettingsError
+from app.errors import BadRequest, NerveError, NotFound, SettingsError
 from app.lifecycle import signing
 from app.lifecycle.adding import add_version
 from app.lifecycle.checks import Checker
@@ -50,20 +53,27 @@ def serve(
 
 @models.command("list")
 def list_versions() -> None:
-    """Every version in the models folder, and its role."""
+    """Every version in the models folder, and its role; exit with 1 if a model's roles cannot be read."""
     repository, operations = Repository(read_settings().models_dir), _operations(read_settings())
+    failed = False
     for name in repository.names():
-        deployment = operations.deployment(name)
+        try:
+            deployment = operations.deployment(name)
+        except NerveError as error:
+            failed = True
+            typer.echo(f"nerve: {error.message}", err=True)
+            continue
         roles = {deployment.previous: "previous", deployment.stable: "stable"}
         roles |= {shadow.version: f"shadow {shadow.percent:g} %" for shadow in deployment.shadow}
         if canary := deployment.canary:
             roles[canary.version] = f"canary {canary.percent:g} %"
         for version in repository.versions(name):
             typer.echo(f"{name}/{version}\t{roles.get(version, '')}".rstrip())
+    raise typer.Exit(int(failed))
 
 
 Name = Annotated[str, typer.Argument(help="model, such as ner-en")]
-Version = Annotated[int, typer.Argument(help="version, such as 2")]
+Version = Annotated[int, typer.Argument(min=1, help="version, such as 2")]
 Percent = Annotated[float, typer.Option(min=0, max=100, help="share of the requests")]
 
 
@@ -93,13 +103,23 @@ def canary(
     abort_p99: Annotated[
         float | None, typer.Option(min=1, help="withdraw it when its p99 latency is so many times as long")
     ] = None,
-    requests: Annotated[int, typer.Option(min=10, help="its last requests, which it is judged by")] = 500,
+    requests: Annotated[
+        int | None,
+        typer.Option(min=10, max=100_000, help="its last requests, which it is judged by; 500 by default"),
+    ] = None,
 ) -> None:
     """Have a version answer a share of the requests, if it passes its checks."""
-    rule = None
-    if abort_errors or abort_p99:
-        rule = AbortRule(requests=requests, errors=abort_errors, p99=abort_p99)
-    change = DeploymentChange(canary=Canary(version=version, percent=percent, sticky=sticky, abort=rule))
+    judged = abort_errors is not None or abort_p99 is not None
+    if requests is not None and not judged:
+        raise BadRequest(
+            f"--requests {requests}: the canary is judged by its last requests only with --abort-errors or "
+            "--abort-p99; add one, such as --abort-errors 2"
+        )
+    with _valid():
+        rule = AbortRule(requests=requests or 500, errors=abort_errors, p99=abort_p99) if judged else None
+        change = DeploymentChange(
+            canary=Canary(version=version, percent=percent, sticky=sticky, abort=rule)
+        )
     _change(name, lambda operations, by: operations.deploy(name, change, by, action="canary"))
 
 
@@ -118,12 +138,13 @@ def abort(name: Name) -> None:
 @models.command()
 def shadow(
     name: Name,
-    version: Annotated[int | None, typer.Argument(help="version; none ends the shadow")] = None,
+    version: Annotated[int | None, typer.Argument(min=1, help="version; none ends the shadow")] = None,
     percent: Percent = 10,
 ) -> None:
     """Give a version copies of requests, and compare its answers. Without a version: end that."""
-    shadows = (Shadow(version=version, percent=percent),) if version else ()
-    change = DeploymentChange(shadow=shadows)
+    with _valid():
+        shadows = (Shadow(version=version, percent=percent),) if version is not None else ()
+        change = DeploymentChange(shadow=shadows)
     _change(name, lambda operations, by: operations.deploy(name, change, by, action="shadow"))
 
 
@@ -150,19 +171,17 @@ def add(
 def verify(
     which: Annotated[str | None, typer.Argument(help="NAME or NAME/VERSION; all by default")] = None,
 ) -> None:
-    """Run every check that a load would; exit with 1 if a version fails."""
+    """Run every check that a load would; exit with 1 if a version fails, or there is none."""
     settings = read_settings()
     repository, failed = Repository(settings.models_dir), False
-    name, _, version = (which or "").partition("/")
-    for one in [name] if name else repository.names():
-        for number in [int(version)] if version.isdecimal() else repository.require(one):
-            try:
-                trial(repository.path(one, number), load_options(settings))
-            except NerveError as error:
-                failed = True
-                typer.echo(f"{one}/{number}\trefused: {error.message}")
-            else:
-                typer.echo(f"{one}/{number}\tpasses")
+    for name, version in _versions(repository, which):
+        try:
+            trial(repository.path(name, version), load_options(settings))
+        except NerveError as error:
+            failed = True
+            typer.echo(f"{name}/{version}\trefused: {error.message}")
+        else:
+            typer.echo(f"{name}/{version}\tpasses")
     raise typer.Exit(int(failed))
 
 
@@ -172,12 +191,8 @@ def sign(
     key: Annotated[Path, typer.Option(help="Ed25519 private key, PEM")],
 ) -> None:
     """Sign a version's manifest, and so all its files. NERVE_TRUSTED_KEYS makes servers ask for it."""
-    name, _, version = which.partition("/")
-    if not version.isdecimal():
-        raise BadRequest(f"{which}: name a version, such as ner-en/2")
-    typer.echo(
-        f"wrote {signing.sign(Repository(read_settings().models_dir).path(name, int(version)), key)}"
-    )
+    name, version = _version_of(which)
+    typer.echo(f"wrote {signing.sign(Repository(read_settings().models_dir).path(name, version), key)}")
 
 
 @cli.command()
@@ -196,7 +211,7 @@ def _operations(settings: Settings) -> Operations:
 def _change(name: str, change: Callable[[Operations, str], Deployment]) -> None:
     """Make a change, say what should be served, and wait for the servers that run."""
     settings = read_settings()
-    deployment = change(_operations(settings), f"user {getpass.getuser()}")
+    deployment = change(_operations(settings), _user())
     typer.echo(f"{name}: {_said(deployment)}")
     workers = Workers(settings.state_folder)
     late = workers.wait(name, deployment.generation, settings.converge_timeout)
@@ -205,6 +220,49 @@ def _change(name: str, change: Callable[[Operations, str], Deployment]) -> None:
     if running := len(workers.read()):
         typer.echo(f"{running - len(late)} of {running} running workers follow")
     raise typer.Exit(1 if late else 0)
+
+
+def _user() -> str:
+    """Who runs this command, for the history."""
+    try:
+        return f"user {getpass.getuser()}"
+    except (KeyError, OSError):  # in a container a user may have no name
+        return f"uid {os.getuid()}"
+
+
+@contextmanager
+def _valid() -> Iterator[None]:
+    """Where a change is built: a value that none can have is a message that names it."""
+    try:
+        yield
+    except ValidationError as error:
+        raise BadRequest(
+            "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors())
+        ) from None
+
+
+def _version_of(which: str) -> tuple[str, int]:
+    """The model and the version of NAME/VERSION."""
+    name, _, version = which.partition("/")
+    if not name or not re.fullmatch(r"[1-9][0-9]*", version):
+        raise BadRequest(f"{which!r}: names no version; give NAME/VERSION, such as ner-en/2")
+    return name, int(version)
+
+
+def _versions(repository: Repository, which: str | None) -> list[tuple[str, int]]:
+    """The versions that NAME or NAME/VERSION means; all without it, of which there must be one."""
+    if which is not None:
+        if "/" in which:
+            return [_version_of(which)]
+        return [(which, version) for version in repository.require(which)]
+    found = [(name, version) for name in repository.names() for version in repository.versions(name)]
+    if not found:
+        what = "holds no version" if repository.folder.is_dir() else "is no folder"
+        raise NotFound(
+            f"{repository.folder}: {what}; bring one in (nerve models add SOURCE), or set NERVE_MODELS_DIR "
+            "to the folder of the models"
+        )
+    return found
 
 
 def _said(deployment: Deployment) -> str:

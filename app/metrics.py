@@ -3,8 +3,6 @@
 import os
 import threading
 import weakref
-from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import (
@@ -113,14 +111,15 @@ class Metrics:
         )
         self.load_seconds = Histogram(
             "nerve_model_load_seconds",
-            "Time to verify, load, warm up and check a version",
+            "Time to verify, load, warm up and check a version; each worker counts its own",
             ("model", "outcome"),
             buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=r,
         )
         self.swaps = Counter(
             "nerve_model_swap",
-            "Changes of the version that serves, by outcome: swapped or refused",
+            "Changes of the version that serves, by outcome: swapped or refused; "
+            "each worker counts its own",
             ("model", "outcome"),
             registry=r,
         )
@@ -146,14 +145,15 @@ class Metrics:
         self.shadow_texts = Counter(
             "nerve_shadow_texts",
             "Texts that a shadow annotated, by how its answer compares with the one given: same, "
-            "same_spans (with other labels) or different",
-            (*_MODEL, "outcome"),
+            "same_spans (with other labels) or different; stable: the version that gave it",
+            (*_MODEL, "stable", "outcome"),
             registry=r,
         )
         self.shadow_entities = Counter(
             "nerve_shadow_entities",
-            "Entities by who found them: both, stable_only or shadow_only",
-            (*_MODEL, "label", "outcome"),
+            "Entities by who found them: both, stable_only or shadow_only; "
+            "stable: the version compared with",
+            (*_MODEL, "stable", "label", "outcome"),
             registry=r,
         )
         self.shadow_dropped = Counter(
@@ -207,25 +207,16 @@ class Metrics:
         self.refresh()
         return generate_latest(self._server)
 
-    def total(self, name: str, **labels: str) -> float:
-        """The sum of the samples that are called so (such as `nerve_requests_total`) and have these labels,
-        over the whole server. 0 where nothing was counted."""
-        return sum(sample.value for sample in self._samples(name, labels))
-
-    def totals(self, name: str, by: str, **labels: str) -> dict[str, float]:
-        """As `total`, but one sum for each value of the label `by`."""
-        sums: dict[str, float] = defaultdict(float)
-        for sample in self._samples(name, labels):
-            sums[sample.labels[by]] += sample.value
-        return dict(sums)
-
-    def _samples(self, name: str, labels: dict[str, str]) -> Iterator[Sample]:
+    def samples(self, *names: str, **labels: str) -> list[Sample]:
+        """The whole server's samples that are called so (such as `nerve_requests_total`) and have these
+        labels. Each call reads the files of all workers, so ask for all that you need at once."""
         self.refresh()
-        for family in self._server.collect():
-            if name.startswith(family.name):
-                for sample in family.samples:
-                    if sample.name == name and labels.items() <= sample.labels.items():
-                        yield sample
+        return [
+            sample
+            for family in self._server.collect()
+            for sample in family.samples
+            if sample.name in names and labels.items() <= sample.labels.items()
+        ]
 
 
 def _whole_server(process: CollectorRegistry) -> CollectorRegistry:

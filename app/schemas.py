@@ -152,16 +152,22 @@ class VersionBody(BaseModel):
 
 
 class ShadowBody(BaseModel):
-    """A shadow, and how far it agrees with the stable version on the copies that it ran."""
+    """A shadow, and how far it agrees with the version that is stable now, on the copies that it ran."""
 
     version: int = Field(description="The version.", examples=[5])
     percent: float = Field(description="Share of the requests that it gets copies of.", examples=[10])
-    texts: int = Field(description="Texts compared, by all workers, since it began.")
+    texts: int = Field(
+        description="Texts compared, by all workers, since this server started, against the version that "
+        "is stable now."
+    )
     same: int = Field(description="Of them with the same entities.")
     same_spans: int = Field(description="Of them with the same spans, labels aside.")
-    dropped: int = Field(description="Copies that were not run, as there was no spare capacity.")
+    dropped: int = Field(
+        description="Copies that were not run since this server started, whichever version was stable: "
+        "there was no spare capacity, or it failed."
+    )
     f1: float = Field(description="Of its entities, with the stable version's taken for right; 0 to 1.")
-    f1_by_label: dict[str, float] = Field(description="The same of each label.")
+    f1_by_label: dict[str, float] = Field(description="The same of each label that one of them found.")
 
 
 class ModelBody(BaseModel):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import multiprocessing
 import os
 import shutil
@@ -37,7 +38,7 @@ _LOAD_FIRST = "NERVE_LOAD_FIRST"
 
 _HUNG_SECONDS = 60
 """A worker that does not even say that it lives for so long is replaced. Its start counts too, and imports
-take their time where many start at once."""
+take their time where many start at once; after them, loading has a time limit of its own."""
 
 _ORPHAN_SECONDS = 30
 """How long a worker whose supervisor was killed may take to finish its requests."""
@@ -84,7 +85,7 @@ def _config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         lifespan="on",
-        timeout_worker_healthcheck=_HUNG_SECONDS,
+        timeout_worker_healthcheck=math.ceil(_HUNG_SECONDS + settings.load_timeout),
     )
 
 
@@ -154,6 +155,7 @@ class _Supervisor(Multiprocess):
         """One look at the workers. Unlike the base class's it waits for none, so signals are heard."""
         if self.should_exit.is_set():
             return
+        self._heard = {worker: heard for worker, heard in self._heard.items() if worker in self.processes}
         dead = [place for place, worker in enumerate(self.processes) if not self._answers(worker)]
         for place in dead:
             worker = self.processes[place]

@@ -76,7 +76,7 @@ def add_version(source: str, models: Path, options: LoadOptions) -> Manifest:
             fetch = _open_source(source, staging / "unpacked", models)
             folder, manifest = _stage(source, staging, fetch, models)
             if options.trusted_keys:  # a key that is missing is no fault of the version's
-                check_signature(folder, options.trusted_keys)
+                check_signature(folder, options.trusted_keys, manifest)
             trial(folder, options, models=models)
             _publish(folder, models / manifest.name / str(manifest.version))
             return manifest
@@ -221,8 +221,7 @@ def _unpack(source: str, file: IO[bytes], folder: Path) -> Fetch:
         if path.exists() or content is None:
             raise VersionRefused(f"{source}: holds {member.name!r} twice; pack it again")
         _write(source, content, path, member.size)
-    tops = list(folder.iterdir())
-    root = tops[0] if len(tops) == 1 and tops[0].is_dir() else folder
+    root = _root(folder)
 
     def fetch(name: str, path: Path, limit: int) -> None:
         if not (root / name).is_file():
@@ -230,6 +229,16 @@ def _unpack(source: str, file: IO[bytes], folder: Path) -> Fetch:
         (root / name).rename(path)
 
     return fetch
+
+
+def _root(folder: Path) -> Path:
+    """Where the version lies in what was unpacked: often in a folder of its name, or in one of a folder."""
+    while not (folder / MANIFEST).exists():
+        inside = [path for path in folder.iterdir() if path.is_dir()]
+        if len(inside) != 1:
+            break
+        folder = inside[0]
+    return folder
 
 
 def _next_member(source: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections import deque
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -23,6 +24,14 @@ def chosen(canary: Canary, name: str, key: str | None) -> bool:
         digest = blake2b(f"{name}/{canary.version}\0{key}".encode(), digest_size=8).digest()
         at = int.from_bytes(digest) / 2**64
     return 100 * at < canary.percent
+
+
+@dataclass(frozen=True)
+class Tryout:
+    """A canary that answers its share, and what is watched of it where it has a rule."""
+
+    canary: Canary
+    watch: "CanaryWatch | None"
 
 
 class CanaryWatch:

@@ -44,6 +44,8 @@ class Checker:
         self._checks: defaultdict[str, dict[int, Check]] = defaultdict(dict)
         self._loader = Loader(options, lambda model, version: partial(metrics.batch, model, str(version)))
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._turns: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
 
     def outcomes(self, name: str) -> dict[int, Check]:
         """What came of each version of a model that was ever checked or loaded."""
@@ -68,6 +70,21 @@ class Checker:
             trial(folder, self._options, stop=self._stop)
             passed(read_manifest(folder))
             log.info("%s/%d passed its checks", name, version)
+
+    def ensure(self, name: str, version: int, again: bool = False) -> None:
+        """Try a version, unless it passed as its folder is now; one that was refused only `again`.
+
+        Raises:
+            As `check`.
+        """
+        with self._lock:
+            turn = self._turns[name, version]
+        with turn:  # who comes second finds what came of it
+            check = self.current(name, version)
+            if check and check.refused and not again:
+                raise VersionRefused(check.refused)
+            if not check or check.refused:
+                self.check(name, version)
 
     def load(self, name: str, version: int, background: bool = False) -> LoadedVersion:
         """Load a version into this process; it is the caller's to close.

@@ -7,6 +7,7 @@ appended to `<state dir>/<name>.history.jsonl` under the same lock.
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import NerveError, RequestError
+
+_LAST_BYTES = 65_536
+"""Of the history's end, where its last line is."""
 
 
 class _Frozen(BaseModel):
@@ -35,6 +39,7 @@ class AbortRule(_Frozen):
     errors: float | None = Field(
         None,
         ge=1,
+        allow_inf_nan=False,
         description="withdraw it when it fails more than this many times as often as the stable version, "
         "which counts as having failed once",
         examples=[2],
@@ -42,6 +47,7 @@ class AbortRule(_Frozen):
     p99: float | None = Field(
         None,
         ge=1,
+        allow_inf_nan=False,
         description="withdraw it when its 99th percentile of latency is more than this many times as long",
         examples=[1.5],
     )
@@ -92,12 +98,10 @@ class Deployment(_Frozen):
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if self.canary and self.canary.version == self.stable:
-            raise ValueError(f"canary: version {self.stable} is the stable one already")
+            raise ValueError(f"canary: version {self.stable} is the stable one; name another")
         shadows = [shadow.version for shadow in self.shadow]
         if self.stable in shadows:
-            raise ValueError(
-                f"shadow: version {self.stable} is the stable one, which it would be compared with"
-            )
+            raise ValueError(f"shadow: version {self.stable} is the stable one; name another")
         if len(set(shadows)) != len(shadows):
             raise ValueError("shadow: a version is named twice")
         return self
@@ -125,6 +129,11 @@ class Deployment(_Frozen):
         return self.model_copy(
             update={"stable": version, "previous": self.stable, "canary": canary, "shadow": shadow}
         )
+
+    def without_canary(self, version: int) -> "Deployment":
+        """This deployment without this canary, if it still is one; a promotion in between stays."""
+        ended = self.canary and self.canary.version == version
+        return self.model_copy(update={"canary": None}) if ended else self
 
     def without(self, version: int) -> "Deployment":
         """This deployment without a version that failed; if it was stable, the previous one is again."""
@@ -171,7 +180,7 @@ class DeploymentChange(_Frozen):
         if "shadow" in self.model_fields_set:
             update["shadow"] = self.shadow or ()
         if after.stable is None:
-            raise InvalidDeployment("no version is stable yet; give 'stable' too")
+            raise InvalidDeployment("no version is stable yet; activate one first, or give 'stable' too")
         try:
             return Deployment.model_validate_json(after.model_copy(update=update).model_dump_json())
         except ValidationError as error:
@@ -262,12 +271,8 @@ class DeploymentStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / f".{name}.lock"):
-                before = self.read(name) or Deployment()
-                if expected not in (None, before.generation):
-                    raise GenerationChanged(
-                        f"{name}: its deployment has generation {before.generation} and the change is for "
-                        f"{expected}; read it again (GET /models/{name}/deployment) and decide anew"
-                    )
+                before = self.read(name) or self._first(name)
+                check_generation(name, before, expected)
                 after = change(before)
                 if after == before:
                     return before
@@ -283,19 +288,28 @@ class DeploymentStore:
                 "or set NERVE_STATE_DIR to one that is"
             ) from error
 
+    def last(self, name: str) -> Change | None:
+        """The last change, if there is one and it can be read."""
+        try:
+            with self._history(name).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+                lines = file.read().splitlines()
+        except OSError:
+            return None
+        return next(filter(None, map(_parsed, reversed(lines))), None)
+
     def history(self, name: str) -> list[Change]:
         """Every change, oldest first; Lines that a crash tore are left out."""
         try:
             lines = self._history(name).read_bytes().splitlines()
         except OSError:
             return []
-        changes = []
-        for line in lines:
-            try:
-                changes.append(Change.model_validate_json(line))
-            except ValidationError:
-                continue
-        return changes
+        return list(filter(None, map(_parsed, lines)))
+
+    def _first(self, name: str) -> Deployment:
+        """Where there is no file: one whose generation goes on where a file that was removed ended."""
+        last = self.last(name)
+        return Deployment(generation=last.deployment.generation if last else 0)
 
     def _history(self, name: str) -> Path:
         return self.folder / f"{name}.history.jsonl"
@@ -308,8 +322,8 @@ class DeploymentStore:
         that never happened; like one made by hand, it shows by the next, and is set right there.
         """
         path, lines = self._history(name), [change]
-        past = self.history(name)
-        if past and past[-1].deployment != before:
+        last = self.last(name)
+        if last and last.deployment != before:
             lines.insert(0, Change(at=_now(), by="unknown", action="found", deployment=before))
         text = "".join(line.model_dump_json() + "\n" for line in lines).encode()
         with path.open("ab+", buffering=0) as file:
@@ -327,18 +341,39 @@ class DeploymentStore:
                 raise
 
 
+def check_generation(name: str, deployment: Deployment, expected: int | None) -> None:
+    """Raises GenerationChanged: the deployment has another generation than a change was made for."""
+    if expected not in (None, deployment.generation):
+        raise GenerationChanged(
+            f"{name}: its deployment has generation {deployment.generation} and the change is for "
+            f"{expected}; read it again (GET /models/{name}/deployment) and decide anew"
+        )
+
+
+def _parsed(line: bytes) -> Change | None:
+    try:
+        return Change.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def write_whole(path: Path, content: str) -> None:
     """Write a file that has the new content, or stays as it was."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     finally:
         partial.unlink(missing_ok=True)

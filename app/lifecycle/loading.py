@@ -303,7 +303,7 @@ def _verify(folder: Path, manifest: Manifest, options: LoadOptions) -> None:
         from app.lifecycle.signing import check_signature  # its library is optional
 
         with refusing(where_of(folder), "its signature cannot be checked"):
-            check_signature(folder, options.trusted_keys)
+            check_signature(folder, options.trusted_keys, manifest)
     verify_files(folder, manifest)
 
 

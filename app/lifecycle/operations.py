@@ -8,7 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 
 from app.errors import VersionRefused
 from app.lifecycle.checks import Checker
-from app.lifecycle.deployment import Canary, Change, Deployment, DeploymentChange, DeploymentStore
+from app.lifecycle.deployment import (
+    Canary,
+    Change,
+    Deployment,
+    DeploymentChange,
+    DeploymentStore,
+    check_generation,
+)
 from app.lifecycle.repository import Repository
 
 Prepare = Callable[[str, Deployment], AbstractContextManager[object]]
@@ -55,11 +62,10 @@ class Operations:
         """
         self._repository.require(name)
         before = self._store.read(name) or Deployment()
+        check_generation(name, before, expected)
         wanted = change.apply(before)
         for version in sorted(wanted.versions - before.versions):
-            check = self._checker.current(name, version)
-            if not check or check.refused:
-                self._checker.check(name, version)
+            self._checker.ensure(name, version, again=True)
         with self._prepare(name, wanted):
             return self._store.edit(name, change.apply, by, action, expected)
 
@@ -71,7 +77,7 @@ class Operations:
         """
         return self.deploy(name, DeploymentChange(stable=version), by, action="activate")
 
-    def rollback(self, name: str, by: str) -> Deployment:
+    def rollback(self, name: str, by: str, expected: int | None = None) -> Deployment:
         """Make the previous stable version the stable one again.
 
         Raises:
@@ -80,9 +86,9 @@ class Operations:
         previous = self.deployment(name).previous
         if previous is None:
             raise VersionRefused(f"{name}: no version served before", "no_previous_version")
-        return self.deploy(name, DeploymentChange(stable=previous), by, action="rollback")
+        return self.deploy(name, DeploymentChange(stable=previous), by, expected, action="rollback")
 
-    def promote(self, name: str, by: str) -> Deployment:
+    def promote(self, name: str, by: str, expected: int | None = None) -> Deployment:
         """Make the canary the stable version.
 
         Raises:
@@ -90,24 +96,37 @@ class Operations:
         """
         canary, generation = self._canary(name)
         change = DeploymentChange(stable=canary.version)
-        return self.deploy(name, change, by, generation, action="promote")
+        return self.deploy(name, change, by, expected or generation, action="promote")
 
-    def abort(self, name: str, by: str) -> Deployment:
+    def abort(self, name: str, by: str, expected: int | None = None) -> Deployment:
         """Withdraw the canary: all requests go to the stable version.
 
         Raises:
             VersionRefused: there is no canary, or as `deploy`.
         """
         canary, _ = self._canary(name)
-        return self.withdraw(name, canary.version, by, action="abort")
+        version = canary.version
+        return self._store.edit(name, lambda d: d.without_canary(version), by, "abort", expected)
 
-    def withdraw(self, name: str, version: int, by: str, action: str) -> Deployment:
-        """Take a version out of all its roles; where it is stable, the previous one takes its place.
+    def withdraw(self, name: str, version: int, by: str, canary_only: bool = False) -> bool:
+        """Take a version out of its roles; where it is stable, the previous one takes its place.
+
+        Returns:
+            Whether that changed anything; where several workers withdraw it, one does.
 
         Raises:
             StateUnreadable, StateUnwritable: nothing changed.
         """
-        return self._store.edit(name, lambda before: before.without(version), by, action)
+        changed = False
+
+        def change(before: Deployment) -> Deployment:
+            nonlocal changed
+            after = before.without_canary(version) if canary_only else before.without(version)
+            changed = after != before
+            return after
+
+        self._store.edit(name, change, by, "abort" if canary_only else "take out")
+        return changed
 
     def deployment(self, name: str) -> Deployment:
         """The desired state of a model.

@@ -10,13 +10,14 @@ files are checked against it. Keys are PEM files as openssl makes them:
 
 import base64
 import binascii
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import NerveError, SettingsError, VersionRefused
-from app.manifest import MANIFEST, read_manifest, verify_files
+from app.manifest import MANIFEST, Manifest, read_manifest, verify_files
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -67,16 +68,18 @@ def sign(folder: Path, key: Path) -> Path:
     return path
 
 
-def check_signature(folder: Path, trusted: Sequence[Path]) -> None:
+def check_signature(folder: Path, trusted: Sequence[Path], manifest: Manifest | None = None) -> None:
     """Check that one of the trusted keys signed the version's manifest, and so every file that it lists.
 
     Whether the files are what the manifest says is `verify_files`' to check.
 
     Args:
         trusted: Ed25519 public keys, PEM files or folders of them.
+        manifest: what was read of the version before, which must be what is signed.
 
     Raises:
-        VersionRefused: there is no signature, it is unreadable, or by another key.
+        VersionRefused: there is no signature, it is unreadable, or by another key; or the manifest was
+            changed since it was read.
         SettingsError: a trusted key is missing or is none, or the library for it is not installed.
     """
     where = f"{folder.parent.name}/{folder.name}"
@@ -93,6 +96,11 @@ def check_signature(folder: Path, trusted: Sequence[Path]) -> None:
             f"{where}: {SIGNATURE} is by none of the {len(keys)} trusted keys, or {MANIFEST} was changed "
             f"since; restore it, sign it again (nerve models sign {where} --key FILE), or add its signer's "
             "public key to NERVE_TRUSTED_KEYS"
+        )
+    # The file was read twice, and may have been replaced in between.
+    if manifest and Manifest.model_validate(json.loads(content)).to_json() != manifest.to_json():
+        raise VersionRefused(
+            f"{where}: {MANIFEST} was changed while it was being checked; try again once it stays as it is"
         )
 
 

@@ -8,7 +8,6 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -138,12 +137,11 @@ class Workers:
         generation: int,
         seconds: float,
         server: str | None = None,
-        sleep: Callable[[float], object] = time.sleep,
     ) -> list[Lagging]:
         """Wait until all have carried out a generation; who has not, when the time is over."""
         end = time.monotonic() + seconds
         while (late := self.lagging(name, generation, server)) and time.monotonic() < end:
-            sleep(0.05)
+            time.sleep(0.05)
         return late
 
 

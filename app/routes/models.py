@@ -1,18 +1,19 @@
 """`/models`: which versions there are, which serves, and changing that."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from app.errors import BadRequest
 from app.lifecycle.deployment import Change, Deployment, DeploymentChange, StateUnreadable
 from app.lifecycle.manager import ModelManager, VersionStatus
 from app.lifecycle.operations import Operations
 from app.lifecycle.shadow import agreement
-from app.lifecycle.workers import Lagging, server_id
+from app.lifecycle.workers import server_id
 from app.requests import parse_json, read_content
 from app.routes.answers import documented, json_response
 from app.schemas import DeploymentBody, ModelBody, ModelsBody, ShadowBody, VersionBody
@@ -62,14 +63,14 @@ def _model(request: Request, name: str) -> ModelBody:
     except StateUnreadable:  # `problem` says so
         deployment = Deployment()
     serving = [status for status in versions if status.state == "serving"]
-    labels = list(serving[0].manifest.labels) if serving and serving[0].manifest else []
+    stable = serving[0].version if serving else None
     shadows = []
     for shadow in deployment.shadow:
-        agreed = asdict(agreement(request.app.state.metrics, name, shadow.version, labels))
+        agreed = asdict(agreement(request.app.state.metrics, name, shadow.version, stable))
         shadows.append(ShadowBody(version=shadow.version, percent=shadow.percent, **agreed))
     return ModelBody(
         name=name,
-        serving=serving[0].version if serving else None,
+        serving=stable,
         stable=deployment.stable,
         previous=deployment.previous,
         canary=deployment.canary,
@@ -104,10 +105,14 @@ def show_deployment(name: str, request: Request, response: Response) -> Deployme
 
 
 @router.get("/{name}/history", summary="Who changed what when", responses=documented(404, 422, 500))
-def show_history(name: str, request: Request) -> list[Change]:
-    """Every change of what should be served, oldest first."""
+def show_history(
+    name: str,
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Of the last changes, how many.")] = 100,
+) -> list[Change]:
+    """The last changes of what should be served, oldest first."""
     manager: ModelManager = request.app.state.manager
-    return manager.operations.history(name)
+    return manager.operations.history(name)[-limit:]
 
 
 @router.put(
@@ -143,39 +148,43 @@ async def change_deployment(name: str, request: Request) -> Response:
     _, content = await read_content(request, limit, ("application/json",))
     change = parse_json(DeploymentChange, content)
     expected = _expected(request)
-    return await _changed(
-        request, name, lambda operations, by: operations.deploy(name, change, by, expected)
-    )
+    return await _changed(request, name, lambda ops, by: ops.deploy(name, change, by, expected))
 
 
 @router.post(
     "/{name}/rollback",
     summary="Go back to the version that served before",
     response_model=DeploymentBody,
-    responses=_LATE | documented(404, 409, 422, 500),
+    responses=_LATE | documented(400, 404, 409, 412, 422, 500),
+    openapi_extra={"parameters": [_IF_MATCH]},
 )
 async def rollback(name: str, request: Request) -> Response:
-    return await _changed(request, name, lambda operations, by: operations.rollback(name, by))
+    expected = _expected(request)
+    return await _changed(request, name, lambda ops, by: ops.rollback(name, by, expected))
 
 
 @router.post(
     "/{name}/promote",
     summary="Make the canary the stable version",
     response_model=DeploymentBody,
-    responses=_LATE | documented(404, 409, 412, 422, 500),
+    responses=_LATE | documented(400, 404, 409, 412, 422, 500),
+    openapi_extra={"parameters": [_IF_MATCH]},
 )
 async def promote(name: str, request: Request) -> Response:
-    return await _changed(request, name, lambda operations, by: operations.promote(name, by))
+    expected = _expected(request)
+    return await _changed(request, name, lambda ops, by: ops.promote(name, by, expected))
 
 
 @router.post(
     "/{name}/abort",
     summary="Withdraw the canary",
     response_model=DeploymentBody,
-    responses=_LATE | documented(404, 409, 422, 500),
+    responses=_LATE | documented(400, 404, 409, 412, 422, 500),
+    openapi_extra={"parameters": [_IF_MATCH]},
 )
 async def abort(name: str, request: Request) -> Response:
-    return await _changed(request, name, lambda operations, by: operations.abort(name, by))
+    expected = _expected(request)
+    return await _changed(request, name, lambda ops, by: ops.abort(name, by, expected))
 
 
 async def _changed(
@@ -186,11 +195,13 @@ async def _changed(
     seconds = request.app.state.settings.converge_timeout
     by = f"client {request.client.host}" if request.client else "client"
 
-    def make() -> tuple[Deployment, list[Lagging]]:
-        deployment = change(manager.operations, by)
-        return deployment, manager.workers.wait(name, deployment.generation, seconds, server_id())
-
-    deployment, late = await asyncio.to_thread(make)
+    deployment = await asyncio.to_thread(change, manager.operations, by)
+    end = time.monotonic() + seconds
+    while True:
+        late = await asyncio.to_thread(manager.workers.lagging, name, deployment.generation, server_id())
+        if not late or time.monotonic() >= end:
+            break
+        await asyncio.sleep(0.05)
     body = DeploymentBody(**dict(deployment), converged=not late, waiting_for=late)
     response = json_response(body.model_dump(), 202 if late else 200)
     response.headers["ETag"] = f'"{deployment.generation}"'

@@ -68,14 +68,16 @@ async def ner(request: Request) -> Response:
         request, settings.max_body_bytes, settings.max_text_chars, settings.max_texts
     )
     name = asked.model or settings.default_model
-    if not manager.has(name, asked.version):
-        await asyncio.to_thread(manager.load_pinned, name, asked.version)
     texts = [asked.text] if asked.text is not None else asked.texts or []
 
     def key(sticky: str) -> str | None:
         return "\0".join(texts) if sticky == "text" else request.headers.get(sticky)
 
-    with manager.lease(name, asked.version, key) as served:
+    lent = manager.lend(name, asked.version, key)
+    while lent is None:  # loading takes a while, and others may have pinned something else by then
+        await asyncio.to_thread(manager.load_pinned, name, asked.version)
+        lent = manager.lend(name, asked.version, key)
+    with lent as served:
         return await _answer(request, asked, texts, served)
 
 

@@ -99,6 +99,14 @@ def test_the_exposition_is_well_formed(pair: Server) -> None:
     assert {"python_info", "process_resident_memory_bytes", "nerve_queue_tokens"} <= set(families)
 
 
+def test_what_each_worker_counts_for_itself_says_so(pair: Server) -> None:
+    text = pair.client.get("/metrics").text
+    for family in ("nerve_model_swap_total", "nerve_model_load_seconds"):
+        (meaning,) = re.findall(f"^# HELP {family} (.+)", text, re.MULTILINE)
+        assert meaning.endswith("each worker counts its own")
+    assert metric(pair, "nerve_model_swap_total", model="ner-en", outcome="swapped") == 2
+
+
 def test_counts_survive_killed_workers_and_their_files_do_not_pile_up(pair: Server, scratch: Path) -> None:
     (folder,) = scratch.iterdir()
     names = ("nerve_texts_total", "nerve_entities_total", "nerve_request_seconds_count")
@@ -184,31 +192,40 @@ def test_one_process_leaves_no_files(
 # in this process
 
 
-def test_totals_are_sums_of_samples() -> None:
+def total(metrics: Metrics, name: str, **labels: str) -> float:
+    return sum(sample.value for sample in metrics.samples(name, **labels))
+
+
+def test_samples_are_found_by_name_and_labels() -> None:
     metrics = Metrics()
     for label, count in (("PER", 2), ("ORG", 3)):
         metrics.entities.labels("ner-en", "1", label).inc(count)
     metrics.entities.labels("ner-en", "2", "PER").inc(5)
-    assert metrics.total("nerve_entities_total") == 10
-    assert metrics.total("nerve_entities_total", version="1") == 5
-    assert metrics.total("nerve_entities_total", version="1", label="ORG") == 3
-    assert metrics.total("nerve_entities_total", version="9") == 0
-    assert metrics.total("nerve_nothing_total") == 0
-    assert metrics.totals("nerve_entities_total", "label") == {"PER": 7, "ORG": 3}
-    assert metrics.totals("nerve_entities_total", "label", version="1") == {"PER": 2, "ORG": 3}
+    assert total(metrics, "nerve_entities_total") == 10
+    assert total(metrics, "nerve_entities_total", version="1") == 5
+    assert total(metrics, "nerve_entities_total", version="1", label="ORG") == 3
+    assert metrics.samples("nerve_entities_total", version="9") == []
+    assert metrics.samples("nerve_nothing_total") == []
+    metrics.texts.labels("ner-en", "1").inc(4)
+    several = metrics.samples("nerve_entities_total", "nerve_texts_total", version="1")
+    assert sorted((sample.name, sample.value) for sample in several) == [
+        ("nerve_entities_total", 2),
+        ("nerve_entities_total", 3),
+        ("nerve_texts_total", 4),
+    ]
     metrics.request_seconds.labels("/ner", "ner-en", "1", "200").observe(0.25)
-    assert metrics.totals("nerve_request_seconds_bucket", "le", version="1")["0.25"] == 1
-    assert metrics.total("nerve_request_seconds_count", version="1") == 1
+    assert total(metrics, "nerve_request_seconds_bucket", le="0.25") == 1
+    assert total(metrics, "nerve_request_seconds_count", version="1") == 1
 
 
 def test_a_version_is_told_while_it_is_loaded(models_dir: Path) -> None:
     metrics = Metrics()
     loaded = load_version(models_dir / "ner-en/1")
     metrics.loaded(loaded)
-    assert metrics.total("nerve_model_info", model="ner-en", version="1") == 1
+    assert total(metrics, "nerve_model_info", model="ner-en", version="1") == 1
     assert b'nerve_queue_tokens{model="ner-en",version="1"} 0.0' in metrics.exposition()
     metrics.queue_tokens.labels("ner-en", "1").set(7)
     loaded.predictor.close()
     metrics.closed(loaded)
-    assert metrics.total("nerve_model_info", model="ner-en", version="1") == 0
-    assert metrics.total("nerve_queue_tokens") == 0
+    assert total(metrics, "nerve_model_info", model="ner-en", version="1") == 0
+    assert total(metrics, "nerve_queue_tokens") == 0

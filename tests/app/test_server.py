@@ -11,6 +11,8 @@ import httpx
 import psutil
 import pytest
 
+from app.server import _config
+from app.settings import Settings
 from tests.servers import Server, nerve, serving, until
 from tests.tiny import TEXT, write_tiny_version
 
@@ -90,6 +92,9 @@ def test_a_killed_worker_is_replaced_and_no_request_fails_meanwhile(pair: Server
 
 def test_a_hangup_replaces_the_workers_and_no_request_fails_meanwhile(pair: Server) -> None:
     before = set(pair.pids)
+    supervisor = psutil.Process(pair.process.pid)
+    until(lambda: pair.metric("nerve_workers") == 2)
+    files = supervisor.num_fds()
     pair.process.send_signal(signal.SIGHUP)
 
     def all_new() -> bool:
@@ -98,6 +103,14 @@ def test_a_hangup_replaces_the_workers_and_no_request_fails_meanwhile(pair: Serv
         return len(pair.pids) == 2 and not before & set(pair.pids)
 
     until(all_new)
+    until(lambda: supervisor.num_fds() <= files, seconds=30)  # nothing is kept of those that are gone
+
+
+def test_a_replacement_has_the_time_that_loading_may_take(tmp_path: Path) -> None:
+    for loading in (0.5, 300):
+        settings = Settings(models_dir=tmp_path, load_timeout=loading)
+        given = _config("app.server:worker_app", settings).timeout_worker_healthcheck
+        assert given >= loading + 60  # it starts before it loads
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])

@@ -1,6 +1,7 @@
 """The training loop on a toy: a few dozen steps each."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from app.engine.decoding import tags_of
 from app.engine.tokenizer import Tokenizer
+from tests.servers import until
 from tests.training.toy import toy_corpus
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
 from training.data.encode import encode
-from training.loop import Epoch, Task, Watch, train
+from training.loop import Epoch, Task, Watch, moving_average, train
 from training.models.transformer import TransformerTagger, load_tokenizer
 from training.recipe import Recipe, Stage, load_recipe
 
@@ -130,6 +133,9 @@ def test_stopped_anywhere_and_resumed_it_ends_the_same(
     stop_before(network, calls)
     with pytest.raises(Stopped):
         school.learn(tmp_path, network, **values)
+    # TensorBoard orders the files of one second by name, and of one process the tenth before the ninth.
+    stopped = int(time.time())
+    until(lambda: int(time.time()) > stopped)
     school.learn(tmp_path, **values)
     assert history_of(tmp_path) == history_of(whole)
     for file in ("checkpoint/model.safetensors", "state/model.safetensors"):
@@ -282,9 +288,11 @@ def test_the_checkpoint_is_the_moving_average(school: School, tmp_path: Path) ->
     network.register_forward_pre_hook(keep)
     school.learn(tmp_path, network, epochs=1, average=0.7)
     steps.append(weights_of(network))
-    expected = steps[1]
-    for step in steps[2:]:
-        expected = {name: 0.7 * value + 0.3 * step[name] for name, value in expected.items()}
+    shares = [0.7**age for age in reversed(range(len(steps) - 1))]
+    expected = {
+        name: sum(share * step[name] for share, step in zip(shares, steps[1:], strict=True)) / sum(shares)
+        for name in steps[1]
+    }
     found = checkpoint_of(tmp_path)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
@@ -299,3 +307,14 @@ def test_a_stage_changes_dropout_where_there_is_some(school: School, tmp_path: P
     assert not moved(weights_of(without), weights_of(stilled))
     assert not moved(weights_of(without), weights_of(never))
     assert moved(weights_of(without), weights_of(with_it))
+
+
+def test_the_moving_average_of_a_short_training_holds_nothing_of_its_start() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(model, multi_avg_fn=moving_average(0.998))  # type: ignore[no-untyped-call]
+    for step in range(1, 31):
+        nn.init.constant_(model.weight, float(step))
+        averaged.update_parameters(model)
+    shares = [0.998 ** (30 - step) for step in range(1, 31)]
+    expected = sum(share * step for share, step in zip(shares, range(1, 31), strict=True)) / sum(shares)
+    assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-5)

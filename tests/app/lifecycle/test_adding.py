@@ -22,7 +22,7 @@ from fsspec import register_implementation
 
 from app.errors import SettingsError, VersionRefused
 from app.lifecycle.adding import INCOMING, AddFailed, add_version
-from app.lifecycle.loading import LoadOptions
+from app.lifecycle.loading import LoadOptions, load_version
 from app.lifecycle.repository import Repository
 from app.lifecycle.signing import SIGNATURE, sign
 from app.manifest import MANIFEST, File, file_hash
@@ -114,16 +114,25 @@ def test_a_file_url_is_a_path(version: Path, models: Path) -> None:
     assert Repository(models).versions("ner-en") == [3]
 
 
-@pytest.mark.parametrize("top", [".", "3", "some/where"])
-def test_an_archive_has_a_top_folder_or_none(version: Path, models: Path, tmp_path: Path, top: str) -> None:
+@pytest.mark.parametrize("top", [".", "3", "ner-en/3", "some/where/ner-en/3"])
+def test_an_archive_has_top_folders_or_none(version: Path, models: Path, tmp_path: Path, top: str) -> None:
     archive = pack(version, tmp_path / "packed.tgz", top)
-    if "/" in top:  # two folders deep is no version
+    add_version(str(archive), models, ONE_THREAD)
+    assert names(models / "ner-en/3") == LISTED
+
+
+def test_an_archive_of_several_versions_or_of_none_is_refused(
+    version: Path, models: Path, tmp_path: Path
+) -> None:
+    write_tiny_version(tmp_path / "elsewhere", version=4)
+    several = pack(version.parent, tmp_path / "several.tgz", "ner-en")
+    (version / MANIFEST).unlink()
+    (version / "deep/deeper").mkdir(parents=True)
+    none = pack(version, tmp_path / "none.tgz", "ner-en/3")
+    for archive in (several, none):
         with pytest.raises(AddFailed, match=r"holds no manifest\.json"):
             add_version(str(archive), models, ONE_THREAD)
         assert_nothing_left(models)
-    else:
-        add_version(str(archive), models, ONE_THREAD)
-        assert names(models / "ner-en/3") == LISTED
 
 
 def test_only_what_the_manifest_lists_is_taken(version: Path, models: Path, tmp_path: Path) -> None:
@@ -422,6 +431,26 @@ def test_only_what_a_trusted_key_signed_is_added(version: Path, models: Path, tm
     sign(version, private)
     add_version(str(version), models, trusting)
     assert Repository(models).versions("ner-en") == [3]
+
+
+def test_the_manifest_that_is_used_is_the_one_that_was_signed(version: Path, tmp_path: Path) -> None:
+    private, public = write_keys(tmp_path, "ours")
+    sign(version, private)
+    signed = tmp_path / "signed.json"
+    shutil.copy(version / MANIFEST, signed)
+    edit_manifest(version, description="Not signed.")
+    key = tmp_path / "pipe.pem"  # a pipe says when it is read: after the manifest, before its signature
+    os.mkfifo(key)
+
+    def swap() -> None:
+        with key.open("wb") as pipe:  # which waits for a reader
+            signed.replace(version / MANIFEST)
+            pipe.write(public.read_bytes())
+
+    threading.Thread(target=swap, daemon=True).start()
+    with pytest.raises(VersionRefused, match=r"ner-en/3: manifest\.json was changed while it was being"):
+        load_version(version, LoadOptions(threads=1, trusted_keys=(key,)))
+    load_version(version, LoadOptions(threads=1, trusted_keys=(public,))).close()
 
 
 # Faults

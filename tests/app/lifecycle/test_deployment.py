@@ -176,8 +176,8 @@ def test_a_canary_or_shadow_that_becomes_stable_has_done_its_work() -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"canary": {"version": 1, "percent": 5}}, "version 1 is the stable one already"),
-        ({"shadow": [{"version": 1, "percent": 5}]}, "version 1 is the stable one"),
+        ({"canary": {"version": 1, "percent": 5}}, "version 1 is the stable one; name another"),
+        ({"shadow": [{"version": 1, "percent": 5}]}, "version 1 is the stable one; name another"),
         ({"shadow": [{"version": 2, "percent": 5}, {"version": 2, "percent": 6}]}, "named twice"),
     ],
 )

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
 
 from app.lifecycle.deployment import DeploymentStore
-from tests.app.routes.test_models import put, show
-from tests.servers import serving, until
-from tests.tiny import write_tiny_version
+from tests.app.lifecycle.test_trial import endless
+from tests.app.routes.test_models import put, show, state
+from tests.servers import nerve, serving, until
+from tests.tiny import POISON, write_tiny_version
 
 
 def two_versions(tmp_path: Path) -> Path:
@@ -68,10 +71,10 @@ def test_a_worker_that_is_killed_in_mid_swap_leaves_the_others_and_the_state_who
             thread = threading.Thread(target=change)
             thread.start()
             time.sleep(random.uniform(0, 0.1))  # wherever it is by then
-            os.kill(random.choice(pids(models)), signal.SIGKILL)
+            os.kill(random.choice(server.pids), signal.SIGKILL)
             thread.join()
             assert done[0] in (0, 200)
-            until(lambda: len(pids(models)) == 2)
+            until(lambda: len(server.pids) == 2)
             stable = json.loads((models / ".state/ner-en.json").read_text())["stable"]
             if done[0]:
                 assert stable == wanted
@@ -126,3 +129,83 @@ def test_a_server_that_starts_with_a_torn_state_serves_what_was_deployed_last(tm
         assert server.ner("IBM")["version"] == 1
         assert "not a deployment" in show(server, "ner-en")["problem"]
         assert path.read_text() == path.read_text()[:20]
+
+
+def test_an_endless_version_keeps_no_good_one_from_serving(tmp_path: Path) -> None:
+    """It is the newest, nothing says what should serve, and then it is named by hand."""
+    models = tmp_path / "models"
+    write_tiny_version(models)
+    write_tiny_version(models, version=2)
+    write_tiny_version(models, version=3, graph=endless())
+    with serving(models, tmp_path / "log", load_timeout=4) as server:
+        assert server.ner("IBM")["version"] == 2
+        until(lambda: state(server, "ner-en", 3) == "refused")
+        store = DeploymentStore(models / ".state")
+        by_hand = {"stable": 2, "canary": {"version": 3, "percent": 50}, "generation": 2}
+        store.path("ner-en").write_text(json.dumps(by_hand))
+        until(
+            lambda: "should try out 3: ner-en/3: took longer" in (show(server, "ner-en")["problem"] or "")
+        )
+        pinned = server.client.post("/ner", json={"text": "IBM", "version": 3})
+        assert (pinned.status_code, pinned.json()["code"]) == (409, "version_refused")
+        assert put(server, "ner-en", stable=1, canary=None).status_code == 200
+        assert server.ner("IBM")["version"] == 1
+
+
+def test_a_trial_that_takes_long_holds_up_nobody_else(tmp_path: Path) -> None:
+    models = two_versions(tmp_path)
+    with serving(models, tmp_path / "log", load_timeout=200) as server:
+        write_tiny_version(models, version=3, graph=endless())
+        until(lambda: "app.lifecycle.trial" in _children(server.process.pid))
+        assert put(server, "ner-en", stable=2).status_code == 200
+        done = nerve("models", "rollback", "ner-en", models=models)
+        assert (done.returncode, server.ner("IBM")["version"]) == (0, 1), done.stderr
+        assert "app.lifecycle.trial" in _children(server.process.pid)
+
+
+def _children(pid: int) -> str:
+    return " ".join(" ".join(child.cmdline()) for child in psutil.Process(pid).children())
+
+
+def test_what_fails_and_cannot_be_replaced_gets_a_new_session_once(tmp_path: Path) -> None:
+    models = two_versions(tmp_path)
+    with serving(models, tmp_path / "log") as server:
+        put(server, "ner-en", stable=2)
+        shutil.rmtree(models / "ner-en/1")
+        for _ in range(3):
+            assert server.client.post("/ner", json={"text": POISON}).status_code == 500
+        until(lambda: server.metric("nerve_model_taken_out_total", version="2") == 1)
+        until(lambda: server.ner("IBM")["version"] == 2)
+        looks = server.metric("nerve_model_taken_out_total")
+        for _ in range(5):
+            server.ner("IBM")
+        assert server.metric("nerve_model_taken_out_total") == looks
+        assert server.log.read_text().count("failed on three batches in a row while it served\n") == 1
+
+
+def test_what_fails_is_replaced_though_the_state_cannot_be_written(tmp_path: Path) -> None:
+    models = two_versions(tmp_path)
+    with serving(models, tmp_path / "log") as server:
+        put(server, "ner-en", stable=2)
+        (models / ".state/.ner-en.lock").unlink(missing_ok=True)
+        (models / ".state/.ner-en.lock").mkdir()
+        for _ in range(3):
+            assert server.client.post("/ner", json={"text": POISON}).status_code == 500
+        until(lambda: "cannot be written down" in (show(server, "ner-en")["problem"] or ""))
+        until(lambda: server.metric("nerve_model_taken_out_total", version="2") == 1)
+        assert server.ner("IBM")["version"] == 2
+
+
+def test_a_state_that_was_removed_goes_on_counting(tmp_path: Path) -> None:
+    models = two_versions(tmp_path)
+    with serving(models, tmp_path / "log") as server:
+        assert put(server, "ner-en", stable=2).json()["generation"] == 2
+        (models / ".state/ner-en.json").unlink()
+        assert put(server, "ner-en", stable=1).json()["generation"] in (3, 4)  # 3 wrote down what served
+
+
+def test_an_abort_that_comes_late_does_not_undo_a_promotion(tmp_path: Path) -> None:
+    store = DeploymentStore(tmp_path)
+    store.edit("ner-en", lambda d: d.with_stable(1))
+    store.edit("ner-en", lambda d: d.with_stable(4))  # promoted meanwhile
+    assert store.edit("ner-en", lambda d: d.without_canary(4)).stable == 4
