@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from app import __version__
+from app.engine.memory import hold_little
 from app.engine.session import available_cpus
 from app.errors import NerveError, NotFound, RequestError
 from app.lifecycle.deployment import DeploymentStore
@@ -51,6 +52,7 @@ def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
 
 def create_app(settings: Settings) -> FastAPI:
     """The web service. Models are loaded once it starts, and closed when it ends."""
+    hold_little()
     metrics = Metrics()
     manager = make_manager(settings, metrics)
 

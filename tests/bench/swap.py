@@ -25,7 +25,7 @@ from tests.servers import environment
 CONNECTIONS = 16
 QUIET_SECONDS = 30
 EARLY = 5
-PAUSE = 1.0
+PAUSE = 0.5
 """Seconds in which the last request of the version before ends, so that the next swap loads it anew."""
 REPOSITORY = Path(__file__).parents[2]
 
