@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.engine.decoding import tags_of
+from app.files import write_whole
 from app.lifecycle.loading import load_version
 from app.manifest import read_manifest
 from training.data.corpora import LoadedCorpus, load_held_out, load_train
@@ -33,7 +34,6 @@ from training.distill import (
 from training.evaluation.answers import ask
 from training.evaluation.significance import Interval, average_interval
 from training.export.publish import Product, publish
-from training.folders import replaced_file
 from training.recipe import Augmentation, Recipe, Student, Teacher
 from training.teacher import Say, label, member_key
 
@@ -126,7 +126,7 @@ def learning_curve(
         result[name] = [round(one.value, 3) for one in intervals]
         result[f"{name}_low"] = [round(one.low, 3) for one in intervals]
         result[f"{name}_high"] = [round(one.high, 3) for one in intervals]
-    replaced_file(file, json.dumps(result, indent=1) + "\n")
+    write_whole(file, json.dumps(result, indent=1) + "\n")
     return file
 
 

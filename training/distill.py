@@ -16,11 +16,11 @@ from accelerate import PartialState
 from app.engine.decoding import tags_of
 from app.engine.tokenizer import Tokenizer
 from app.engine.words import Ints, split_words
+from app.files import write_whole
 from app.manifest import file_hash
 from training.data.corpora import LoadedCorpus, load_held_out, load_train
 from training.data.encode import NO_TARGET, encode, encode_raw
 from training.data.transfer import TransferSet, build_transfer_set
-from training.folders import replaced_file
 from training.loop import Task, Watch, train
 from training.losses import Guide
 from training.models import load_tagger, student_of
@@ -209,7 +209,7 @@ def claim(folder: Path, made_of: dict[str, Any]) -> None:
     if not file.exists() or list(folder.iterdir()) == [file]:  # nothing was made of it yet
         if processes().is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            replaced_file(file, json.dumps(made_of, indent=1, ensure_ascii=False) + "\n")
+            write_whole(file, json.dumps(made_of, indent=1, ensure_ascii=False) + "\n")
         return
     before = json.loads(file.read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps(made_of))
@@ -307,5 +307,5 @@ def _dumped(stage: Stage) -> dict[str, Any]:
 
 def _finish(folder: Path) -> None:
     if processes().is_main_process:
-        replaced_file(folder / DONE, "")
+        write_whole(folder / DONE, "")
     processes().wait_for_everyone()

@@ -1,10 +1,11 @@
-"""Folders and files that appear whole or not at all."""
+"""Folders that appear whole or not at all."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from app.files import sync
 
 
 @contextmanager
@@ -31,20 +32,3 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def replaced_file(target: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
-    new = target.with_name(f".{target.name}.new")
-    new.write_text(text, encoding="utf-8")
-    sync(new)
-    new.replace(target)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from app.files import write_whole
 from app.manifest import MANIFEST, file_hash, read_manifest
 from training.data.check import check
 from training.data.corpora import load_held_out, load_train
@@ -25,7 +26,7 @@ from training.distill import (
 from training.evaluation.evaluate import evaluate
 from training.export.ensemble import ensemble_manifest, publish_ensemble, staged
 from training.export.publish import Product, Say, publish
-from training.folders import replaced_file, replaced_folder
+from training.folders import replaced_folder
 from training.loop import best_f1
 from training.models import ARCHITECTURES
 from training.recipe import Recipe, Student
@@ -129,7 +130,7 @@ def prepare(recipe: Recipe) -> None:
     if processes().is_main_process:
         recipe.run_folder.mkdir(parents=True, exist_ok=True)
         resolved = json.dumps(recipe.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        replaced_file(recipe.run_folder / "recipe.json", resolved + "\n")
+        write_whole(recipe.run_folder / "recipe.json", resolved + "\n")
     processes().wait_for_everyone()
 
 

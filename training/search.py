@@ -15,6 +15,7 @@ import optuna
 import torch
 from optuna.trial import Trial, TrialState
 
+from app.files import write_whole
 from training.data.corpora import load_train
 from training.distill import (
     CHECKPOINT,
@@ -28,7 +29,6 @@ from training.distill import (
     teacher_folder,
     transfer_made_of,
 )
-from training.folders import replaced_file
 from training.loop import Epoch, Watch, best_f1
 from training.recipe import Range, Recipe, Student, Teacher, changed
 from training.teacher import Say, member_key
@@ -107,7 +107,7 @@ def search(recipe: Recipe, student: str | None, say: Say) -> Path:
         _tidy(study, target)
     page = target.folder.with_name(f"{target.name}.md")
     text = table(study, list(target.ranges), f"Search of {recipe.name}: {target.name}")
-    replaced_file(page, text + draw(study, target.folder))
+    write_whole(page, text + draw(study, target.folder))
     say(text)
     return page
 

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from app.engine.tokenizer import EncodedText, Tokenizer
 from app.engine.words import Ints, WordRule, split_words
+from app.files import write_whole
 from app.lifecycle.loading import LoadOptions, load_single
 from app.manifest import MANIFEST, file_hash
 from training.data.encode import NO_TARGET
-from training.folders import replaced_file
 from training.inference import logits_of
 from training.models import load_tagger
 from training.recipe import Recipe
@@ -201,7 +201,7 @@ def _label(member: Member, texts: Sequence[str], counts: Sequence[int], tags: in
             array[at + np.searchsorted(words.starts, encoded.starts)] = values
             at += len(words)
         array.flush()
-        replaced_file(mark, json.dumps({"texts": start + len(chunk)}))
+        write_whole(mark, json.dumps({"texts": start + len(chunk)}))
         bar.update(len(chunk))
     bar.close()
     part.replace(file)

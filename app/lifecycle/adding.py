@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import NerveError, VersionRefused
+from app.files import sync
 from app.lifecycle.loading import LoadOptions
 from app.lifecycle.signing import SIGNATURE, check_signature
 from app.lifecycle.trial import trial
@@ -309,7 +310,7 @@ def _stage(source: str, staging: Path, fetch: Fetch, models: Path) -> tuple[Path
                 ) from None
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
-            _sync(path)
+            sync(path)
     return folder, manifest
 
 
@@ -323,8 +324,8 @@ def _publish(folder: Path, place: Path) -> None:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise _taken(place) from None
         raise
-    _sync(place.parent)
-    _sync(place.parent.parent)
+    sync(place.parent)
+    sync(place.parent.parent)
 
 
 def _taken(place: Path) -> VersionRefused:
@@ -361,11 +362,3 @@ def _reading(source: str) -> Iterator[Any]:
             f"{source}: cannot be read: {type(error).__name__}: {first}; check the address, that it is "
             "whole, the network and the credentials"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

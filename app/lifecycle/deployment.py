@@ -7,7 +7,6 @@ appended to `<state dir>/<name>.history.jsonl` under the same lock.
 
 import errno
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import NerveError, RequestError
+from app.files import write_whole
 
 _LAST_BYTES = 65_536
 """Of the history's end, where its last line is."""
@@ -359,21 +359,3 @@ def _parsed(line: bytes) -> Change | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Write a file that has the new content, or stays as it was."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -11,12 +11,12 @@ files are checked against it. Keys are PEM files as openssl makes them:
 import base64
 import binascii
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import NerveError, SettingsError, VersionRefused
+from app.files import write_whole
 from app.manifest import MANIFEST, Manifest, read_manifest, verify_files
 
 if TYPE_CHECKING:
@@ -52,19 +52,12 @@ def sign(folder: Path, key: Path) -> Path:
     content = base64.b64encode(private.sign((folder / MANIFEST).read_bytes())).decode()
     lines = [content[start : start + _LINE] for start in range(0, len(content), _LINE)]
     path = folder / SIGNATURE
-    partial = folder / f".{SIGNATURE}.{os.getpid()}"
     try:
-        with partial.open("w", encoding="ascii") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, "\n".join(lines) + "\n")
     except OSError as error:
         raise SigningFailed(
             f"{path}: cannot be written: {error}; make room, or the folder writable"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

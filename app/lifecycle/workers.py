@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.lifecycle.deployment import write_whole
+from app.files import write_whole
 
 SERVER_ID = "NERVE_SERVER_ID"
 """The environment variable that the workers of one server share."""

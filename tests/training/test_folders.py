@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from training.folders import replaced_file, replaced_folder
+from app.files import write_whole
+from training.folders import replaced_folder
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -60,5 +61,5 @@ def test_what_a_crash_left_is_swept_away(tmp_path: Path) -> None:
 def test_a_file_appears_whole(tmp_path: Path) -> None:
     target = tmp_path / "file.json"
     for text in ("one", "zwölf"):
-        replaced_file(target, text)
+        write_whole(target, text)
         assert contents(tmp_path) == {"file.json": text}

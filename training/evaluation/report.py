@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from app.files import write_whole
 from app.lifecycle.loading import load_version
 from app.manifest import MANIFEST, read_manifest
 from training.data.corpora import LoadedCorpus, load_held_out, load_train
@@ -31,7 +32,6 @@ from training.evaluation.significance import (
 )
 from training.evaluation.spans import score
 from training.evaluation.tokens import token_table
-from training.folders import replaced_file
 from training.recipe import Recipe
 
 _ASIDE = ("search", "learning_curve")
@@ -124,9 +124,9 @@ def report(
             found["speed"] = asdict(speed)
         numbers["torch"] = asdict(speeds[-1]) if torch else None
     output.parent.mkdir(parents=True, exist_ok=True)
-    replaced_file(output.with_suffix(".json"), json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
-    replaced_file(output.with_suffix(".md"), as_markdown(numbers))
-    replaced_file(output, as_page(numbers, examples))
+    write_whole(output.with_suffix(".json"), json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+    write_whole(output.with_suffix(".md"), as_markdown(numbers))
+    write_whole(output, as_page(numbers, examples))
     return output
 
 
