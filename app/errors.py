@@ -7,9 +7,11 @@
     * TooLarge (413): body, text, or number of texts
     * UnsupportedMediaType (415)
     * Unprocessable (422): a field is missing, unknown or of the wrong kind
+    * ClientLeft (499): the caller hung up
   * VersionRefused (409): a model version failed its checks, and why
   * Busy (429): the queue is full; `retry_after` says when to come again
   * NotReady (503): nothing to serve yet, or shutting down
+  * DeadlineExceeded (504): the answer was not there in time
   * InferenceFailed (500): the session failed on this batch
   * SettingsError: the server cannot start like this
 
@@ -69,6 +71,13 @@ class Unprocessable(RequestError):
     code = "invalid_request"
 
 
+class ClientLeft(RequestError):
+    """The caller hung up before there was an answer, so nobody reads this one; nginx has the number."""
+
+    status = 499
+    code = "client_left"
+
+
 class VersionRefused(NerveError):
     """A model version failed its checks; the message says which and what to do."""
 
@@ -96,6 +105,13 @@ class NotReady(NerveError):
 
     status = 503
     code = "not_ready"
+
+
+class DeadlineExceeded(NerveError):
+    """The answer was not there by the time that the request allowed; what had not run was dropped."""
+
+    status = 504
+    code = "deadline_exceeded"
 
 
 class InferenceFailed(NerveError):

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.decoding import Decoder, Floats, Scheme, split_tag
-from app.engine.predictor import Entity, Evidence, Prediction, Predictor, read_entities, settle
+from app.engine.predictor import Entity, Evidence, Prediction, Predictor, kept_entities, settle
 from app.engine.words import Ints
 from app.errors import VersionRefused
 from app.manifest import Manifest
@@ -239,11 +239,11 @@ class EnsemblePredictor:
         """
         return self.submit(texts).result()
 
-    def submit(self, texts: Sequence[str]) -> "Future[list[Prediction]]":
-        """As `predict`, without waiting. Cancelling the future drops what has not run."""
+    def submit(self, texts: Sequence[str], deadline: float | None = None) -> "Future[list[Prediction]]":
+        """As `predict`, without waiting; see `Predictor.submit`."""
         if self._mean:
-            return gather(self._ask(texts), lambda members: self._evidence(members).prediction)
-        return gather([member.submit(texts) for member in self._members], self._vote)
+            return gather(self._ask(texts, deadline), lambda members: self._evidence(members).prediction)
+        return gather([member.submit(texts, deadline) for member in self._members], self._vote)
 
     def submit_evidence(self, texts: Sequence[str]) -> "Future[list[Evidence]]":
         """As `submit`, with the mean posteriors that each answer was read from.
@@ -270,11 +270,11 @@ class EnsemblePredictor:
         for member in self._members:
             member.close()
 
-    def _ask(self, texts: Sequence[str]) -> "list[Future[list[Evidence]]]":
+    def _ask(self, texts: Sequence[str], deadline: float | None = None) -> "list[Future[list[Evidence]]]":
         if not self._mean:
             name = f"{self.manifest.name}/{self.manifest.version}"
             raise ValueError(f"{name}: votes over spans and has no posteriors; ask its members for theirs")
-        return [member.submit_evidence(texts) for member in self._members]
+        return [member.submit_evidence(texts, deadline) for member in self._members]
 
     def _logits(self, members: Sequence[Evidence]) -> tuple[Ints, Ints, Floats]:
         assert self._mean is not None
@@ -283,7 +283,8 @@ class EnsemblePredictor:
 
     def _evidence(self, members: Sequence[Evidence]) -> Evidence:
         starts, ends, logits = self._logits(members)
-        entities = read_entities(self._decoder, self.manifest.thresholds, logits, starts, ends)
+        spans = self._decoder.decode(logits)
+        entities = kept_entities(spans, self.manifest.thresholds, starts, ends)
         answers = [member.prediction for member in members]
         entities = agreement(entities, [answer.entities for answer in answers], self._weights)
         prediction = Prediction(entities, max(answer.windows for answer in answers))

@@ -1,27 +1,30 @@
 """Predictor: one loaded model version, text in, entities out.
 
-`submit` returns at once. A small pool tokenizes, the scheduler's thread runs batches, the pool
-decodes; nothing of one text touches another, so its entities do not depend on its batch-mates.
+`submit` returns at once. A single short text is tokenized by its caller, everything else on a thread
+of the pool; the scheduler's threads run batches and decode them, a batch at a time. Nothing of one text
+touches another, so its entities do not depend on its batch-mates.
 """
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from statistics import median
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.decoding import Decoder, Floats
+from app.engine.backlog import Cost, Flow
+from app.engine.decoding import Decoder, Floats, ScoredSpan
 from app.engine.memory import give_memory_back
 from app.engine.priority import give_way
-from app.engine.scheduler import BatchReport, Cost, Scheduler
+from app.engine.scheduler import BatchReport, Scheduler
 from app.engine.session import Session
 from app.engine.tokenizer import EncodedText, Tokenizer
+from app.engine.tuning import make_batches, measure_cost
 from app.engine.windows import Window, cut_windows
 from app.engine.words import Ints
 from app.errors import InferenceFailed, NerveError, NotReady
@@ -29,8 +32,14 @@ from app.manifest import Feature, Manifest
 
 T = TypeVar("T")
 
-_PROBES = ((1, 16), (1, 64), (4, 32), (4, 64))
-"""Rows and length of the batches that warm a session up and measure its cost."""
+_CHARACTERS_PER_TOKEN = 4.0
+"""What is thought of texts before any was seen."""
+
+_SHORT = 1_000
+"""Characters up to which a text is tokenized by its caller, in a fraction of a millisecond."""
+
+_SLICE = 32
+"""Texts of a request that are tokenized at a time."""
 
 _CLOSED = "this model version is closed; send the request again"
 
@@ -103,8 +112,12 @@ class AnyPredictor(Protocol):
         """The entities of each text, in the texts' order."""
         ...
 
-    def submit(self, texts: Sequence[str]) -> "Future[list[Prediction]]":
-        """As `predict`, without waiting. Cancelling the future drops what has not run."""
+    def submit(self, texts: Sequence[str], deadline: float | None = None) -> "Future[list[Prediction]]":
+        """As `predict`, without waiting. Cancelling the future drops what has not run.
+
+        Args:
+            deadline: when nobody waits any more, on the clock of `time.monotonic()`.
+        """
         ...
 
     def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
@@ -116,44 +129,76 @@ class AnyPredictor(Protocol):
         ...
 
 
-class _Job:
-    """The texts of one request on their way."""
+class _Job(Generic[T]):
+    """The texts of one request on their way.
 
-    def __init__(self, texts: Sequence[EncodedText], tags: int, finish: Callable[["_Job"], None]):
-        self.texts = texts
-        self.logits = [np.zeros((len(text.heads), tags), np.float32) for text in texts]
-        self.windows = [0] * len(texts)
-        self.left = 0
-        self.error: NerveError | None = None
-        self.abandoned: Callable[[], bool] = lambda: False
-        self._finish = finish
-        self._lock = threading.Lock()
+    Attributes:
+        result: the future that waits for them.
+        read: what it waits for, of texts whose logits are there.
+        deadline: when it stops waiting, on the clock of `time.monotonic()`.
+        flow: its rows in the queue.
+        answers: of each text, once it is read.
+    """
 
-    def done(self, error: NerveError | None) -> None:
-        """One window is done. The last one finishes the job."""
-        with self._lock:
-            self.left -= 1
-            self.error = self.error or error
-            last = self.left == 0
-        if last:
-            self._finish(self)
+    __slots__ = ("answers", "deadline", "flow", "left", "read", "result")
 
-
-@dataclass(frozen=True)
-class _Row:
-    """One window of one text."""
-
-    job: _Job
-    text: int
-    window: Window
-    length: int
+    def __init__(
+        self,
+        result: "Future[list[T]]",
+        read: Callable[[Sequence["_Text"]], list[T]],
+        deadline: float | None,
+        texts: int,
+    ):
+        self.result = result
+        self.read = read
+        self.deadline = deadline
+        self.flow: Flow[_Row] = Flow()
+        self.answers: list[T | None] = [None] * texts
+        self.left = texts
 
     @property
     def abandoned(self) -> bool:
-        return self.job.abandoned()
+        return self.result.done() or (self.deadline is not None and time.monotonic() > self.deadline)
 
-    def done(self, error: NerveError | None) -> None:
-        self.job.done(error)
+    def fail(self, error: Exception) -> None:
+        with suppress(InvalidStateError):  # nobody waits any more
+            self.result.set_exception(error)
+
+
+class _Text:
+    """One text of a job.
+
+    Attributes:
+        logits: of its decisions, shape (decisions, tags), filled window by window.
+        left: windows that have not run.
+    """
+
+    __slots__ = ("encoded", "job", "left", "logits", "number", "windows")
+
+    def __init__(self, job: "_Job[Any]", number: int, encoded: EncodedText):
+        self.job = job
+        self.number = number
+        self.encoded = encoded
+        self.windows = 0
+        self.left = 0
+        self.logits: npt.NDArray[np.float32] | None = None
+
+
+class _Row:
+    """One window of one text; see `TimedRow`."""
+
+    __slots__ = ("length", "since", "text", "tokenize_seconds", "window")
+
+    def __init__(self, text: _Text, window: Window, length: int, since: float, tokenize_seconds: float):
+        self.text = text
+        self.window = window
+        self.length = length
+        self.since = since
+        self.tokenize_seconds = tokenize_seconds
+
+    @property
+    def abandoned(self) -> bool:
+        return self.text.job.abandoned
 
 
 def _ignore(_: BatchReport) -> None:
@@ -171,6 +216,8 @@ class Predictor:
         manifest: its contract.
         tokenizer: its tokenizer.
         session: what runs its network; handed over, dropped by `close`.
+        runs: batches that run at a time, each on a thread of its own.
+        lone: what runs a batch that has the machine to itself, if that is another session.
         max_queue_tokens, max_batch_tokens: see `Scheduler`.
         report: told of every batch.
         background: its threads give way to all others, and so does its session if it has but one.
@@ -181,6 +228,8 @@ class Predictor:
         manifest: Manifest,
         tokenizer: Tokenizer,
         session: Session,
+        runs: int = 1,
+        lone: Session | None = None,
         max_queue_tokens: int = 1_000_000,
         max_batch_tokens: int = 8_192,
         report: Callable[[BatchReport], None] = _ignore,
@@ -188,15 +237,17 @@ class Predictor:
     ):
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self._session: Session | None = session
+        self._sessions: tuple[Session, ...] = (session, lone or session)
         self._decoder = Decoder(manifest.tags, manifest.scheme, manifest.temperature)
         name = f"{manifest.name}-{manifest.version}"
         begin = give_way if background else _nothing
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix=f"{name}-text", initializer=begin)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-text", initializer=begin)
+        self._closing = False
         self._requests = 0
+        self._characters_per_token = _CHARACTERS_PER_TOKEN
         self._lock = threading.Lock()
-        self._scheduler = Scheduler(
-            self._run, self._warm_up(), max_queue_tokens, max_batch_tokens, report, f"{name}-run", begin
+        self._scheduler: Scheduler[_Row] = Scheduler(
+            self, self._warm_up(), runs, max_queue_tokens, max_batch_tokens, report, f"{name}-run", begin
         )
 
     @property
@@ -221,7 +272,7 @@ class Predictor:
 
     @property
     def cost(self) -> Cost:
-        """What a batch costs on this machine, measured at warm-up."""
+        """What a batch costs on this machine: measured at warm-up, refined since."""
         return self._scheduler.cost
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
@@ -232,174 +283,248 @@ class Predictor:
         """
         return self.submit(texts).result()
 
-    def submit(self, texts: Sequence[str]) -> "Future[list[Prediction]]":
-        """As `predict`, without waiting. Cancelling the future drops what has not run."""
-        return self._send(texts, lambda job: [self._decode(job, n) for n in range(len(texts))])
+    def submit(self, texts: Sequence[str], deadline: float | None = None) -> "Future[list[Prediction]]":
+        """As `predict`, without waiting. Cancelling the future drops what has not run.
 
-    def submit_evidence(self, texts: Sequence[str]) -> "Future[list[Evidence]]":
+        Args:
+            deadline: when nobody waits any more, on the clock of `time.monotonic()`. A request that would
+                hardly be answered by then fails with `Busy` at once, one that is not with
+                `DeadlineExceeded` when its turn comes.
+        """
+        return self._send(texts, self._predictions, deadline)
+
+    def submit_evidence(
+        self, texts: Sequence[str], deadline: float | None = None
+    ) -> "Future[list[Evidence]]":
         """As `submit`, with the posteriors that each answer was read from."""
-        return self._send(texts, lambda job: [self._evidence(job, n) for n in range(len(texts))])
+        return self._send(texts, self._evidence, deadline)
 
     def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Each text's logits before temperature, shape (decisions, tags)."""
-        result: Future[list[npt.NDArray[np.float32]]] = Future()
-
-        def finish(job: _Job) -> None:
-            settle(result, lambda: self._checked(job).logits)
-
-        self._start(texts, finish, result)
-        return result.result()
+        return self._send(texts, lambda done: [self._logits_of(text) for text in done], None).result()
 
     def close(self) -> None:
-        """Finish what is queued, end the threads, drop the session and give its memory back."""
-        self._scheduler.close()
+        """Finish what is queued, end the threads, drop the sessions and give their memory back."""
+        self._closing = True
         self._pool.shutdown()
-        self._session = None
+        self._scheduler.close()
+        self._sessions = ()
         give_memory_back()
 
-    def _send(self, texts: Sequence[str], read: Callable[[_Job], list[T]]) -> "Future[list[T]]":
-        """What `read` makes of the texts once they have run; it is called on a thread of the pool."""
+    def _send(
+        self, texts: Sequence[str], read: Callable[[Sequence[_Text]], list[T]], deadline: float | None
+    ) -> "Future[list[T]]":
+        """What `read` makes of the texts once they have run. It is called on a runner's thread, some
+        texts at a time."""
         result: Future[list[T]] = Future()
-
-        def finish(job: _Job) -> None:
-            if self._scheduler.is_current_thread:
-                self._pool.submit(settle, result, lambda: read(self._checked(job)))
-            else:
-                settle(result, lambda: read(self._checked(job)))
-
+        characters = sum(map(len, texts))
+        tokens = int(characters / self._characters_per_token) + len(texts)
+        job = _Job(result, read, deadline, len(texts))
         with self._lock:
             self._requests += 1
-        result.add_done_callback(self._ended)
+        result.add_done_callback(partial(self._ended, job.flow))  # which must not hold the job
         try:
-            self._pool.submit(self._start, texts, finish, result)
-        except RuntimeError as error:  # the pool has ended, or can start no thread
-            result.set_exception(error if self.alive else NotReady(_CLOSED))
+            self._scheduler.admit(tokens, None if deadline is None else deadline - time.monotonic())
+        except NerveError as error:
+            job.fail(error)
+            return result
+        if len(texts) == 1 and characters <= _SHORT:
+            self._start(job, texts, tokens)  # it takes less than handing it over
+        else:
+            try:
+                self._pool.submit(self._start, job, texts, tokens)
+            except RuntimeError as error:  # the pool has ended, or can start no thread
+                self._scheduler.withdraw(tokens)
+                job.fail(NotReady(_CLOSED) if self._closing else error)
         return result
 
-    def _ended(self, _: "Future[list[T]]") -> None:
+    def _ended(self, flow: Flow[_Row], result: "Future[Any]") -> None:
         with self._lock:
             self._requests -= 1
+        if result.cancelled() or result.exception():
+            self._scheduler.cancel(flow)
 
-    def _start(
-        self, texts: Sequence[str], finish: Callable[[_Job], None], result: "Future[list[T]]"
-    ) -> None:
+    def _start(self, job: "_Job[Any]", texts: Sequence[str], tokens: int) -> None:
+        """Tokenize a job's texts, some at a time, so that the first of them can run meanwhile."""
         try:
-            job = _Job(self.tokenizer.encode(texts), len(self.manifest.tags), finish)
-            job.abandoned = result.cancelled
-            rows = [row for number in range(len(texts)) for row in self._rows(job, number)]
-            job.left = len(rows)
-            if not rows:
-                finish(job)
-            elif len(rows) > 1 or not self._scheduler.run_if_idle(rows[0]):
-                self._scheduler.submit(rows)
+            for first in range(0, len(texts), _SLICE):
+                if job.abandoned:
+                    break
+                self._queue(job, first, texts[first : first + _SLICE])
         except Exception as error:
-            with suppress(InvalidStateError):  # nobody waits any more
-                result.set_exception(error)
+            job.fail(error)
+        finally:
+            self._scheduler.withdraw(tokens)
+        if not texts:
+            self._answer([job])
 
-    def _rows(self, job: _Job, number: int) -> list[_Row]:
-        specials = self.tokenizer.specials
-        text = job.texts[number]
-        if not len(text.heads):
-            return []
-        size = self.manifest.max_length - specials
-        windows = cut_windows(len(text), size, self.manifest.stride)
-        job.windows[number] = len(windows)
-        return [_Row(job, number, window, window.end - window.start + specials) for window in windows]
+    def _queue(self, job: "_Job[Any]", first: int, texts: Sequence[str]) -> None:
+        """Queue the windows of some of a job's texts, whose numbers begin with `first`."""
+        started = time.perf_counter()
+        encoded = self.tokenizer.encode(texts)
+        now = time.perf_counter()
+        size = self.manifest.max_length - self.tokenizer.specials
+        rows, blank = [], []
+        for number, one in enumerate(encoded, first):
+            text = _Text(job, number, one)
+            windows = cut_windows(len(one), size, self.manifest.stride) if len(one.heads) else []
+            text.windows = text.left = len(windows)
+            if not windows:
+                blank.append(text)
+            for window in windows:
+                length = window.end - window.start + self.tokenizer.specials
+                rows.append(_Row(text, window, length, now, 0.0))
+        for row in rows:
+            row.tokenize_seconds = (now - started) / len(rows)
+        self._read(blank)
+        if rows:
+            self._measure(sum(map(len, texts)), sum(row.length for row in rows))
+            self._scheduler.submit(job.flow, rows)
 
-    def _run(self, rows: Sequence[_Row]) -> None:
-        if self._session is None:
+    def _measure(self, characters: int, tokens: int) -> None:
+        """How many characters a sub-token has, among recent texts."""
+        share = min(1.0, tokens / 10_000)
+        self._characters_per_token += share * (max(characters, 1) / tokens - self._characters_per_token)
+
+    def run(self, rows: Sequence[_Row], alone: bool) -> None:
+        """Run a batch and keep its logits; see `Work`."""
+        if not self._sessions:
             raise NotReady(_CLOSED)
-        logits = self._session.run(self._batch(rows))
+        logits = self._sessions[alone].run(self._batch(rows))
+        prefix = len(self.tokenizer.prefix)
         for index, row in enumerate(rows):
-            text, window = row.job.texts[row.text], row.window
-            low, high = np.searchsorted(text.heads, (window.keep_from, window.keep_to))
-            at = text.heads[low:high] + (len(self.tokenizer.prefix) - window.start)
-            row.job.logits[row.text][low:high] = logits[index, at]
+            text, window, heads = row.text, row.window, row.text.encoded.heads
+            if text.windows == 1:
+                text.logits = logits[index, heads + prefix]
+                continue
+            with self._lock:
+                if text.logits is None:
+                    text.logits = np.zeros((len(heads), logits.shape[2]), np.float32)
+            low, high = np.searchsorted(heads, (window.keep_from, window.keep_to))
+            text.logits[low:high] = logits[index, heads[low:high] + (prefix - window.start)]
+
+    def finish(self, rows: Sequence[_Row], error: NerveError | None) -> None:
+        """Read the texts that are whole now, and answer the requests that are; see `Work`."""
+        if error:
+            for row in rows:
+                row.text.job.fail(error)
+            return
+        whole = []
+        with self._lock:
+            for row in rows:
+                row.text.left -= 1
+                if not row.text.left:
+                    whole.append(row.text)
+        self._read(whole)
+
+    def _read(self, texts: Sequence[_Text]) -> None:
+        """Make the answers of texts whose logits are there, and give them to whom they complete."""
+        by_read: dict[Any, list[_Text]] = {}
+        for text in texts:
+            if not text.job.result.done():
+                by_read.setdefault(text.job.read, []).append(text)
+        for read, alike in by_read.items():
+            try:
+                answers = read(alike)
+            except Exception as error:
+                for text in alike:
+                    text.job.fail(error)
+                continue
+            complete = []
+            with self._lock:
+                for text, answer in zip(alike, answers, strict=True):
+                    text.job.answers[text.number] = answer
+                    text.job.left -= 1
+                    if not text.job.left:
+                        complete.append(text.job)
+            self._answer(complete)
+
+    @staticmethod
+    def _answer(jobs: "Sequence[_Job[Any]]") -> None:
+        for job in jobs:
+            with suppress(InvalidStateError):  # nobody waits any more
+                job.result.set_result(job.answers)
 
     def _batch(self, rows: Sequence[_Row]) -> dict[str, npt.NDArray[np.int64]]:
         shape = (len(rows), max(row.length for row in rows))
-        features: dict[Feature, npt.NDArray[np.int64]] = {
-            "ids": np.full(shape, self.tokenizer.pad_id, np.int64),
-            "mask": np.zeros(shape, np.int64),
-            "word_shape": np.zeros(shape, np.int64),
-            "zeros": np.zeros(shape, np.int64),
-        }
+        features: dict[Feature, npt.NDArray[np.int64]] = {}
+        for feature in self.manifest.inputs.values():
+            fill = self.tokenizer.pad_id if feature == "ids" else 0
+            features[feature] = np.full(shape, fill, np.int64)
+        ids, mask, shapes = (features.get(feature) for feature in ("ids", "mask", "word_shape"))
         prefix, suffix = self.tokenizer.prefix, self.tokenizer.suffix
+        at = len(prefix)
         for index, row in enumerate(rows):
-            text, window = row.job.texts[row.text], row.window
+            text, window = row.text.encoded, row.window
             end = row.length - len(suffix)
-            ids = features["ids"][index]
-            ids[: len(prefix)] = prefix
-            ids[len(prefix) : end] = text.ids[window.start : window.end]
-            ids[end : row.length] = suffix
-            features["word_shape"][index, len(prefix) : end] = text.shapes[window.start : window.end]
-            features["mask"][index, : row.length] = 1
+            if ids is not None:
+                ids[index, :at] = prefix
+                ids[index, at:end] = text.ids[window.start : window.end]
+                ids[index, end : row.length] = suffix
+            if shapes is not None:
+                shapes[index, at:end] = text.shapes[window.start : window.end]
+            if mask is not None:
+                mask[index, : row.length] = 1
         return {name: features[feature] for name, feature in self.manifest.inputs.items()}
 
-    def _decode(self, job: _Job, number: int) -> Prediction:
-        text, logits = job.texts[number], job.logits[number]
-        entities = read_entities(self._decoder, self.manifest.thresholds, logits, text.starts, text.ends)
-        return Prediction(entities, job.windows[number])
+    def _logits_of(self, text: _Text) -> npt.NDArray[np.float32]:
+        if text.logits is None:  # nothing of it ran
+            return np.zeros((len(text.encoded.heads), len(self.manifest.tags)), np.float32)
+        return text.logits
 
-    def _evidence(self, job: _Job, number: int) -> Evidence:
-        text, posteriors = job.texts[number], self._decoder.probabilities(job.logits[number])
-        return Evidence(self._decode(job, number), text.starts, text.ends, posteriors)
+    def _predictions(self, texts: Sequence[_Text]) -> list[Prediction]:
+        found = [self._decoder.decode(self._logits_of(text)) for text in texts]
+        return [
+            Prediction(
+                kept_entities(spans, self.manifest.thresholds, text.encoded.starts, text.encoded.ends),
+                text.windows,
+            )
+            for text, spans in zip(texts, found, strict=True)
+        ]
 
-    @staticmethod
-    def _checked(job: _Job) -> _Job:
-        if job.error:
-            raise job.error
-        return job
+    def _evidence(self, texts: Sequence[_Text]) -> list[Evidence]:
+        return [
+            Evidence(
+                prediction,
+                text.encoded.starts,
+                text.encoded.ends,
+                self._decoder.probabilities(self._logits_of(text)),
+            )
+            for text, prediction in zip(texts, self._predictions(texts), strict=True)
+        ]
 
     def _warm_up(self) -> Cost:
-        """Run the probes and fit the cost to them, by least squares on the medians.
+        """Run the network, and find out what a batch costs.
 
         Raises:
-            InferenceFailed: the network does not run, or gives something else than its logits.
+            InferenceFailed: it does not run, or gives something else than its logits.
         """
-        seconds = []
-        probes = [(rows, min(length, self.manifest.max_length)) for rows, length in _PROBES]
-        for shape in probes:
-            feature: dict[Feature, int] = {"ids": self.tokenizer.pad_id, "mask": 1}
-            batch = {
-                name: np.full(shape, feature.get(kind, 0), np.int64)
-                for name, kind in self.manifest.inputs.items()
-            }
-            runs = []
-            for _ in range(3):
-                started = time.perf_counter()
-                assert self._session is not None
-                logits = self._session.run(batch)
-                runs.append(time.perf_counter() - started)
-                if logits.shape != (*shape, len(self.manifest.tags)):
-                    raise InferenceFailed(
-                        f"the logits of {shape[0]} rows of {shape[1]} sub-tokens have the shape "
-                        f"{logits.shape}, and there are {len(self.manifest.tags)} tags"
-                    )
-            seconds.append(median(runs[1:]))
-        sizes = np.array([[1.0, rows * length] for rows, length in probes])
-        fixed, per_token = np.linalg.lstsq(sizes, np.array(seconds), rcond=None)[0]
-        return replace(Cost(), fixed=max(fixed, 1e-5), per_token=max(per_token, 1e-8))
+        make_batch = make_batches(self.manifest, self.tokenizer.pad_id)
+        batch = make_batch(2, 16)
+        shape = (*next(iter(batch.values())).shape, len(self.manifest.tags))
+        for session in self._sessions:
+            if (found := session.run(batch).shape) != shape:
+                raise InferenceFailed(
+                    f"the logits of {shape[0]} rows of {shape[1]} sub-tokens have the shape {found}, and "
+                    f"there are {shape[2]} tags"
+                )
+        return measure_cost(self._sessions[0], make_batch)
 
 
-def read_entities(
-    decoder: Decoder,
-    thresholds: Mapping[str, float],
-    logits: npt.NDArray[np.floating],
-    starts: Ints,
-    ends: Ints,
+def kept_entities(
+    spans: Iterable[ScoredSpan], thresholds: Mapping[str, float], starts: Ints, ends: Ints
 ) -> tuple[Entity, ...]:
     """The entities of one text that reach their label's threshold.
 
     Args:
-        logits: shape (decisions, tags).
+        spans: of its decisions.
         starts, ends: code points of each decision, shape (decisions,).
     """
-    found = (
+    return tuple(
         Entity(int(starts[first]), int(ends[last]), label, score)
-        for first, last, label, score in decoder.decode(logits)
+        for first, last, label, score in spans
+        if score >= thresholds.get(label, 0.0)
     )
-    return tuple(entity for entity in found if entity.score >= thresholds.get(entity.label, 0.0))
 
 
 def settle(result: "Future[T]", compute: Callable[[], T]) -> None:

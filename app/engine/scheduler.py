@@ -1,59 +1,27 @@
-"""Scheduler: which windows run together, and when.
+"""Scheduler: runner threads that take batches from the backlog, and who may still join it.
 
-There is no timer. While the session is busy the queue fills; when it is free, the scheduler takes
-the oldest rows, sorts them by length, splits them into the batches that cost least, and runs the
-one that holds the oldest row. The rest keep their place, so that rows which come meanwhile may
-still fill their batches.
+There is no timer. While all runners are busy the backlog fills; a runner that is free takes the next
+batch. What comes alone therefore runs at once, and what comes in crowds runs in batches.
 """
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-
-from app.errors import Busy, InferenceFailed, NerveError, NotReady
-
-_LOOK_AHEAD = 64
-"""Rows considered at a time: more would cost time and hardly sort better."""
+from app.engine.backlog import Backlog, Cost, Flow, Row
+from app.engine.pace import CostMeter, Pace
+from app.errors import Busy, DeadlineExceeded, InferenceFailed, NerveError, NotReady
 
 _FAILURES = 3
 """Batches that fail in a row before the session counts as broken."""
 
+_MARGIN = 0.8
+"""Part of the time until its deadline that a request may be expected to take; the rest is for surprises."""
 
-class Row(Protocol):
-    """One window that waits to be run."""
-
-    @property
-    def length(self) -> int:
-        """Sub-tokens, special tokens included."""
-        ...
-
-    @property
-    def abandoned(self) -> bool:
-        """Nobody waits for it any more."""
-        ...
-
-    def done(self, error: NerveError | None) -> None:
-        """Called once its batch has run, or failed, and the next may run."""
-        ...
-
-
-R = TypeVar("R", bound=Row)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of a batch: `fixed + per_token * rows * longest`."""
-
-    fixed: float = 5e-4
-    per_token: float = 4e-5
-
-    def of(self, rows: int, longest: int) -> float:
-        return self.fixed + self.per_token * rows * longest
+_USUAL = 128
+"""Sub-tokens of a batch, before any was seen."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +30,9 @@ class BatchReport:
 
     Attributes:
         tokens: sub-tokens in it, padding left out.
-        seconds: how long it ran.
+        seconds: how long the session ran it.
         waited: seconds each row waited before.
+        tokenize_seconds, decode_seconds: what its rows took there, together.
     """
 
     rows: int
@@ -72,202 +41,236 @@ class BatchReport:
     seconds: float
     waited: tuple[float, ...]
     failed: bool
+    tokenize_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
 
-def split_batches(lengths: Sequence[int], cost: Cost, max_tokens: int) -> list[int]:
-    """Where to cut ascending `lengths` into batches so that their summed cost is least.
+class TimedRow(Row, Protocol):
+    """A row that knows what happened to it.
 
-    Returns the end of each batch. No batch exceeds `max_tokens` padded sub-tokens unless a single
-    row does. Dynamic programming over the last batch's start, O(rows · rows of a batch).
+    Attributes:
+        since: `time.perf_counter()` when it was queued.
+        tokenize_seconds: what its part of the text took to tokenize.
     """
-    count = len(lengths)
-    best = [0.0] + [np.inf] * count
-    start_of = [0] * (count + 1)
-    for end in range(1, count + 1):
-        longest = lengths[end - 1]
-        for start in range(end - 1, -1, -1):
-            rows = end - start
-            if rows > 1 and rows * longest > max_tokens:
-                break
-            total = best[start] + cost.of(rows, longest)
-            if total < best[end]:
-                best[end], start_of[end] = total, start
-    ends = [count]
-    while start_of[ends[-1]]:
-        ends.append(start_of[ends[-1]])
-    return ends[::-1] if count else []
+
+    since: float
+    tokenize_seconds: float
 
 
-def next_batch(lengths: Sequence[int], cost: Cost, max_tokens: int) -> list[int]:
-    """Indices of the rows to run next: those of the cheapest split that go with row 0, the oldest."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    oldest = order.index(0)
-    start = 0
-    for end in split_batches([lengths[i] for i in order], cost, max_tokens):
-        if oldest < end:
-            return order[start:end]
-        start = end
-    return []
+T = TypeVar("T", bound=TimedRow)
+C = TypeVar("C", bound=TimedRow, contravariant=True)
 
 
-class Scheduler(Generic[R]):
-    """Runs rows on a thread of its own until `close`.
+class Work(Protocol[C]):
+    """What is done with a batch. It is called on several threads at once, with other rows."""
+
+    def run(self, rows: Sequence[C], alone: bool) -> None:
+        """Run the network, and keep what it gives.
+
+        Args:
+            alone: nothing else runs or waits, so that this batch may have the whole machine.
+        """
+        ...
+
+    def finish(self, rows: Sequence[C], error: NerveError | None) -> None:
+        """Answer those that are waited for: with what `run` gave, or with why it gave nothing."""
+        ...
+
+
+class Scheduler(Generic[T]):
+    """Runs rows on threads of its own until `close`.
 
     Args:
-        run: runs a batch and gives each row its result; never called twice at a time.
-        cost: the machine's cost of a batch, measured at warm-up.
+        work: what is done with each batch.
+        cost: of a batch, measured at warm-up; refined from then on.
+        runners: threads, and so batches at a time.
         max_queue_tokens: sub-tokens that may wait. A request that comes to an empty queue is taken
             whatever its size.
         max_batch_tokens: largest padded batch.
         report: told of every batch.
-        begin: called first on its thread.
+        begin: called first on each thread.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[R]], None],
+        work: Work[T],
         cost: Cost,
+        runners: int,
         max_queue_tokens: int,
         max_batch_tokens: int,
         report: Callable[[BatchReport], None],
         name: str = "scheduler",
         begin: Callable[[], None] = lambda: None,
     ):
-        self._run: Callable[[Sequence[R]], None] | None = run
-        self.cost = cost
+        self._work: Work[T] | None = work
+        self._meter = CostMeter(cost)
+        self._pace = Pace(cost.of(1, _USUAL) / _USUAL / runners)
         self._max_queue_tokens = max_queue_tokens
         self._max_batch_tokens = max_batch_tokens
         self._report = report
         self._begin = begin
         self._failures = 0
-        self._queue: deque[tuple[float, R]] = deque()
-        self._tokens = 0
-        self._running = False
+        self._backlog: Backlog[T] = Backlog()
+        self._admitted = 0  # sub-tokens that will be queued once they are counted
+        self._running = 0
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._loop, name=f"{name}-{number}", daemon=True)
+            for number in range(runners)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def cost(self) -> Cost:
+        """What a batch costs, as batches now show."""
+        return self._meter.cost
 
     @property
     def waiting_tokens(self) -> int:
-        return self._tokens
+        return self._backlog.tokens
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not self._running and not self._queue
+        return not self._running and not self._backlog
 
     @property
     def failing(self) -> bool:
         """Whether three batches in a row failed; a batch that succeeds later does not undo it."""
         return self._failures >= _FAILURES
 
-    @property
-    def is_current_thread(self) -> bool:
-        """Whether the caller is on the scheduler's own thread, which others wait for."""
-        return threading.current_thread() is self._thread
+    def admit(self, tokens: int, seconds_left: float | None) -> None:
+        """Make room for a request of some `tokens` sub-tokens, which will be queued or withdrawn.
 
-    def submit(self, rows: Sequence[R]) -> None:
-        """Queue rows, all or none.
+        Args:
+            seconds_left: until its deadline, if it has one.
 
         Raises:
-            Busy: the queue has no room for them.
-            NotReady: the scheduler was closed or its thread died.
+            Busy: the queue has no room, or it would hardly be answered in time.
+            NotReady: the scheduler was closed, or a thread of it died.
         """
-        tokens = sum(row.length for row in rows)
-        now = time.perf_counter()
         with self._changed:
-            if self._closed or not self._thread.is_alive():
+            if self._closed or not self.alive:
                 raise NotReady("this model version is closed; send the request again")
-            if self._queue and self._tokens + tokens > self._max_queue_tokens:
-                raise Busy(
-                    f"{self._tokens} sub-tokens wait already and {self._max_queue_tokens} may "
-                    "(NERVE_MAX_QUEUE_TOKENS); come again later",
-                    retry_after=self._tokens * self.cost.per_token,
-                )
-            self._queue.extend((now, row) for row in rows)
-            self._tokens += tokens
-            self._changed.notify()
+            waiting = self._backlog.tokens + self._admitted
+            if waiting:
+                self._refuse_if_full(tokens, waiting)
+                self._refuse_if_late(tokens, seconds_left)
+            self._admitted += tokens
 
-    def run_if_idle(self, row: R) -> bool:
-        """Run one row on the caller's own thread, if nothing runs and nothing waits.
+    def _refuse_if_full(self, tokens: int, waiting: int) -> None:
+        over = waiting + tokens - self._max_queue_tokens
+        if over > 0:
+            raise Busy(
+                f"{waiting} sub-tokens wait already and {self._max_queue_tokens} may "
+                "(NERVE_MAX_QUEUE_TOKENS); come again later",
+                retry_after=min(over, waiting) * self._pace.seconds_per_token,
+            )
 
-        A request that is alone saves two changes of thread. Returns whether it ran.
+    def _refuse_if_late(self, tokens: int, seconds_left: float | None) -> None:
+        if seconds_left is None:
+            return
+        ahead = self._backlog.ahead_of(tokens) + self._admitted
+        wait = (ahead + tokens) * self._pace.seconds_per_token
+        if wait > _MARGIN * seconds_left:
+            raise Busy(
+                f"an answer would take some {wait:.1f} s as {ahead} sub-tokens come before, and it is "
+                f"wanted within {max(seconds_left, 0):.1f} s; come again later, or allow more time "
+                "(X-Request-Timeout-Ms, NERVE_REQUEST_TIMEOUT)",
+                retry_after=min(wait - _MARGIN * seconds_left, ahead * self._pace.seconds_per_token),
+            )
+
+    def withdraw(self, tokens: int) -> None:
+        """What was admitted is queued now, or will never be."""
+        with self._changed:
+            self._admitted -= tokens
+
+    def submit(self, flow: Flow[T], rows: Sequence[T]) -> None:
+        """Queue rows of a request that was admitted.
+
+        Raises:
+            NotReady: the scheduler was closed, or a thread of it died.
         """
         with self._changed:
-            if self._closed or self._running or self._queue:
-                return False
-            self._running = True
-        self._execute([(time.perf_counter(), row)])
-        return True
+            if self._closed or not self.alive:
+                raise NotReady("this model version is closed; send the request again")
+            self._backlog.add(flow, rows)
+            self._changed.notify(len(rows))
+
+    def cancel(self, flow: Flow[T]) -> None:
+        """Forget what of a request has not run, and will be queued of it."""
+        with self._changed:
+            self._backlog.cancel(flow)
 
     def close(self) -> None:
-        """Run what is queued, then end the thread and let go of what ran it."""
+        """Run what is queued, then end the threads and let go of what ran it."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._running)  # a lone row on its caller's thread
-            self._run = None
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._work = None
 
     def _loop(self) -> None:
         self._begin()
-        while batch := self._take():
-            self._execute(batch)
+        while True:
+            with self._changed:
+                while not self._backlog and not self._closed:
+                    self._changed.wait()
+                batch, dropped = self._backlog.next_batch(
+                    self.cost, self._max_batch_tokens, len(self._threads)
+                )
+                alone = not self._running and not self._backlog
+                if batch:
+                    if not self._running:
+                        self._pace.begin(time.perf_counter())
+                    self._running += 1
+                elif not dropped and self._closed:
+                    return
+            if dropped and self._work:
+                late = DeadlineExceeded("the request's deadline passed while it waited")
+                self._work.finish(dropped, late)
+            if batch:
+                self._execute(batch, alone)
 
-    def _execute(self, batch: Sequence[tuple[float, R]]) -> None:
-        """Run one batch and report it. A batch that fails fails its own rows only."""
+    def _execute(self, batch: Sequence[T], alone: bool) -> None:
+        """Run one batch and report it. A batch that fails fails its own requests only."""
         started = time.perf_counter()
-        rows = [row for _, row in batch]
         error: NerveError | None = None
+        assert self._work is not None
         try:
-            assert self._run is not None
-            self._run(rows)
+            self._work.run(batch, alone)
         except NerveError as known:
             error = known
         except Exception as unknown:
             error = InferenceFailed(f"a batch failed: {unknown!r}")
-        seconds = time.perf_counter() - started
+        ran = time.perf_counter()
+        lengths = [row.length for row in batch]
+        longest, tokens = max(lengths), sum(lengths)
         with self._changed:
-            self._running = False
+            self._running -= 1
+            self._pace.done(tokens, ran)
+            if not error and (not alone or len(self._threads) == 1):
+                self._meter.observe(len(batch), longest, ran - started)
             if self._failures < _FAILURES:
                 self._failures = self._failures + 1 if isinstance(error, InferenceFailed) else 0
-            self._changed.notify()
-        for row in rows:
-            row.done(error)
-        lengths = [row.length for row in rows]
-        waited = tuple(started - since for since, _ in batch)
-        self._report(BatchReport(len(rows), max(lengths), sum(lengths), seconds, waited, error is not None))
-
-    def _take(self) -> list[tuple[float, R]]:
-        """The next batch; empty when closed and drained."""
-        with self._changed:
-            ahead = self._oldest()
-            while not ahead and not (self._closed and not self._queue):
-                self._changed.wait()
-                ahead = self._oldest()
-            if not ahead:
-                return []
-            lengths = [row.length for _, row in ahead]
-            chosen = next_batch(lengths, self.cost, self._max_batch_tokens)
-            left = set(range(len(ahead))).difference(chosen)
-            self._queue.extendleft(ahead[i] for i in sorted(left, reverse=True))
-            self._tokens -= sum(lengths[i] for i in chosen)
-            self._running = True
-            return [ahead[i] for i in chosen]
-
-    def _oldest(self) -> list[tuple[float, R]]:
-        """Rows from the head of the queue, none while a batch runs; abandoned ones are dropped."""
-        ahead: list[tuple[float, R]] = []
-        while not self._running and self._queue and len(ahead) < _LOOK_AHEAD:
-            since, row = self._queue.popleft()
-            if row.abandoned:
-                self._tokens -= row.length
-            else:
-                ahead.append((since, row))
-        return ahead
+        self._work.finish(batch, error)
+        waited = tuple(started - row.since for row in batch)
+        self._report(
+            BatchReport(
+                len(batch),
+                longest,
+                tokens,
+                ran - started,
+                waited,
+                error is not None,
+                sum(row.tokenize_seconds for row in batch),
+                time.perf_counter() - ran,
+            )
+        )

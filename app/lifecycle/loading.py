@@ -14,6 +14,7 @@ from app.engine.priority import give_way
 from app.engine.scheduler import BatchReport
 from app.engine.session import CUDA, OnnxSession, Provider, available_cpus, choose_provider
 from app.engine.tokenizer import Tokenizer
+from app.engine.tuning import make_batches, tune
 from app.engine.words import WordRule
 from app.errors import VersionRefused
 from app.lifecycle.proof import check_ensemble, check_golden, check_tokenizer
@@ -44,6 +45,7 @@ class LoadOptions:
     allow_cpu_fallback: bool = False
     variant: str = "auto"
     threads: int = 0
+    runs: int = 0
     max_queue_tokens: int = 1_000_000
     max_batch_tokens: int = 8_192
     load_timeout: float = 120.0
@@ -68,7 +70,8 @@ class LoadedVersion:
     """A version that passed every check, with what it runs on.
 
     Attributes:
-        threads: of its session; of an ensemble, of all members' sessions together.
+        threads: that it runs on in all; of an ensemble, of all members together.
+        runs: batches at a time, among which the threads are parted.
         predictor: the version's own, or shared with others that use it; `close` knows.
         release: what `close` does.
     """
@@ -77,6 +80,7 @@ class LoadedVersion:
     variant: Variant | MemberVariants
     provider: str
     threads: int
+    runs: int
     predictor: AnyPredictor
     release: Callable[[], None] = field(repr=False, compare=False)
 
@@ -196,18 +200,24 @@ class Loader:
             variant = choose_variant(manifest, provider, options.variant)
             tokenizer = self._tokenizer(folder, manifest)
             check_tokenizer(where, manifest, tokenizer)
-            session = OnnxSession(folder / variant.file, provider, options.threads, output=manifest.output)
-        if set(session.inputs) != set(manifest.inputs) or manifest.output not in session.outputs:
-            raise VersionRefused(
-                f"{where}: {variant.file} has inputs {sorted(session.inputs)} and outputs "
-                f"{sorted(session.outputs)}, the manifest says {sorted(manifest.inputs)} and "
-                f"{manifest.output}; export it again"
-            )
+            first = _open_session(folder, manifest, variant, provider, 1)
         with refusing(where, "does not run"):
+            sessions = tune(
+                lambda threads: (
+                    first
+                    if threads == first.threads
+                    else _open_session(folder, manifest, variant, provider, threads)
+                ),
+                options.threads or available_cpus(),
+                make_batches(manifest, tokenizer.pad_id),
+                options.runs,
+            )
             predictor = Predictor(
                 manifest,
                 tokenizer,
-                session,
+                sessions.session,
+                sessions.runs,
+                sessions.lone,
                 options.max_queue_tokens,
                 options.max_batch_tokens,
                 self._report(manifest.name, manifest.version),
@@ -215,7 +225,13 @@ class Loader:
             )
         _prove(where, predictor)
         return LoadedSingle(
-            manifest, variant, session.provider, session.threads, predictor, release=predictor.close
+            manifest,
+            variant,
+            first.provider,
+            sessions.runs * sessions.session.threads,
+            sessions.runs,
+            predictor,
+            release=predictor.close,
         )
 
     def _tokenizer(self, folder: Path, manifest: Manifest) -> Tokenizer:
@@ -252,6 +268,7 @@ class Loader:
             MemberVariants(tuple(member.variant for member in members)),
             "+".join(sorted({member.provider for member in members})),
             sum(member.threads for member in members),
+            sum(member.runs for member in members),
             predictor,
             release,
         )
@@ -296,6 +313,24 @@ def load_single(
         VersionRefused: it failed, or is an ensemble.
     """
     return Loader(options, lambda model, version: report).load_single(folder)
+
+
+def _open_session(
+    folder: Path, manifest: Manifest, variant: Variant, provider: str, threads: int
+) -> OnnxSession:
+    """A session that takes and gives what the manifest says.
+
+    Raises:
+        VersionRefused: it takes or gives something else.
+    """
+    session = OnnxSession(folder / variant.file, provider, threads, output=manifest.output)
+    if set(session.inputs) != set(manifest.inputs) or manifest.output not in session.outputs:
+        raise VersionRefused(
+            f"{where_of(folder)}: {variant.file} has inputs {sorted(session.inputs)} and outputs "
+            f"{sorted(session.outputs)}, the manifest says {sorted(manifest.inputs)} and "
+            f"{manifest.output}; export it again"
+        )
+    return session
 
 
 def _verify(folder: Path, manifest: Manifest, options: LoadOptions) -> None:

@@ -1,20 +1,20 @@
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from app.engine.scheduler import BatchReport, Cost, Scheduler, next_batch, split_batches
-from app.errors import Busy, InferenceFailed, NerveError, NotReady
+from app.engine.backlog import Cost, Flow
+from app.engine.scheduler import BatchReport, Scheduler
+from app.errors import Busy, DeadlineExceeded, InferenceFailed, NerveError, NotReady
 
-costs = st.builds(Cost, fixed=st.floats(1e-6, 1e-1), per_token=st.floats(1e-7, 1e-3))
 COST = Cost()
-lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=9)
+DEAR = Cost(fixed=1.0, per_token=1e-6)
+"""A start so dear that all that waits goes together."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """A row that remembers what happened to it."""
 
@@ -23,187 +23,200 @@ class Row:
     abandoned: bool = False
     error: NerveError | None = None
     ended: threading.Event = field(default_factory=threading.Event)
-
-    def done(self, error: NerveError | None) -> None:
-        self.error = error
-        self.ended.set()
+    since: float = 0.0
+    tokenize_seconds: float = 0.5
 
 
-class Runner:
-    """What a scheduler runs: notes each batch, and waits for `go` before it ends."""
+class Work:
+    """What a scheduler runs: notes each batch, and waits for `go` before it ends.
 
-    def __init__(self, go: bool = True) -> None:
+    Args:
+        raised: what the batch of a row raises.
+    """
+
+    def __init__(self, go: bool = True, raised: Callable[[int], Exception | None] = lambda number: None):
         self.batches: list[list[int]] = []
+        self.alone: list[bool] = []
         self.reports: list[BatchReport] = []
-        self.entered = threading.Event()
+        self.entered = threading.Semaphore(0)
         self.go = threading.Event()
+        self._raised = raised
         if go:
             self.go.set()
 
-    def __call__(self, rows: Sequence[Row]) -> None:
+    def run(self, rows: Sequence[Row], alone: bool) -> None:
         self.batches.append([row.number for row in rows])
-        self.entered.set()
+        self.alone.append(alone)
+        self.entered.release()
         self.go.wait()
+        for row in rows:
+            if error := self._raised(row.number):
+                raise error
 
-    def scheduler(self, cost: Cost = COST, queue: int = 1000, batch: int = 64) -> Scheduler[Row]:
-        return Scheduler(self, cost, queue, batch, self.reports.append)
+    def finish(self, rows: Sequence[Row], error: NerveError | None) -> None:
+        for row in rows:
+            row.error = error
+            row.ended.set()
 
-
-def cuts(count: int) -> list[list[int]]:
-    """Every way to cut a row of `count` into batches, as the batches' ends."""
-    if count == 0:
-        return [[]]
-    return [[*ends, count] for size in range(1, count + 1) for ends in cuts(count - size)]
-
-
-def price(ends: Sequence[int], lengths: Sequence[int], cost: Cost, max_tokens: int) -> float:
-    total, start = 0.0, 0
-    for end in ends:
-        rows, longest = end - start, max(lengths[start:end])
-        if rows > 1 and rows * longest > max_tokens:
-            return float("inf")
-        total, start = total + cost.of(rows, longest), end
-    return total
+    def scheduler(
+        self, cost: Cost = COST, runners: int = 1, queue: int = 1000, batch: int = 64, **options: Any
+    ) -> Scheduler[Row]:
+        return Scheduler(self, cost, runners, queue, batch, self.reports.append, **options)
 
 
-@given(lengths=lengths_of_rows, cost=costs, max_tokens=st.integers(1, 200))
-def test_batches_are_the_cheapest_there_are(lengths: list[int], cost: Cost, max_tokens: int) -> None:
-    lengths.sort()
-    found = price(split_batches(lengths, cost, max_tokens), lengths, cost, max_tokens)
-    best = min(price(ends, lengths, cost, max_tokens) for ends in cuts(len(lengths)))
-    assert found == pytest.approx(best, rel=1e-9)
-
-
-@given(lengths=st.lists(st.integers(1, 300), max_size=60), cost=costs, max_tokens=st.integers(1, 2000))
-def test_no_batch_exceeds_the_limit_unless_one_row_does(
-    lengths: list[int], cost: Cost, max_tokens: int
-) -> None:
-    lengths.sort()
-    start = 0
-    for end in split_batches(lengths, cost, max_tokens):
-        assert end > start
-        assert end - start == 1 or (end - start) * lengths[end - 1] <= max_tokens
-        start = end
-    assert start == len(lengths)
-
-
-@given(lengths=lengths_of_rows, cost=costs, max_tokens=st.integers(1, 200))
-def test_the_oldest_row_is_always_in_the_next_batch(
-    lengths: list[int], cost: Cost, max_tokens: int
-) -> None:
-    batch = next_batch(lengths, cost, max_tokens)
-    assert 0 in batch
-    assert len(set(batch)) == len(batch)
-
-
-def test_a_cheap_start_makes_small_batches_and_a_dear_one_large() -> None:
-    lengths = [4, 5, 30, 31]
-    assert split_batches(lengths, Cost(fixed=1e-6, per_token=1e-3), 1000) == [1, 2, 3, 4]
-    assert split_batches(lengths, Cost(fixed=1.0, per_token=1e-6), 1000) == [4]
-
-
-@given(
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=300),
-    cost=costs,
-    max_tokens=st.integers(1, 500),
-)
-def test_every_row_is_run_once_and_the_oldest_goes_next(
-    lengths: list[int], cost: Cost, max_tokens: int
-) -> None:
-    runner = Runner(go=False)
-    scheduler = runner.scheduler(cost, 10**6, max_tokens)
-    scheduler.submit([Row(-1)])
-    runner.entered.wait()
-    rows = [Row(number, length) for number, length in enumerate(lengths)]
-    scheduler.submit(rows)
-    runner.go.set()
-    scheduler.close()
-    assert runner.batches.pop(0) == [-1]
-    waiting = list(range(len(lengths)))
-    for batch in runner.batches:
-        assert waiting[0] in batch
-        waiting = [number for number in waiting if number not in batch]
-    assert not waiting
-    assert sorted(n for batch in runner.batches for n in batch) == list(range(len(lengths)))
-    assert scheduler.waiting_tokens == 0
-
-
-def test_rows_that_come_while_a_batch_runs_go_together() -> None:
-    runner = Runner(go=False)
-    scheduler = runner.scheduler(Cost(fixed=1.0, per_token=1e-6))
-    scheduler.submit([Row(0)])
-    runner.entered.wait()
-    for number in range(1, 5):
-        scheduler.submit([Row(number)])
-    runner.go.set()
-    scheduler.close()
-    assert runner.batches == [[0], [1, 2, 3, 4]]
-
-
-def test_abandoned_rows_are_not_run() -> None:
-    runner = Runner(go=False)
-    scheduler = runner.scheduler()
-    scheduler.submit([Row(0)])
-    runner.entered.wait()
-    left = Row(1)
-    scheduler.submit([left, Row(2)])
-    left.abandoned = True
-    runner.go.set()
-    scheduler.close()
-    assert [n for batch in runner.batches for n in batch] == [0, 2]
-    assert scheduler.waiting_tokens == 0
-
-
-def test_a_full_queue_takes_all_of_a_request_or_none() -> None:
-    runner = Runner(go=False)
-    scheduler = runner.scheduler(queue=10)
-    scheduler.submit([Row(0)])
-    runner.entered.wait()
-    scheduler.submit([Row(1), Row(2)])
-    with pytest.raises(Busy) as refused:
-        scheduler.submit([Row(3, 1), Row(4, 9)])
-    assert refused.value.retry_after > 0
-    scheduler.submit([Row(5, 2)])
-    assert scheduler.waiting_tokens == 10
-    runner.go.set()
-    scheduler.close()
-    assert sorted(n for batch in runner.batches for n in batch) == [0, 1, 2, 5]
-
-
-def test_an_empty_queue_takes_a_request_of_any_size() -> None:
-    runner = Runner()
-    scheduler = runner.scheduler(queue=10)
-    rows = [Row(number, 8) for number in range(50)]
-    scheduler.submit(rows)
-    scheduler.close()
-    assert all(row.ended.is_set() for row in rows)
-
-
-@pytest.mark.parametrize("raised", [InferenceFailed("out of memory"), ZeroDivisionError("no")])
-def test_a_batch_that_fails_fails_its_own_rows_only(raised: Exception) -> None:
-    def run(rows: Sequence[Row]) -> None:
-        if any(row.number == 13 for row in rows):
-            raise raised
-
-    reports: list[BatchReport] = []
-    scheduler: Scheduler[Row] = Scheduler(run, Cost(), 1000, 64, reports.append)
-    bad, good = Row(13), Row(14)
-    scheduler.submit([bad])
-    bad.ended.wait()
-    scheduler.submit([good])
-    scheduler.close()
-    assert isinstance(bad.error, InferenceFailed)
-    assert good.error is None
-    assert good.ended.is_set()
-    assert [report.failed for report in reports] == [True, False]
+def send(scheduler: Scheduler[Row], *rows: Row, seconds: float | None = None) -> Flow[Row]:
+    """Queue rows as one request."""
+    tokens = sum(row.length for row in rows)
+    scheduler.admit(tokens, seconds)
+    flow: Flow[Row] = Flow()
+    scheduler.submit(flow, rows)
+    scheduler.withdraw(tokens)
+    return flow
 
 
 def run_each(scheduler: Scheduler[Row], numbers: Sequence[int]) -> None:
     """Run rows one after another, each in a batch of its own."""
     for number in numbers:
         row = Row(number)
-        scheduler.submit([row])
+        send(scheduler, row)
         row.ended.wait()
+
+
+def test_rows_that_come_while_a_batch_runs_go_together() -> None:
+    work = Work(go=False)
+    scheduler = work.scheduler(DEAR)
+    send(scheduler, Row(0))
+    work.entered.acquire()
+    for number in range(1, 5):
+        send(scheduler, Row(number))
+    work.go.set()
+    scheduler.close()
+    assert work.batches == [[0], [1, 2, 3, 4]]
+
+
+def test_runners_run_at_a_time() -> None:
+    work = Work(go=False)
+    scheduler = work.scheduler(runners=3)
+    for number in range(3):
+        send(scheduler, Row(number))
+        work.entered.acquire()
+    send(scheduler, Row(3))
+    assert sorted(work.batches) == [[0], [1], [2]]
+    work.go.set()
+    scheduler.close()
+    assert sorted(work.batches) == [[0], [1], [2], [3]]
+
+
+def test_a_batch_is_alone_where_nothing_else_runs_or_waits() -> None:
+    work = Work(go=False)
+    scheduler = work.scheduler(runners=2)
+    send(scheduler, Row(0))
+    work.entered.acquire()
+    send(scheduler, Row(1))
+    work.entered.acquire()
+    send(scheduler, Row(2), Row(3, 40))
+    work.go.set()
+    scheduler.close()
+    assert work.alone[:2] == [True, False]
+    assert sorted(n for batch in work.batches for n in batch) == [0, 1, 2, 3]
+
+
+def test_abandoned_rows_are_not_run_and_told_why() -> None:
+    work = Work(go=False)
+    scheduler = work.scheduler()
+    send(scheduler, Row(0))
+    work.entered.acquire()
+    left = Row(1)
+    send(scheduler, left)
+    send(scheduler, Row(2))
+    left.abandoned = True
+    work.go.set()
+    scheduler.close()
+    assert [n for batch in work.batches for n in batch] == [0, 2]
+    assert isinstance(left.error, DeadlineExceeded)
+    assert scheduler.waiting_tokens == 0
+
+
+def test_a_cancelled_request_gives_its_room_back_at_once() -> None:
+    work = Work(go=False)
+    scheduler = work.scheduler(queue=10)
+    send(scheduler, Row(0))
+    work.entered.acquire()
+    flow = send(scheduler, Row(1), Row(2))
+    with pytest.raises(Busy):
+        send(scheduler, Row(3))
+    scheduler.cancel(flow)
+    assert scheduler.waiting_tokens == 0
+    send(scheduler, Row(3))
+    work.go.set()
+    scheduler.close()
+    assert [n for batch in work.batches for n in batch] == [0, 3]
+
+
+def test_a_full_queue_takes_all_of_a_request_or_none() -> None:
+    work = Work(go=False)
+    scheduler = work.scheduler(queue=10)
+    send(scheduler, Row(0))
+    work.entered.acquire()
+    send(scheduler, Row(1), Row(2))
+    with pytest.raises(Busy, match="NERVE_MAX_QUEUE_TOKENS") as refused:
+        send(scheduler, Row(3, 1), Row(4, 9))
+    assert refused.value.retry_after > 0
+    send(scheduler, Row(5, 2))
+    assert scheduler.waiting_tokens == 10
+    work.go.set()
+    scheduler.close()
+    assert sorted(n for batch in work.batches for n in batch) == [0, 1, 2, 5]
+
+
+def test_what_is_admitted_counts_before_it_is_queued() -> None:
+    scheduler = Work().scheduler(queue=10)
+    scheduler.admit(9, None)
+    with pytest.raises(Busy):
+        scheduler.admit(2, None)
+    scheduler.withdraw(9)
+    scheduler.admit(2, None)
+    scheduler.withdraw(2)
+    scheduler.close()
+
+
+def test_a_request_that_would_come_too_late_is_refused_at_once() -> None:
+    work = Work(go=False)
+    scheduler = work.scheduler(Cost(fixed=1e-6, per_token=1e-2), queue=10**6)
+    send(scheduler, Row(0))
+    work.entered.acquire()
+    send(scheduler, *[Row(number, 100) for number in range(1, 11)])  # ten seconds of work
+    with pytest.raises(Busy, match="X-Request-Timeout-Ms") as refused:
+        send(scheduler, *[Row(20 + number, 100) for number in range(10)], seconds=15.0)
+    assert 5 < refused.value.retry_after < 11
+    send(scheduler, *[Row(20 + number, 100) for number in range(10)], seconds=30.0)
+    send(scheduler, Row(50, 10), seconds=2.0)  # its turn comes soon, however much waits
+    work.go.set()
+    scheduler.close()
+    assert sum(map(len, work.batches)) == 22
+
+
+def test_an_empty_queue_takes_a_request_of_any_size() -> None:
+    scheduler = Work().scheduler(queue=10)
+    rows = [Row(number, 8) for number in range(50)]
+    send(scheduler, *rows, seconds=1e-9)
+    scheduler.close()
+    assert all(row.ended.is_set() for row in rows)
+
+
+@pytest.mark.parametrize("raised", [InferenceFailed("out of memory"), ZeroDivisionError("no")])
+def test_a_batch_that_fails_fails_its_own_rows_only(raised: Exception) -> None:
+    work = Work(raised=lambda number: raised if number == 13 else None)
+    scheduler = work.scheduler()
+    bad, good = Row(13), Row(14)
+    send(scheduler, bad)
+    bad.ended.wait()
+    send(scheduler, good)
+    scheduler.close()
+    assert isinstance(bad.error, InferenceFailed)
+    assert good.error is None
+    assert good.ended.is_set()
+    assert [report.failed for report in work.reports] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -218,100 +231,79 @@ def run_each(scheduler: Scheduler[Row], numbers: Sequence[int]) -> None:
 )
 def test_three_batches_that_fail_in_a_row_are_noted_for_good(outcomes: str, failing: bool) -> None:
     raised = {"-": InferenceFailed("broken"), "~": NotReady("closed"), "+": None}
-
-    def run(rows: Sequence[Row]) -> None:
-        if error := raised[outcomes[rows[0].number]]:
-            raise error
-
-    scheduler: Scheduler[Row] = Scheduler(run, Cost(), 1000, 64, lambda _: None)
+    scheduler = Work(raised=lambda number: raised[outcomes[number]]).scheduler()
     run_each(scheduler, range(len(outcomes)))
     assert scheduler.failing is failing
     scheduler.close()
 
 
 def test_an_error_that_nobody_foresaw_counts_as_a_failure() -> None:
-    def run(rows: Sequence[Row]) -> None:
-        raise ZeroDivisionError
-
-    scheduler: Scheduler[Row] = Scheduler(run, Cost(), 1000, 64, lambda _: None)
+    scheduler = Work(raised=lambda number: ZeroDivisionError()).scheduler()
     run_each(scheduler, range(3))
     assert scheduler.failing
     scheduler.close()
 
 
 def test_it_is_idle_where_nothing_waits_and_nothing_runs() -> None:
-    runner = Runner(go=False)
-    scheduler = runner.scheduler()
+    work = Work(go=False)
+    scheduler = work.scheduler()
     assert scheduler.idle
-    scheduler.submit([Row(0)])
+    send(scheduler, Row(0))
     assert not scheduler.idle
-    runner.entered.wait()
+    work.entered.acquire()
     assert not scheduler.idle
-    runner.go.set()
+    work.go.set()
     scheduler.close()
     assert scheduler.idle
 
 
-def test_closing_waits_for_a_lone_row() -> None:
-    runner = Runner(go=False)
-    scheduler = runner.scheduler()
-    row = Row(0)
-    alone = threading.Thread(target=scheduler.run_if_idle, args=(row,))
-    closing = threading.Thread(target=scheduler.close)
-    alone.start()
-    runner.entered.wait()
-    closing.start()
-    runner.go.set()
-    closing.join()
-    row.ended.wait()
-    assert row.error is None
-
-
-def test_what_begins_is_called_first_on_its_thread() -> None:
+def test_what_begins_is_called_first_on_each_thread() -> None:
     begun: list[str] = []
-    runner = Runner()
 
     def begin() -> None:
         begun.append(threading.current_thread().name)
 
-    scheduler: Scheduler[Row] = Scheduler(runner, COST, 9, 9, lambda _: None, "mine", begin)
+    scheduler = Work().scheduler(runners=2, name="mine", begin=begin)
     run_each(scheduler, [0])
     scheduler.close()
-    assert begun == ["mine"]
+    assert sorted(begun) == ["mine-0", "mine-1"]
 
 
 def test_a_report_tells_what_was_run() -> None:
-    runner = Runner()
-    scheduler = runner.scheduler(Cost(fixed=1.0, per_token=1e-6))
-    scheduler.submit([Row(0, 3), Row(1, 5)])
+    work = Work()
+    scheduler = work.scheduler(DEAR)
+    send(scheduler, Row(0, 3), Row(1, 5))
     scheduler.close()
-    (report,) = runner.reports
+    (report,) = work.reports
     assert (report.rows, report.longest, report.tokens) == (2, 5, 8)
     assert len(report.waited) == 2
+    assert report.tokenize_seconds == 1.0
     assert not report.failed
 
 
 def test_closing_runs_what_is_queued_and_takes_no_more() -> None:
-    runner = Runner(go=False)
-    scheduler = runner.scheduler()
+    work = Work(go=False)
+    scheduler = work.scheduler(runners=2)
     row = Row(0)
-    scheduler.submit([row])
+    send(scheduler, row)
     assert scheduler.alive
-    runner.go.set()
+    work.go.set()
     scheduler.close()
     assert row.ended.is_set()
     assert not scheduler.alive
     with pytest.raises(NotReady):
-        scheduler.submit([Row(1)])
+        send(scheduler, Row(1))
+    with pytest.raises(NotReady):
+        scheduler.submit(Flow(), [Row(1)])
 
 
 def test_many_threads_may_submit() -> None:
-    runner = Runner()
-    scheduler = runner.scheduler(queue=10**6)
+    work = Work()
+    scheduler = work.scheduler(runners=2, queue=10**6)
 
     def submit(base: int) -> None:
         for number in range(base, base + 100):
-            scheduler.submit([Row(number)])
+            send(scheduler, Row(number))
 
     threads = [threading.Thread(target=submit, args=(base,)) for base in range(0, 800, 100)]
     for thread in threads:
@@ -319,22 +311,4 @@ def test_many_threads_may_submit() -> None:
     for thread in threads:
         thread.join()
     scheduler.close()
-    assert sorted(n for batch in runner.batches for n in batch) == list(range(800))
-
-
-def test_a_lone_row_runs_on_its_callers_thread_only_where_nothing_else_runs() -> None:
-    runner = Runner(go=False)
-    scheduler = runner.scheduler()
-    first, second = Row(0), Row(1)
-    alone = threading.Thread(target=scheduler.run_if_idle, args=(first,))
-    alone.start()
-    runner.entered.wait()
-    assert not scheduler.run_if_idle(second)
-    scheduler.submit([second])
-    assert runner.batches == [[0]]  # two batches never run at a time
-    runner.go.set()
-    second.ended.wait()
-    alone.join()
-    assert runner.batches == [[0], [1]]
-    scheduler.close()
-    assert not scheduler.run_if_idle(Row(2))
+    assert sorted(n for batch in work.batches for n in batch) == list(range(800))

@@ -706,7 +706,7 @@ def test_in_the_background_every_thread_gives_way(models_dir: Path, background: 
     loaded = Loader(LoadOptions(threads=2)).load(write_team(models_dir), background=background)
     loaded.predictor.predict([TEXT])
     threads = set(threading.enumerate()) - before
-    assert len(threads) > 3
+    assert len(threads) >= 3
     until(lambda: {priority(thread) for thread in threads} == {LOWEST if background else ours})
     assert loaded.threads == 3
     assert priority(threading.current_thread()) == ours

@@ -1,0 +1,77 @@
+"""Pace: what a batch costs on this machine, and how fast the machine gets on, as both are now."""
+
+from app.engine.backlog import Cost
+
+_MEMORY = 0.995
+"""Part of what is known that each batch leaves: some 200 batches count."""
+
+_TRUST = 20.0
+"""Batches that warm-up counts as at first."""
+
+_REST = 0.1
+"""The part of that which is never forgotten: batches all of one size say nothing of others."""
+
+_STALL = 4.0
+"""A batch that takes so many times what it should says something of the machine's other work, not of it."""
+
+_HALF_LIFE = 5_000
+"""Sub-tokens after which half of the pace is what they took."""
+
+
+class CostMeter:
+    """Refines the cost of a batch from batches: least squares over padded sub-tokens, old ones fading.
+
+    Args:
+        cost: as warm-up found it.
+        sizes: padded sub-tokens of the batches that it was found with.
+    """
+
+    def __init__(self, cost: Cost, sizes: tuple[int, ...] = (16, 64, 256)):
+        self.cost = cost
+        self._sums = [0.0] * 5
+        for size in sizes:
+            self._add(self._sums, size, cost.of(1, size), _TRUST / len(sizes))
+        self._prior = [_REST * value for value in self._sums]
+
+    def observe(self, rows: int, longest: int, seconds: float) -> None:
+        """A batch took so long."""
+        seconds = min(seconds, _STALL * self.cost.of(rows, longest))
+        self._sums = [_MEMORY * value for value in self._sums]
+        self._add(self._sums, rows * longest, seconds, 1.0)
+        n, x, y, xx, xy = (ours + prior for ours, prior in zip(self._sums, self._prior, strict=True))
+        per_token = (n * xy - x * y) / (n * xx - x * x)
+        per_token = min(max(per_token, 1e-8), y / x)  # neither part is below nothing
+        self.cost = Cost(max((y - per_token * x) / n, 1e-6), per_token)
+
+    @staticmethod
+    def _add(sums: list[float], size: float, seconds: float, weight: float) -> None:
+        for index, value in enumerate((1.0, size, seconds, size * size, size * seconds)):
+            sums[index] += weight * value
+
+
+class Pace:
+    """Seconds a sub-token takes, whatever they go into, while there is work without a break.
+
+    Args:
+        seconds: a guess to begin with.
+    """
+
+    def __init__(self, seconds: float):
+        self._tokens = float(_HALF_LIFE)
+        self._seconds = seconds * _HALF_LIFE
+        self._since = 0.0
+
+    @property
+    def seconds_per_token(self) -> float:
+        return self._seconds / self._tokens
+
+    def begin(self, now: float) -> None:
+        """Work starts after a break."""
+        self._since = now
+
+    def done(self, tokens: int, now: float) -> None:
+        """So many sub-tokens more are done."""
+        fading = 0.5 ** (tokens / _HALF_LIFE)
+        self._tokens = fading * self._tokens + tokens
+        self._seconds = fading * self._seconds + now - self._since
+        self._since = now

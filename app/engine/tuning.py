@@ -1,0 +1,135 @@
+"""Tuning: how a network runs best on the CPUs at hand, found by running it.
+
+The threads of one run wait for each other after every operator, those of parallel runs never do: on
+most machines two batches on a thread each are done sooner than both one after the other on two threads.
+A batch that comes alone is better off with all threads. So there may be two sessions of one network.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import median
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from app.engine.backlog import Cost
+from app.engine.session import Arrays, Session
+from app.manifest import Feature, Manifest
+
+S = TypeVar("S", bound=Session)
+
+MakeBatch = Callable[[int, int], Arrays]
+"""From rows and length to a batch of this shape, whatever is in it."""
+
+_COST_PROBES = ((1, 16), (1, 64), (4, 32), (4, 64))
+_LONE_PROBE = (1, 32)
+_CROWD_PROBE = (4, 32)
+"""Rows and length of the batches that are run to measure."""
+
+_TURNS = 3
+_GAIN = 1.1
+"""A second session must make lone batches so many times as fast: it takes the network's memory again."""
+
+
+@dataclass(frozen=True)
+class Sessions(Generic[S]):
+    """A network, ready to run.
+
+    Attributes:
+        session: what runs `runs` batches at a time.
+        runs: batches at a time.
+        lone: what runs a batch that has the machine to itself; it may be `session`.
+    """
+
+    session: S
+    runs: int
+    lone: S
+
+
+def tune(
+    open_session: Callable[[int], S], threads: int, make_batch: MakeBatch, runs: int = 0
+) -> Sessions[S]:
+    """Open the sessions that make the most of so many threads.
+
+    Args:
+        open_session: opens the network on so many threads a run.
+        threads: in all.
+        runs: batches at a time, where that is settled; 0 measures it.
+    """
+    if threads == 1:
+        session = open_session(1)
+        return Sessions(session, 1, session)
+    opened: dict[int, S] = {}
+
+    def opened_with(each: int) -> S:
+        if each not in opened:
+            opened[each] = open_session(each)
+        return opened[each]
+
+    if not runs:
+        best = 0.0
+        for each in _shares(threads):
+            rate = _crowd_rate(opened_with(each), threads // each, make_batch)
+            if rate < best:
+                break
+            best, runs = rate, threads // each
+    runs = min(runs, threads)
+    session, wide = opened_with(threads // runs), opened_with(threads)
+    if wide is not session and _lone_seconds(session, make_batch) < _GAIN * _lone_seconds(wide, make_batch):
+        wide = session
+    return Sessions(session, runs, wide)
+
+
+def make_batches(manifest: Manifest, pad_id: int) -> MakeBatch:
+    """Makes batches for a network, as long as it can take."""
+    fill: dict[Feature, int] = {"ids": pad_id, "mask": 1}
+
+    def make(rows: int, length: int) -> Arrays:
+        shape = (rows, min(length, manifest.max_length))
+        return {name: np.full(shape, fill.get(kind, 0), np.int64) for name, kind in manifest.inputs.items()}
+
+    return make
+
+
+def measure_cost(session: Session, make_batch: MakeBatch) -> Cost:
+    """What a batch costs: a line fitted to the medians of some, by least squares."""
+    batches = [make_batch(*probe) for probe in _COST_PROBES]
+    seconds = [median(_times(session, batch)) for batch in batches]
+    sizes = np.array([[1.0, next(iter(batch.values())).size] for batch in batches])
+    fixed, per_token = np.linalg.lstsq(sizes, np.array(seconds), rcond=None)[0]
+    return Cost(max(float(fixed), 1e-5), max(float(per_token), 1e-8))
+
+
+def _shares(threads: int) -> Iterator[int]:
+    """Threads of a run, few first: powers of two, and all."""
+    each = 1
+    while each < threads:
+        yield each
+        each *= 2
+    yield threads
+
+
+def _crowd_rate(session: Session, runs: int, make_batch: MakeBatch) -> float:
+    """Batches a second, so many at a time."""
+    batch = make_batch(*_CROWD_PROBE)
+    with ThreadPoolExecutor(runs) as pool:
+        list(pool.map(session.run, [batch] * runs))  # threads and memory are made with the first
+        started = time.perf_counter()
+        list(pool.map(session.run, [batch] * (_TURNS * runs)))
+        return _TURNS * runs / (time.perf_counter() - started)
+
+
+def _lone_seconds(session: Session, make_batch: MakeBatch) -> float:
+    return median(_times(session, make_batch(*_LONE_PROBE)))
+
+
+def _times(session: Session, batch: Arrays) -> list[float]:
+    session.run(batch)
+    times = []
+    for _ in range(_TURNS):
+        started = time.perf_counter()
+        session.run(batch)
+        times.append(time.perf_counter() - started)
+    return times

@@ -1,0 +1,192 @@
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.engine.backlog import Backlog, Cost, Flow, choose_batch
+
+costs = st.builds(Cost, fixed=st.floats(1e-6, 1e-1), per_token=st.floats(1e-7, 1e-3))
+lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+@dataclass(eq=False)
+class Row:
+    number: int
+    length: int = 4
+    abandoned: bool = False
+
+
+def add(backlog: Backlog[Row], *lengths: int, first: int = 0) -> Flow[Row]:
+    """A request whose rows have these lengths and are numbered on from `first`."""
+    flow: Flow[Row] = Flow()
+    backlog.add(flow, [Row(number, length) for number, length in enumerate(lengths, first)])
+    return flow
+
+
+def drain(backlog: Backlog[Row], cost: Cost, max_tokens: int, runners: int = 1) -> list[list[int]]:
+    batches = []
+    while backlog:
+        batch, _ = backlog.next_batch(cost, max_tokens, runners)
+        batches.append([row.number for row in batch])
+    return batches
+
+
+def price(rows: Sequence[int], lengths: Sequence[int], cost: Cost) -> float:
+    """Seconds a sub-token of a batch of these rows."""
+    chosen = [lengths[row] for row in rows]
+    return cost.of(len(chosen), max(chosen)) / sum(chosen)
+
+
+@given(lengths=lengths_of_rows, cost=costs, max_tokens=st.integers(1, 200))
+def test_a_batch_is_the_cheapest_of_its_neighbours_by_length(
+    lengths: list[int], cost: Cost, max_tokens: int
+) -> None:
+    chosen = choose_batch(lengths, cost, max_tokens)
+    assert 0 in chosen
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    runs = [order[a:b] for a in range(len(order)) for b in range(a + 1, len(order) + 1)]
+    fitting = [
+        run
+        for run in runs
+        if 0 in run and (run == [0] or len(run) * max(lengths[row] for row in run) <= max_tokens)
+    ]
+    assert price(chosen, lengths, cost) == pytest.approx(min(price(run, lengths, cost) for run in fitting))
+
+
+def test_a_cheap_start_makes_small_batches_and_a_dear_one_large() -> None:
+    lengths = [4, 5, 30, 31]
+    assert choose_batch(lengths, Cost(fixed=1e-6, per_token=1e-3), 1000) == [0]
+    assert sorted(choose_batch(lengths, Cost(fixed=1.0, per_token=1e-6), 1000)) == [0, 1, 2, 3]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=300),
+    cost=costs,
+    max_tokens=st.integers(1, 2000),
+    runners=st.integers(1, 4),
+)
+def test_every_row_goes_once_the_oldest_next_and_no_batch_is_too_large(
+    lengths: list[int], cost: Cost, max_tokens: int, runners: int
+) -> None:
+    backlog: Backlog[Row] = Backlog()
+    for number, length in enumerate(lengths):
+        add(backlog, length, first=number)
+    waiting = list(range(len(lengths)))
+    for batch in drain(backlog, cost, max_tokens, runners):
+        assert waiting[0] in batch
+        assert len(batch) == 1 or len(batch) * max(lengths[number] for number in batch) <= max_tokens
+        waiting = [number for number in waiting if number not in batch]
+    assert not waiting
+    assert (backlog.tokens, backlog.flows) == (0, 0)
+
+
+@given(
+    requests=st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=30), min_size=1, max_size=12),
+    cost=costs,
+    max_tokens=st.integers(1, 500),
+)
+def test_requests_take_turns_window_by_window(
+    requests: list[list[int]], cost: Cost, max_tokens: int
+) -> None:
+    """A row waits for at most as many turns as there are rows in the rounds up to its own."""
+    backlog: Backlog[Row] = Backlog()
+    ahead: dict[int, int] = {}
+    for which, lengths in enumerate(requests):
+        add(backlog, *lengths, first=1000 * which)
+        for place in range(len(lengths)):
+            ahead[1000 * which + place] = sum(min(len(other), place + 1) for other in requests)
+    for turn, batch in enumerate(drain(backlog, cost, max_tokens), 1):
+        assert all(turn <= ahead[number] for number in batch)
+
+
+@given(
+    newcomers=st.lists(st.integers(1, 60), min_size=1, max_size=200),
+    crowd=st.integers(1, 20),
+    length=st.integers(1, 60),
+    cost=costs,
+)
+def test_no_row_starves_however_many_newcomers_there_are(
+    newcomers: list[int], crowd: int, length: int, cost: Cost
+) -> None:
+    """A request of many windows gets on by one in every round, while others come without end."""
+    backlog: Backlog[Row] = Backlog()
+    size = 20
+    add(backlog, *[length] * size, first=10_000)
+    left, turns = size, 0
+    while left:
+        while backlog.flows <= crowd:  # whoever is answered comes again at once
+            add(backlog, newcomers[turns % len(newcomers)])
+        batch, _ = backlog.next_batch(cost, 64)
+        left -= sum(row.number >= 10_000 for row in batch)
+        turns += 1
+        assert turns <= (crowd + 2) * size, "it starves"
+
+
+def test_a_request_of_a_thousand_texts_does_not_hold_up_one_of_one() -> None:
+    backlog: Backlog[Row] = Backlog()
+    add(backlog, *[20] * 1000)
+    drained: list[int] = []
+    for _ in range(10):
+        batch, _ = backlog.next_batch(Cost(), 40)
+        drained += [row.number for row in batch]
+    assert drained == list(range(20))
+    add(backlog, 20, first=5000)
+    batch, _ = backlog.next_batch(Cost(), 20)
+    second, _ = backlog.next_batch(Cost(), 20)
+    assert 5000 in [row.number for row in [*batch, *second]]
+
+
+def test_runners_leave_each_other_their_share() -> None:
+    backlog: Backlog[Row] = Backlog()
+    for number in range(8):
+        add(backlog, 10, first=number)
+    batch, _ = backlog.next_batch(Cost(fixed=1.0, per_token=1e-6), 1000, runners=2)
+    assert len(batch) == 4
+
+
+@pytest.mark.parametrize("forget", [Backlog.cancel, lambda backlog, flow: None])
+def test_what_nobody_waits_for_is_not_run(forget: Callable[[Backlog[Row], Flow[Row]], None]) -> None:
+    backlog: Backlog[Row] = Backlog()
+    left: Flow[Row] = Flow()
+    rows = [Row(number, 10) for number in range(100)]
+    backlog.add(left, rows)
+    add(backlog, 7, first=500)
+    for row in rows:
+        row.abandoned = True
+    forget(backlog, left)
+    batch, dropped = backlog.next_batch(Cost(), 1000)
+    assert [row.number for row in batch] == [500]
+    assert len(dropped) == (0 if left.cancelled and forget is Backlog.cancel else 1)
+    assert (backlog.tokens, backlog.flows) == (0, 0)
+    backlog.add(left, [Row(1)])
+    assert not backlog
+
+
+@given(st.lists(st.tuples(st.sampled_from("acn"), st.integers(1, 9)), max_size=400))
+def test_tokens_and_requests_are_counted_right(steps: list[tuple[str, int]]) -> None:
+    backlog: Backlog[Row] = Backlog()
+    flows: list[Flow[Row]] = []
+    waiting: dict[Flow[Row], list[int]] = {}
+    owner: dict[Row, Flow[Row]] = {}
+    for step, size in steps:
+        if step == "a" or not flows:
+            flow = flows[size] if size < len(flows) and size % 2 else Flow()
+            rows = [Row(0, size) for _ in range(size)]
+            backlog.add(flow, rows)
+            if not flow.cancelled:
+                owner |= dict.fromkeys(rows, flow)
+                waiting.setdefault(flow, []).extend([size] * size)
+                flows.append(flow)
+        elif step == "c":
+            flow = flows[size % len(flows)]
+            backlog.cancel(flow)
+            waiting.pop(flow, None)
+        else:
+            batch, dropped = backlog.next_batch(Cost(), 5 * size)
+            assert not dropped
+            for row in batch:
+                waiting[owner[row]].remove(row.length)
+        assert backlog.tokens == sum(map(sum, waiting.values()))
+        assert backlog.flows == sum(map(bool, waiting.values()))

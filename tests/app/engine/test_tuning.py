@@ -1,0 +1,95 @@
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from app.engine.session import Arrays, Logits
+from app.engine.tuning import Sessions, measure_cost, tune
+
+SHAPE = 0.0002
+"""Seconds that a sub-token takes on one thread."""
+
+
+@dataclass
+class Machine:
+    """A session that takes as long as a network on a machine of some cores would; it runs nothing.
+
+    Args:
+        alike: how much of the second and further threads of a run does work.
+    """
+
+    threads: int
+    alike: float
+
+    def run(self, batch: Arrays) -> Logits:
+        shape = next(iter(batch.values())).shape
+        speed = 1 + self.alike * (self.threads - 1)
+        time.sleep(SHAPE * shape[0] * shape[1] / speed)
+        return np.zeros((*shape, 3), np.float32)
+
+
+def make_batch(rows: int, length: int) -> Arrays:
+    return {"ids": np.zeros((rows, length), np.int64)}
+
+
+def opener(alike: float, opened: list[int]) -> Callable[[int], Machine]:
+    def open_session(threads: int) -> Machine:
+        opened.append(threads)
+        return Machine(threads, alike)
+
+    return open_session
+
+
+def tuned(alike: float, threads: int, runs: int = 0) -> tuple[Sessions[Machine], list[int]]:
+    opened: list[int] = []
+    return tune(opener(alike, opened), threads, make_batch, runs), opened
+
+
+def test_where_threads_wait_for_each_other_batches_run_beside_each_other() -> None:
+    sessions, opened = tuned(alike=0.3, threads=4)
+    assert (sessions.session.threads, sessions.runs, sessions.lone.threads) == (1, 4, 4)
+    assert opened == [1, 2, 4]  # two threads a run were slower; four are for what comes alone
+
+
+def test_a_second_session_must_be_worth_its_memory() -> None:
+    sessions, _ = tuned(alike=0.01, threads=4)
+    assert sessions.lone is sessions.session
+
+
+def test_where_threads_help_more_than_batches_one_runs_at_a_time() -> None:
+    sessions, _ = tuned(alike=1.5, threads=4)
+    assert (sessions.session.threads, sessions.runs) == (4, 1)
+    assert sessions.lone is sessions.session
+
+
+def test_one_thread_needs_no_measuring() -> None:
+    sessions, opened = tuned(alike=1.0, threads=1)
+    assert (sessions.session.threads, sessions.runs) == (1, 1)
+    assert opened == [1]
+
+
+@pytest.mark.parametrize(("runs", "each"), [(1, 4), (2, 2), (4, 1), (9, 1)])
+def test_what_is_settled_is_not_measured(runs: int, each: int) -> None:
+    sessions, _ = tuned(alike=0.3, threads=4, runs=runs)
+    assert (sessions.session.threads, sessions.runs) == (each, min(runs, 4))
+
+
+def test_cost_is_the_line_through_what_batches_take() -> None:
+    cost = measure_cost(Machine(1, 1.0), make_batch)
+    assert cost.per_token == pytest.approx(SHAPE, rel=0.5)
+    assert cost.fixed > 0
+
+
+def test_parallel_runs_are_made_on_threads_of_their_own() -> None:
+    names: set[str] = set()
+
+    class Watched(Machine):
+        def run(self, batch: Arrays) -> Logits:
+            names.add(threading.current_thread().name)
+            return super().run(batch)
+
+    tune(lambda threads: Watched(threads, 0.3), 2, make_batch)
+    assert len(names) >= 2
