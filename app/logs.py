@@ -17,6 +17,8 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
 class JsonFormatter(logging.Formatter):
     """One JSON object a line; a record's `extra` become fields of their own."""
 
+    _encode = staticmethod(json.JSONEncoder(default=str).encode)
+
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -27,7 +29,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return self._encode(line)
 
 
 class TextFormatter(logging.Formatter):
@@ -35,6 +37,13 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+        self._last = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        second = int(record.created)
+        if self._last[0] != second:  # else it is told as in the line before
+            self._last = (second, super().formatTime(record, datefmt))
+        return self._last[1]
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record)
@@ -45,6 +54,9 @@ class TextFormatter(logging.Formatter):
 
 def configure_logging(level: str, style: Literal["text", "json"]) -> None:
     """Send all logs to standard error, the web server's own with them."""
+    # No line tells where in the code it was written, or on which thread: that takes half of its time.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     root = logging.getLogger()

@@ -1,6 +1,7 @@
 """The application: wiring and lifespan, nothing else."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,9 +19,13 @@ from app.lifecycle.manager import ModelManager
 from app.lifecycle.repository import Repository
 from app.metrics import Metrics
 from app.middleware import RequestMiddleware
-from app.routes import health, models, ner
+from app.routes import health, models, ner, stream
 from app.routes.answers import error_response
 from app.settings import Settings
+
+_SWITCH_SECONDS = 0.0005
+"""How long a thread may hold the interpreter where others want it. A batch that is done, and a request that
+has come, would wait for ten times as long by default, and a processor with them."""
 
 
 def load_options(settings: Settings) -> LoadOptions:
@@ -30,6 +35,7 @@ def load_options(settings: Settings) -> LoadOptions:
         allow_cpu_fallback=settings.allow_cpu_fallback,
         variant=settings.variant,
         threads=settings.threads or max(1, available_cpus() // settings.workers),
+        runs=settings.runs,
         max_queue_tokens=settings.max_queue_tokens,
         max_batch_tokens=settings.max_batch_tokens,
         load_timeout=settings.load_timeout,
@@ -53,6 +59,7 @@ def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
 def create_app(settings: Settings) -> FastAPI:
     """The web service. Models are loaded once it starts, and closed when it ends."""
     hold_little()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     metrics = Metrics()
     manager = make_manager(settings, metrics)
 
@@ -69,12 +76,14 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Named entities: text in, entities out.",
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would be looked up each time
     )
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.manager = manager
     app.state.draining = threading.Event()
-    app.include_router(ner.router)
+    app.router.routes += ner.router.routes  # an included router is matched twice
+    app.include_router(stream.router)
     app.include_router(models.router)
     app.include_router(health.router)
     app.add_middleware(RequestMiddleware, metrics=metrics)

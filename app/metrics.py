@@ -7,9 +7,6 @@ from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -21,6 +18,7 @@ from app.engine.predictor import AnyPredictor
 from app.engine.scheduler import BatchReport
 from app.lifecycle.loading import LoadedVersion
 from app.metric_files import FOLDER, AllWorkers, ServerProcesses
+from app.metric_kinds import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MODEL = ("model", "version")
@@ -102,10 +100,17 @@ class Metrics:
         self.batch_failures = Counter(
             "nerve_batch_failures", "Batches the session failed on", _MODEL, registry=r
         )
+        self.stage_seconds = Counter(
+            "nerve_stage_seconds",
+            "Seconds that requests spent in a stage, summed: parse, tokenize, queue (each window's wait), "
+            "run (each batch, once), decode and render",
+            (*_MODEL, "stage"),
+            registry=r,
+        )
         self.model_info = Gauge(
             "nerve_model_info",
             "Loaded sessions of a version, and what they run on",
-            (*_MODEL, "precision", "provider", "threads"),
+            (*_MODEL, "precision", "provider", "threads", "runs"),
             registry=r,
             multiprocess_mode="livesum",
         )
@@ -169,9 +174,14 @@ class Metrics:
         self.inference_seconds.labels(*of).observe(report.seconds)
         self.batch_rows.labels(*of).observe(report.rows)
         self.batch_tokens.labels(*of).observe(report.tokens)
-        queue = self.queue_seconds.labels(*of)
-        for seconds in report.waited:
-            queue.observe(seconds)
+        self.queue_seconds.labels(*of).observe_all(report.waited)
+        for stage, seconds in (
+            ("tokenize", report.tokenize_seconds),
+            ("queue", sum(report.waited)),
+            ("run", report.seconds),
+            ("decode", report.decode_seconds),
+        ):
+            self.stage_seconds.labels(*of, stage).inc(seconds)
         if report.failed:
             self.batch_failures.labels(*of).inc()
 
@@ -240,4 +250,5 @@ def _info(version: LoadedVersion) -> tuple[str, ...]:
         version.variant.precision,
         version.provider,
         str(version.threads),
+        str(version.runs),
     )

@@ -2,31 +2,32 @@
 
 import logging
 import re
+import secrets
 import time
-import uuid
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import NerveError
+from app.errors import ClientLeft, NerveError
 from app.metrics import Metrics
 from app.routes.answers import error_response
 
 log = logging.getLogger("nerve.request")
 
-_CLIENT_LEFT = 499
-"""No answer, as the caller hung up before its body was whole; nginx has the number."""
-
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestRecord:
-    """What is known of a request by its end; routes fill in what they learn. Never its text."""
+    """What is known of a request by its end; routes fill in what they learn. Never its text.
+
+    Attributes:
+        started: when it came, a point of `time.monotonic()`.
+    """
 
     id: str
+    started: float
     model: str = ""
     version: str = ""
     texts: int = 0
@@ -44,24 +45,21 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        wanted = Headers(scope=scope).get("x-request-id", "")
-        record = RequestRecord(wanted if _ID.fullmatch(wanted) else uuid.uuid4().hex)
-        scope["nerve"] = record
-        started = time.perf_counter()
+        record = scope["nerve"] = RequestRecord(_request_id(scope), time.monotonic())
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = record.id
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", record.id.encode())]
             await send(message)
 
         self._metrics.in_flight.inc()
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = _CLIENT_LEFT
+            status = ClientLeft.status
         except Exception as error:
             log.exception("request %s crashed", record.id)
             if not status:
@@ -69,9 +67,10 @@ class RequestMiddleware:
                 await error_response(crash, record.id)(scope, receive, send_with_id)
         finally:
             self._metrics.in_flight.dec()
-            self._finish(scope, record, status, time.perf_counter() - started)
+            self._finish(scope, record, status)
 
-    def _finish(self, scope: Scope, record: RequestRecord, status: int, seconds: float) -> None:
+    def _finish(self, scope: Scope, record: RequestRecord, status: int) -> None:
+        seconds = time.monotonic() - record.started
         route = getattr(scope.get("route"), "path", "other")
         of = (route, record.model, record.version, str(status))
         self._metrics.requests.labels(*of).inc()
@@ -103,3 +102,13 @@ class RequestMiddleware:
                     "characters": record.characters,
                 },
             )
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's id if it is fit for a log, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            if _ID.fullmatch(value):
+                return bytes(value).decode()
+            break
+    return secrets.token_hex(16)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,101 +10,119 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from app.engine.predictor import Prediction
-from app.errors import BadRequest, TooLarge, Unprocessable, UnsupportedMediaType
+from app.errors import BadRequest, ClientLeft, TooLarge, Unprocessable, UnsupportedMediaType
 from app.schemas import NerOptions, NerRequest, OffsetUnit
+from app.settings import Settings
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
+_CHARSET = re.compile(r'charset\s*=\s*"?([^\s";]+)')
+_MILLISECONDS = re.compile(r"0*[1-9][0-9]{0,8}", re.ASCII)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-async def read_ner_request(
-    request: Request, max_body_bytes: int, max_text_chars: int, max_texts: int
-) -> NerRequest:
-    """The request of `POST /ner`, from JSON or plain text.
+def read_ner_request(request: Request, media: str, body: bytes, settings: Settings) -> NerRequest:
+    """The request of `POST /ner`, from a body of JSON or plain text.
 
     Raises:
-        BadRequest: not UTF-8, or not JSON. TooLarge: over a limit.
-        UnsupportedMediaType: neither JSON nor plain text. Unprocessable: a field is wrong.
+        BadRequest: not UTF-8, or not JSON. TooLarge: over a limit. Unprocessable: a field is wrong.
     """
-    media, content = await read_content(request, max_body_bytes, ("application/json", "text/plain"))
     if media == "text/plain":
-        options = _checked(lambda: _options(request))
-        parsed = NerRequest.model_construct(text=content, texts=None, **dict(options))
+        options = _checked(lambda: query_options(request))
+        parsed = NerRequest.model_construct(text=_decoded(body), texts=None, **dict(options))
     else:
-        if request.query_params:
+        if request.scope["query_string"] and request.query_params:
             raise Unprocessable(
                 "query parameters go with text/plain; with JSON, options are fields of the body"
             )
-        parsed = parse_json(NerRequest, content)
+        parsed = parse_json(NerRequest, body)
 
-    texts = [parsed.text] if parsed.text is not None else parsed.texts or []
-    if len(texts) > max_texts:
+    texts = parsed.all_texts
+    if len(texts) > settings.max_texts:
         raise TooLarge(
-            f"{len(texts)} texts, a request may hold {max_texts} (NERVE_MAX_TEXTS)",
+            f"{len(texts)} texts, a request may hold {settings.max_texts} (NERVE_MAX_TEXTS)",
             "too_many_texts",
         )
     for number, text in enumerate(texts):
-        if len(text) > max_text_chars:
+        if len(text) > settings.max_text_chars:
             raise TooLarge(
-                f"text {number} has {len(text)} characters, a text may have {max_text_chars} "
+                f"text {number} has {len(text)} characters, a text may have {settings.max_text_chars} "
                 "(NERVE_MAX_TEXT_CHARS)",
                 "text_too_long",
             )
     return parsed
 
 
-async def read_content(request: Request, limit: int, accepted: Sequence[str]) -> tuple[str, str]:
-    """The media type and the text of a body.
+def read_timeout(request: Request, default: float) -> float | None:
+    """Seconds that a request may take: its `X-Request-Timeout-Ms`, else `default`; None is no limit.
 
     Raises:
-        BadRequest: not UTF-8. TooLarge: over `limit` bytes.
+        Unprocessable: the header is no positive whole number.
+    """
+    given = request.headers.get("x-request-timeout-ms")
+    if given is None:
+        return default or None
+    if not _MILLISECONDS.fullmatch(given):
+        raise Unprocessable(
+            f"X-Request-Timeout-Ms {given!r}: send a whole number of milliseconds from 1 to 999999999"
+        )
+    return int(given) / 1000
+
+
+async def read_content(request: Request, limit: int, accepted: Sequence[str]) -> tuple[str, bytes]:
+    """The media type of a body, and the body, which says that it is UTF-8.
+
+    Raises:
+        ClientLeft: the caller hung up before its end. TooLarge: over `limit` bytes.
         UnsupportedMediaType: none of `accepted`, another charset than UTF-8, or compressed.
     """
     media, _, parameters = request.headers.get("content-type", "").partition(";")
     media = media.strip().lower()
     if media not in accepted:
         raise UnsupportedMediaType(f"Content-Type {media or 'is missing'}; send {' or '.join(accepted)}")
-    charset = re.search(r'charset\s*=\s*"?([^\s";]+)', parameters)
+    charset = _CHARSET.search(parameters) if parameters else None
     if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType(f"charset {charset[1]} is not read; send UTF-8")
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise UnsupportedMediaType(f"Content-Encoding {encoding} is not read; send it plain")
-    body = await _read_body(request, limit)
-    try:
-        return media, body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadRequest(f"the body is not UTF-8 (byte {error.start})", "invalid_utf8") from None
+    return media, await _read_body(request, limit)
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
     """The body, read no further than the limit."""
-    chunks = bytearray()
-    too_large = TooLarge(f"the body has more than {limit} bytes (NERVE_MAX_BODY_BYTES)")
+    too_large = f"the body has more than {limit} bytes (NERVE_MAX_BODY_BYTES)"
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise too_large
-    async for chunk in request.stream():
-        chunks += chunk
-        if len(chunks) > limit:
-            raise too_large
-    return bytes(chunks)
+        raise TooLarge(too_large)
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft("the caller hung up before the end of the body")
+        chunks.append(message.get("body", b""))
+        size, more = size + len(chunks[-1]), message.get("more_body", False)
+        if size > limit:
+            raise TooLarge(too_large)
+    return b"".join(chunks)
 
 
-def parse_json(model: type[M], content: str) -> M:
+def parse_json(model: type[M], body: bytes) -> M:
     """A body of JSON.
 
     Raises:
-        BadRequest: it is no JSON. Unprocessable: a field is wrong.
+        BadRequest: it is not UTF-8, or no JSON. Unprocessable: a field is wrong.
     """
     try:
-        return model.model_validate_json(content)
+        return model.model_validate_json(body)
     except ValidationError as error:
-        if error.errors()[0]["type"] != "json_invalid":
-            raise invalid(error.errors()) from None
-        reason = error.errors()[0]["msg"]
+        problem = error
+    content = _decoded(body)  # the library tells no more of wrong bytes than of any other character
+    if problem.errors()[0]["type"] != "json_invalid":
+        raise invalid(problem.errors())
+    reason = problem.errors()[0]["msg"]
     try:
         json.loads(content)
     except (ValueError, RecursionError):
@@ -118,7 +136,14 @@ def parse_json(model: type[M], content: str) -> M:
     raise BadRequest(f"the body is not JSON: {reason}", "invalid_json")
 
 
-def _options(request: Request) -> NerOptions:
+def _decoded(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not UTF-8 (byte {error.start})", "invalid_utf8") from None
+
+
+def query_options(request: Request) -> NerOptions:
     """Options from query parameters; `labels` may be repeated or separated by commas."""
     values: dict[str, Any] = {}
     for key, value in request.query_params.multi_items():
@@ -150,7 +175,7 @@ def invalid(errors: Any) -> Unprocessable:
     return Unprocessable("; ".join(problems))
 
 
-def check_labels(wanted: list[str] | None, known: tuple[str, ...]) -> None:
+def check_labels(wanted: Sequence[str] | None, known: tuple[str, ...]) -> None:
     """Raises Unprocessable for a label that the model does not have."""
     for label in wanted or ():
         if label not in known:
@@ -162,26 +187,23 @@ def check_labels(wanted: list[str] | None, known: tuple[str, ...]) -> None:
 
 def render_result(text: str, prediction: Prediction, options: NerOptions) -> dict[str, Any]:
     """One text's part of an answer: what was asked for, in the unit asked for."""
-    entities = [
-        entity
-        for entity in prediction.entities
-        if entity.score >= options.min_score and (options.labels is None or entity.label in options.labels)
-    ]
-    position = positions(text, options.offset_unit) if entities else (lambda at: at)
-    return {
-        "windows": prediction.windows,
-        "entities": [
-            {
-                "text": text[entity.start : entity.end],
-                "label": entity.label,
-                "start": position(entity.start),
-                "end": position(entity.end),
-                "score": round(entity.score, 4),
-                **({"agreement": _rounded(entity.agreement)} if options.agreement else {}),
-            }
-            for entity in entities
-        ],
-    }
+    least, labels, agreement = options.min_score, options.labels, options.agreement
+    wanted = [e for e in prediction.entities if e.score >= least and (labels is None or e.label in labels)]
+    position = positions(text, options.offset_unit) if wanted else int
+    entities = []
+    for entity in wanted:
+        start, end = entity.start, entity.end
+        body = {
+            "text": text[start:end],
+            "label": entity.label,
+            "start": position(start),
+            "end": position(end),
+            "score": round(entity.score, 4),
+        }
+        if agreement:
+            body["agreement"] = _rounded(entity.agreement)
+        entities.append(body)
+    return {"windows": prediction.windows, "entities": entities}
 
 
 def _rounded(share: float | None) -> float | None:
@@ -191,7 +213,7 @@ def _rounded(share: float | None) -> float | None:
 def positions(text: str, unit: OffsetUnit) -> Callable[[int], int]:
     """From an offset in code points to one in `unit`."""
     if unit == "codepoint" or text.isascii():
-        return lambda at: at
+        return int
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     if unit == "utf16":
         widths = 1 + (codes > 0xFFFF)
@@ -199,12 +221,3 @@ def positions(text: str, unit: OffsetUnit) -> Callable[[int], int]:
         widths = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF).astype(np.int64)
     ends = np.concatenate(([0], np.cumsum(widths)))
     return lambda at: int(ends[at])
-
-
-def scores_by_label(results: list[dict[str, Any]]) -> Mapping[str, list[float]]:
-    """The scores of an answer's entities, by label."""
-    scores: dict[str, list[float]] = {}
-    for result in results:
-        for entity in result["entities"]:
-            scores.setdefault(entity["label"], []).append(entity["score"])
-    return scores

@@ -68,6 +68,11 @@ class NerRequest(NerOptions):
             raise ValueError("give exactly one of 'text' and 'texts'")
         return self
 
+    @property
+    def all_texts(self) -> list[str]:
+        """The texts, be it one or several."""
+        return [self.text] if self.text is not None else self.texts or []
+
 
 class EntityBody(BaseModel):
     """A span of the text with a label."""
@@ -122,6 +127,11 @@ class ErrorBody(BaseModel):
         description="As in the X-Request-Id header and the server's log.",
         examples=["4f0e3c6a1b7d4d0f9a52c8e61d3b7a90"],
     )
+    retry_after: float | None = Field(
+        None,
+        description="With 429: seconds until there will be room; `Retry-After` is the same, rounded up.",
+        examples=[0.35],
+    )
 
 
 class DeploymentBody(Deployment):
@@ -147,7 +157,10 @@ class VersionBody(BaseModel):
     license: str | None = Field(None, description="Of its weights.", examples=["CC-BY-SA-4.0"])
     precision: str | None = Field(None, description="The variant that is loaded.")
     provider: str | None = Field(None, description="The execution provider it runs on.")
-    threads: int | None = Field(None, description="Threads of its session.", examples=[2])
+    threads: int | None = Field(None, description="Threads that run it.", examples=[2])
+    runs: int | None = Field(
+        None, description="Batches at a time, among which the threads are parted.", examples=[2]
+    )
     metrics: dict[str, Any] | None = Field(None, description="From the manifest.")
 
 

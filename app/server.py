@@ -40,6 +40,13 @@ _HUNG_SECONDS = 60
 """A worker that does not even say that it lives for so long is replaced. Its start counts too, and imports
 take their time where many start at once; after them, loading has a time limit of its own."""
 
+_LONG_SECONDS = 600
+"""How long a request without a time limit may take once the server shuts down."""
+
+_LAST_SECONDS = 10
+"""How much longer than its time limit a request may take then, for its answer to be read. Who never reads
+it would keep the server up for ever."""
+
 _ORPHAN_SECONDS = 30
 """How long a worker whose supervisor was killed may take to finish its requests."""
 
@@ -85,6 +92,7 @@ def _config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         lifespan="on",
+        timeout_graceful_shutdown=math.ceil((settings.request_timeout or _LONG_SECONDS) + _LAST_SECONDS),
         timeout_worker_healthcheck=math.ceil(_HUNG_SECONDS + settings.load_timeout),
     )
 

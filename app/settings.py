@@ -35,7 +35,11 @@ class Settings(BaseSettings):
     threads: int = Field(
         0,
         ge=0,
-        description="threads of a session; 0 takes the CPUs this server may use, parted among its workers",
+        description="threads that run a version; 0 takes the CPUs this server may use, parted among its "
+        "workers",
+    )
+    runs: int = Field(
+        0, ge=0, description="batches that run at a time, among which the threads are parted; 0 measures it"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line that is logged"
@@ -44,11 +48,26 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1, description="largest request body, in bytes")
     max_text_chars: int = Field(1_000_000, ge=1, description="longest text, in code points")
     max_texts: int = Field(1_000, ge=1, description="most texts a request")
+    request_timeout: float = Field(
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds until a request is answered 504, where it has no `X-Request-Timeout-Ms`; 0 "
+        "sets no limit",
+    )
+    stream_spool_bytes: int = Field(
+        1024**3,
+        ge=1,
+        description="largest part of a stream, in bytes, that waits on disk while its client does not read",
+    )
     max_queue_tokens: int = Field(
         1_000_000, ge=1, description="sub-tokens that may wait; above it requests get 429"
     )
     max_batch_tokens: int = Field(
-        8_192, ge=1, description="largest batch, rows times longest row, in sub-tokens"
+        0,
+        ge=0,
+        description="largest batch, rows times longest row, in sub-tokens; 0 takes 512 on a CPU, and on a "
+        "GPU what it can take, found when a version loads",
     )
     max_loaded_versions: int = Field(
         4,

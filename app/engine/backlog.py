@@ -1,18 +1,17 @@
 """Backlog: what waits to be run, and what runs next. It knows no thread and no clock.
 
-*Turns.* Requests share the machine by rounds, a window of each a round (self-clocked fair queueing,
-Golestani 1994, "A self-clocked fair queueing scheme for broadband applications", with windows for
-packets): a window is tagged with the round that it may run in, the lowest tag goes next, among equals
-the oldest, and the round at hand is that of the last turn. So a request of a thousand texts does not
-hold up those of one, single texts come in the order of their arrival, and no window waits for ever:
-newcomers are tagged with a later round than the one at hand.
+*Turns.* Requests of about one size wait in one lane, first come, first served: to share the machine among
+them window by window would only make all of them late. The lanes share it by self-clocked fair queueing
+(Golestani 1994, "A self-clocked fair queueing scheme for broadband applications"), each with the weight of
+its requests: a lane's next row is tagged with the sub-tokens that each request of the lane will have had,
+on average, once that row has run, on a clock that each turn sets to its own tag. The lowest tag goes next.
+So a request of a thousand texts does not hold up those of one, nor they it, and no row waits for ever.
 
 *Batches.* The row whose turn it is runs, with those of the next rows in turn that make the batch
 cheapest a sub-token. A batch is no larger than pays: where its fixed cost has become small, more rows
 would only make everybody wait. And it leaves the others of several runners their share of the work.
 """
 
-from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -23,6 +22,10 @@ _LOOK_AHEAD = 10
 
 _MOST = 1_024
 """Rows considered at most."""
+
+_SHORT = 256
+"""Sub-tokens of a short request. Those of up to so many are in the first lane, each lane from there on has
+those of up to twice as many."""
 
 _SMALL = 1 / 32
 """A batch's fixed cost has become small when it is such a part of the whole."""
@@ -61,82 +64,132 @@ class Cost:
         return int(self.fixed / self.per_token / _SMALL)
 
 
-class Flow(Generic[R]):
-    """The rows of one request.
+class Flow:
+    """One request.
+
+    Args:
+        size: sub-tokens that it has in all, as far as is known before they are counted.
 
     Attributes:
-        rows, waiting: of them, those that wait, and their sub-tokens.
+        rows, tokens: of its rows, those that wait, and their sub-tokens.
     """
 
-    __slots__ = ("cancelled", "rows", "tag", "waiting")
+    __slots__ = ("cancelled", "lane", "rows", "tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, size: int):
+        self.lane = _lane_of(size)
         self.rows = 0
-        self.waiting = 0
-        self.tag = 0
+        self.tokens = 0
         self.cancelled = False
 
 
-class Backlog(Generic[R]):
-    """Rows that wait.
+def _lane_of(size: int) -> int:
+    return (max(size - 1, 0) // _SHORT).bit_length()
+
+
+class _Lane(Generic[R]):
+    """Requests of about one size.
 
     Attributes:
-        tokens: their sub-tokens.
-        flows: the requests that they belong to.
+        entries: their rows in the order of arrival, among them some of requests that were cancelled.
+        stale: how many such.
+        flows, tokens: requests that wait, and their sub-tokens.
+        served: the tag of the last row that was given out.
     """
 
+    __slots__ = ("entries", "flows", "served", "stale", "tokens")
+
     def __init__(self) -> None:
-        self.tokens = 0
+        self.entries: list[tuple[Flow, R]] = []
+        self.stale = 0
         self.flows = 0
-        self._round = 0
-        self._number = 0
-        self._entries: list[tuple[int, int, Flow[R], R]] = []  # by tag, then by arrival
-        self._stale = 0
+        self.tokens = 0
+        self.served = 0.0
+
+    def count(self, flow: Flow, rows: int, tokens: int) -> None:
+        """So many rows of a request come, or go where the numbers are negative."""
+        waited = flow.rows > 0
+        flow.rows += rows
+        flow.tokens += tokens
+        self.tokens += tokens
+        self.flows += (flow.rows > 0) - waited
+
+    def forget(self, flow: Flow) -> None:
+        """A request is cancelled."""
+        flow.cancelled = True
+        self.stale += flow.rows
+        self.count(flow, -flow.rows, -flow.tokens)
+
+    def clean(self, count: int) -> None:
+        """Drop what is stale among the first entries."""
+        if self.stale:
+            alive = [entry for entry in self.entries[:count] if not entry[0].cancelled]
+            self.stale -= count - len(alive)
+            self.entries[:count] = alive
+
+    def first(self, tokens: int, most: int) -> list[R]:
+        """The first rows, which have so many sub-tokens or are so many, and are the first entries then;
+        abandoned ones are among them."""
+        rows: list[R] = []
+        walked = 0
+        for flow, row in self.entries:
+            walked += 1
+            if not flow.cancelled:
+                rows.append(row)
+                tokens -= row.length
+                if tokens <= 0 or len(rows) == most:
+                    break
+        self.clean(walked)
+        return rows
+
+
+class Backlog(Generic[R]):
+    """Rows that wait."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, _Lane[R]] = {}
+        self._clock = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Sub-tokens that wait."""
+        return sum(lane.tokens for lane in self._lanes.values())
+
+    @property
+    def flows(self) -> int:
+        """Requests that they belong to."""
+        return sum(lane.flows for lane in self._lanes.values())
 
     def __bool__(self) -> bool:
-        return self.tokens > 0
+        return any(lane.tokens for lane in self._lanes.values())
 
-    def add(self, flow: Flow[R], rows: Iterable[R]) -> None:
-        """Queue more rows of a request, in order."""
+    def add(self, flow: Flow, rows: Iterable[R]) -> None:
+        """Queue more rows of a request, in order; of one that was cancelled, forget them."""
         if flow.cancelled:
             return
-        added = []
-        before = flow.waiting
-        tag = max(flow.tag, self._round)
-        for row in rows:
-            tag += 1
-            flow.waiting += row.length
-            flow.rows += 1
-            self._number += 1
-            added.append((tag, self._number, flow, row))
-        flow.tag = tag
-        self.tokens += flow.waiting - before
-        self.flows += not before and flow.waiting > 0
-        if len(added) > 8:
-            self._entries += added
-            self._entries.sort()  # two runs in order: one merge
-        else:
-            for entry in added:
-                insort(self._entries, entry)
+        lane = self._lanes.setdefault(flow.lane, _Lane())
+        if not lane.tokens:
+            lane.served = max(lane.served, self._clock)
+        before = len(lane.entries)
+        lane.entries += [(flow, row) for row in rows]
+        added = lane.entries[before:]
+        lane.count(flow, len(added), sum(row.length for _, row in added))
 
-    def cancel(self, flow: Flow[R]) -> None:
+    def cancel(self, flow: Flow) -> None:
         """Forget a request's rows, and those that it may still bring."""
-        self._forget(flow)
-        if self._stale > 64 + len(self._entries) // 2:  # their turn, where they go as well, may be far
-            self._entries = [entry for entry in self._entries if not entry[2].cancelled]
-            self._stale = 0
+        if flow.cancelled:
+            return
+        lane = self._lanes.setdefault(flow.lane, _Lane())
+        lane.forget(flow)
+        if 2 * lane.stale > 64 + len(lane.entries):  # their turn, when they go as well, may be far
+            lane.clean(len(lane.entries))
 
-    def _forget(self, flow: Flow[R]) -> None:
-        if not flow.cancelled:
-            flow.cancelled = True
-            self.tokens -= flow.waiting
-            self.flows -= flow.waiting > 0
-            self._stale += flow.rows
-            flow.waiting = flow.rows = 0
-
-    def ahead_of(self, tokens: int) -> int:
-        """Sub-tokens that will have run before a request of so many is done, if it came now; at most."""
-        return min(self.tokens, self.flows * tokens)
+    def before(self, size: int) -> int:
+        """Sub-tokens that will run before a request of so many is done, were it to come now: what its lane
+        has, and meanwhile the others."""
+        lane = self._lanes.get(_lane_of(size), _Lane())
+        ours = (lane.tokens + size) * (self.flows + 1) / (lane.flows + 1)
+        return min(self.tokens, int(ours) - size)
 
     def next_batch(self, cost: Cost, max_tokens: int, runners: int = 1) -> tuple[list[R], list[R]]:
         """Take out the rows to run next.
@@ -150,42 +203,45 @@ class Backlog(Generic[R]):
             with the rest of their requests.
         """
         most = min(max_tokens, max(cost.enough, 1))
-        count, dropped = self._look_ahead(_LOOK_AHEAD * most)
-        if not count:
+        dropped: list[R] = []
+        turns = self._turns(_LOOK_AHEAD * most)
+        while abandoned := [(flow, row) for _, _, flow, row, _ in turns if row.abandoned]:
+            for flow, row in abandoned:
+                if not flow.cancelled:
+                    dropped.append(row)
+                    self.cancel(flow)
+            turns = self._turns(_LOOK_AHEAD * most)
+        if not turns:
             return [], dropped
-        self._round = self._entries[0][0]
         if runners > 1:
             most = min(most, -(-self.tokens // runners))
-        lengths = [row.length for _, _, _, row in self._entries[:count]]
-        chosen = choose_batch(lengths, cost, most)
-        taken = {index: self._entries.pop(index) for index in sorted(chosen, reverse=True)}
-        for _, _, flow, row in taken.values():
-            flow.rows -= 1
-            flow.waiting -= row.length
-            self.tokens -= row.length
-            self.flows -= not flow.waiting
-        return [taken[index][3] for index in chosen], dropped
+        chosen = choose_batch([row.length for _, _, _, row, _ in turns], cost, most)
+        self._clock = turns[0][4]
+        for index in sorted(chosen, reverse=True):
+            lane, place, flow, row, _ = turns[index]
+            lane.served += row.length / lane.flows
+            del lane.entries[place]
+            lane.count(flow, -1, -row.length)
+        return [turns[index][3] for index in chosen], dropped
 
-    def _look_ahead(self, tokens: int) -> tuple[int, list[R]]:
-        """How many entries from the first one hold so many sub-tokens; what is stale there goes."""
-        dropped: list[R] = []
-        walked = 0
-        for _, _, flow, row in self._entries:
-            walked += 1
-            if not flow.cancelled and row.abandoned:
-                dropped.append(row)
-                self._forget(flow)
-            if not flow.cancelled:
-                tokens -= row.length
-                if tokens <= 0 or walked == _MOST:
-                    break
-        alive = [entry for entry in self._entries[:walked] if not entry[2].cancelled]
-        self._stale -= walked - len(alive)
-        self._entries[:walked] = alive
-        if not alive and self._entries:
-            count, more = self._look_ahead(tokens)
-            return count, dropped + more
-        return len(alive), dropped
+    def _turns(self, tokens: int) -> list[tuple[_Lane[R], int, Flow, R, float]]:
+        """The next rows in turn, each with its lane and place there, its request and its tag."""
+        turns: list[tuple[_Lane[R], int, Flow, R, float]] = []
+        for lane in self._lanes.values():
+            if not lane.tokens:
+                continue
+            tag = lane.served
+            for place, row in enumerate(lane.first(tokens, _MOST)):
+                tag += row.length / lane.flows
+                turns.append((lane, place, lane.entries[place][0], row, tag))
+        if sum(lane.tokens > 0 for lane in self._lanes.values()) > 1:
+            turns.sort(key=lambda turn: turn[4])  # a lane's own tags ascend, so its rows keep their order
+            left = tokens
+            for number, (_, _, _, row, _) in enumerate(turns, 1):
+                left -= row.length
+                if left <= 0 or number == _MOST:
+                    return turns[:number]
+        return turns
 
 
 def choose_batch(lengths: Sequence[int], cost: Cost, max_tokens: int) -> list[int]:

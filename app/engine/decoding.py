@@ -2,27 +2,36 @@
 
 Tag sequences form a chain whose illegal transitions have probability zero and whose legal ones are
 all alike, so `P(tags) ∝ Π_t softmax(logits_t / temperature)[tags_t]` over the legal sequences. The
-best sequence is found by Viterbi's algorithm, an entity's score by the forward-backward algorithm
-(Rabiner 1989, "A tutorial on hidden Markov models"): the summed probability of all legal sequences
-that contain exactly this span with this label.
+best sequence is found by Viterbi's algorithm; how an entity is scored, `posteriors` says.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from app.engine.grammar import Grammar, Scheme, grammar, joins, legal, split_tag, tags_of
+from app.engine.posteriors import Chain, Run
 from app.engine.words import Ints
 
-Scheme = Literal["IO", "IOB1", "IOB2", "BIOES"]
+__all__ = [
+    "Decoder",
+    "Floats",
+    "Grammar",
+    "Scheme",
+    "ScoredSpan",
+    "grammar",
+    "joins",
+    "legal",
+    "split_tag",
+    "tags_of",
+]
+
 Floats = npt.NDArray[np.float64]
 
-_PREFIXES: dict[Scheme, str] = {"IO": "I", "IOB1": "BI", "IOB2": "BI", "BIOES": "BIES"}
-_FLOOR = 1e-30  # keeps a chunk of `_RESCALE` steps above the smallest float64
-_RESCALE = 8
-_CHUNK = 4096
+_FLOOR = 1e-30  # keeps the product of `_CAREFUL` decisions above the smallest float64
+_CAREFUL = 8
 
 
 class ScoredSpan(NamedTuple):
@@ -34,79 +43,8 @@ class ScoredSpan(NamedTuple):
     score: float
 
 
-def split_tag(tag: str) -> tuple[str, str]:
-    """`B-PER` → (`B`, `PER`); `O` → (`O`, "")."""
-    prefix, _, label = tag.partition("-")
-    return prefix, label
-
-
-def tags_of(labels: Sequence[str], scheme: Scheme) -> tuple[str, ...]:
-    """Every tag of a scheme over these labels, `O` first."""
-    return (
-        "O",
-        *(f"{prefix}-{label}" for label in labels for prefix in _PREFIXES[scheme]),
-    )
-
-
-@dataclass(frozen=True)
-class Grammar:
-    """Which tag may follow which, and whether it then continues the entity before it.
-
-    Attributes:
-        legal: (tags, tags) whether the second may follow the first.
-        joins: (tags, tags) whether the second continues the entity that the first is in.
-        first: (tags,) may open a text.
-        final: (tags,) may end one.
-    """
-
-    legal: npt.NDArray[np.bool_]
-    joins: npt.NDArray[np.bool_]
-    first: npt.NDArray[np.bool_]
-    final: npt.NDArray[np.bool_]
-
-
-def joins(before: str, after: str, scheme: Scheme) -> bool:
-    """Whether the second tag continues the entity that the first is in."""
-    (left, left_label), (right, right_label) = split_tag(before), split_tag(after)
-    if "O" in (left, right) or left_label != right_label:
-        return False
-    if scheme == "BIOES":
-        return left in "BI" and right in "IE"
-    return right == "I"
-
-
-def legal(before: str, after: str, scheme: Scheme) -> bool:
-    """Whether the second tag may follow the first; the two ends of a text are as `O`."""
-    left, right = before[0], after[0]
-    if right not in "O" + _PREFIXES[scheme]:
-        return False
-    if scheme == "BIOES":
-        return joins(before, after, scheme) if left in "BI" else right in "OBS"
-    if scheme == "IOB2":
-        return right != "I" or joins(before, after, scheme)
-    if scheme == "IOB1":  # B only parts two neighbours of one label
-        return right != "B" or (left != "O" and before[2:] == after[2:])
-    return True
-
-
-def grammar(tags: Sequence[str], scheme: Scheme) -> Grammar:
-    """The grammar of `tags` under `scheme`."""
-    return Grammar(
-        np.array([[legal(a, b, scheme) for b in tags] for a in tags]),
-        np.array([[joins(a, b, scheme) for b in tags] for a in tags]),
-        np.array([legal("O", tag, scheme) for tag in tags]),
-        np.array([legal(tag, "O", scheme) for tag in tags]),
-    )
-
-
-def _scaled(values: Floats) -> tuple[Floats, float]:
-    """`values` scaled to a maximum of one, and the logarithm of what they were divided by."""
-    top = values.max()
-    return values / top, float(np.log(top))
-
-
 class Decoder:
-    """Finds the entities of a text from its logits. Holds no state of a text.
+    """Finds the entities of texts from their logits. Holds no state of a text.
 
     Args:
         tags: the tag of each logit column; one of them is `O`.
@@ -118,28 +56,10 @@ class Decoder:
         self.tags = tuple(tags)
         self.grammar = grammar(tags, scheme)
         self.temperature = temperature
-        self._labels = [split_tag(tag)[1] for tag in tags]
         self._outside = self.tags.index("O")
-        legal, joins = self.grammar.legal, self.grammar.joins
-        # Tags with the same future are one state of the chain: for BIOES over three labels, four
-        # states stand for thirteen tags.
-        futures = np.concatenate([legal, joins, self.grammar.final[:, None]], axis=1)
-        _, member, state = np.unique(futures, axis=0, return_index=True, return_inverse=True)
-        state = state.reshape(-1)
-        self._states = len(member)
-        onto = np.eye(self._states)[state]  # (tags, states)
-        # step[b, c, d]: state c may be followed by tag b, which is in state d
-        step = legal[member].T[:, :, None] * onto[:, None, :]
-        self._step = step.reshape(len(self.tags), -1)
-        self._enter = (legal & ~joins)[member].astype(np.float64)  # (states, tags)
-        self._leave = (legal & ~joins).astype(np.float64)  # (tags, tags)
-        self._joins = joins.astype(np.float64)
-        self._onto = onto
-        self._final = self.grammar.final[member].astype(np.float64)
-        self._first = self.grammar.first.astype(np.float64)
-        self._last = self.grammar.final.astype(np.float64)
-        names = np.array(self._labels)
-        self._own = {name: (names == name).astype(np.float64) for name in self._labels}
+        self._chain = Chain(self.tags, scheme)
+        labels = [split_tag(tag)[1] for tag in tags]
+        self._labels = np.array([self._chain.labels.index(label) if label else -1 for label in labels])
 
     def decode(self, logits: npt.NDArray[np.floating]) -> list[ScoredSpan]:
         """The entities of one text, in order.
@@ -147,20 +67,50 @@ class Decoder:
         Args:
             logits: shape (decisions, tags).
         """
-        if not len(logits):
+        return self.decode_all([logits])[0]
+
+    def decode_all(self, logits: Sequence[npt.NDArray[np.floating]]) -> list[list[ScoredSpan]]:
+        """The entities of each text, to the bit what `decode` finds in it.
+
+        Args:
+            logits: of each text, shape (decisions, tags).
+        """
+        if not logits:
             return []
-        best = self.best_tags(logits)
-        runs = list(self._runs(best))
-        if not runs:
-            return []
-        scores = self._posteriors(np.maximum(self.probabilities(logits), _FLOOR), runs)
-        return [ScoredSpan(*run, score) for run, score in zip(runs, scores, strict=True)]
+        best = (np.concatenate(logits) if len(logits) > 1 else logits[0]).argmax(1)
+        if (best == self._outside).all():  # always legal
+            return [[] for _ in logits]
+        lengths = np.array([len(text) for text in logits])
+        # An `O` stands before, between and behind the texts: the two ends of a text are as `O`.
+        bases = (lengths + 1).cumsum() - lengths
+        tags = np.full(len(best) + len(logits) + 1, self._outside)
+        tags[np.arange(len(best)) + np.arange(1, len(logits) + 1).repeat(lengths)] = best
+        careful = self._make_legal(tags, bases, logits)
+        runs = self._runs(tags, bases)
+        scores = self._steady_scores(logits, {text: runs[text] for text in runs if text not in careful})
+        for text in careful & runs.keys():
+            path = tags[bases[text] : bases[text] + len(logits[text])]
+            scores[text] = self._careful_scores(logits[text], path, runs[text])
+        labels = self._chain.labels
+        return [
+            [
+                ScoredSpan(first, last, labels[label], min(1.0, score))
+                for (first, last, label), score in zip(runs[text], scores[text], strict=True)
+            ]
+            if text in runs
+            else []
+            for text in range(len(logits))
+        ]
 
     def probabilities(self, logits: npt.NDArray[np.floating]) -> Floats:
         """Softmax of logits / temperature, shape (decisions, tags)."""
-        scaled = logits.astype(np.float64) / self.temperature
-        exp = np.exp(scaled - scaled.max(1, keepdims=True))
+        exp = self._relative(logits)
         return np.asarray(exp / exp.sum(1, keepdims=True))
+
+    def _relative(self, logits: npt.NDArray[np.floating]) -> Floats:
+        """Probabilities over that of the best tag, shape (decisions, tags)."""
+        scaled = logits.astype(np.float64) / self.temperature
+        return np.asarray(np.exp(scaled - scaled.max(1, keepdims=True)))
 
     def best_tags(self, logits: npt.NDArray[np.floating]) -> Ints:
         """The legal tag sequence of highest probability, shape (decisions,)."""
@@ -185,92 +135,59 @@ class Decoder:
             path[step - 1] = back[step, path[step]]
         return path
 
-    def _runs(self, tags: Ints) -> Iterator[tuple[int, int, str]]:
-        inside = np.flatnonzero(tags != self._outside)
-        joins = self.grammar.joins
-        first = previous = -1
-        for at in inside.tolist():
-            if previous >= 0 and at == previous + 1 and joins[tags[previous], tags[at]]:
-                previous = at
-                continue
-            if previous >= 0:
-                yield first, previous, self._labels[tags[first]]
-            first = previous = at
-        if previous >= 0:
-            yield first, previous, self._labels[tags[first]]
+    def _make_legal(self, tags: Ints, bases: Ints, logits: Sequence[npt.NDArray[np.floating]]) -> set[int]:
+        """Give each text whose best tags are not legal its best legal ones; which texts these are."""
+        legal = self.grammar.legal[tags[:-1], tags[1:]]
+        if legal.all():
+            return set()
+        illegal = np.searchsorted(bases, np.flatnonzero(~legal) + 1, side="right") - 1
+        texts = set(illegal.tolist())
+        for text in texts:
+            base = bases[text]
+            tags[base : base + len(logits[text])] = self._viterbi(logits[text].astype(np.float64))
+        return texts
 
-    def _posteriors(self, p: Floats, runs: Sequence[tuple[int, int, str]]) -> list[float]:
-        """The probability of each run, given all of which is at least `_FLOOR`."""
-        count = len(p)
-        # No score needs what lies before the first run's end from behind, or beyond the last run's
-        # start from the front; where both have been, they give the sum over all sequences.
-        meet = min(runs[0][1] + 1, count - 1)
-        alpha, alpha_log = self._forward(p[: max(meet, runs[-1][0] - 1) + 1])
-        beta, beta_log = self._backward(p[meet:])
-        total = np.log(alpha[meet] @ beta[0]) + alpha_log[meet] + beta_log[0]
-        scores = []
-        for first, last, label in runs:
-            log = -total
-            enter = self._first
-            if first:
-                enter = alpha[first - 1] @ self._enter
-                log += alpha_log[first - 1]
-            inside, scale = _scaled(self._own[label] * enter * p[first])
-            log += scale
-            for at in range(first + 1, last + 1):
-                inside, scale = _scaled((inside @ self._joins) * p[at])
-                log += scale
-            leave = self._last
-            if last + 1 < count:
-                after = beta[last + 1 - meet]
-                leave, scale = _scaled(self._leave @ (p[last + 1] * (self._onto @ after)))
-                log += beta_log[last + 1 - meet] + scale
-            scores.append(min(1.0, float(np.exp(log + np.log(inside @ leave)))))
+    def _runs(self, tags: Ints, bases: Ints) -> dict[int, list[Run]]:
+        """The first and last decision and the label of the entities that the tags spell, text by text."""
+        inside = np.flatnonzero(tags != self._outside)
+        joined = self.grammar.joins[tags[inside - 1], tags[inside]].tolist()
+        texts = (np.searchsorted(bases, inside, side="right") - 1).tolist()
+        starts, labels = bases.tolist(), self._labels[tags[inside]].tolist()
+        runs: dict[int, list[Run]] = {}
+        first = -1
+        for at, text, more, label in zip(inside.tolist(), texts, joined, labels, strict=True):
+            at -= starts[text]
+            if more:
+                runs[text][-1] = first, at, label
+            else:
+                first = at
+                runs.setdefault(text, []).append((at, at, label))
+        return runs
+
+    def _steady_scores(
+        self, logits: Sequence[npt.NDArray[np.floating]], runs: Mapping[int, Sequence[Run]]
+    ) -> dict[int, list[float]]:
+        """The probability of each run of some texts, whose best tags are each decision's most probable:
+        these weigh one, and the others no more."""
+        if not runs:
+            return {}
+        chosen = [logits[text] for text in runs]
+        weights = self._chain.weights(self._relative(np.concatenate(chosen) if chosen[1:] else chosen[0]))
+        scores, start = {}, 0
+        for text, values in zip(runs, chosen, strict=True):
+            end = start + len(values)
+            scores[text] = self._chain.posteriors(weights.cut(start, end), runs[text])
+            start = end
         return scores
 
-    def _steps(self, p: Floats, backwards: bool = False) -> Iterator[tuple[int, Floats]]:
-        """Each chunk's transition matrices, shape (decisions of it, states, states)."""
-        starts = range(0, len(p), _CHUNK)
-        for start in reversed(starts) if backwards else starts:
-            chunk = p[start : start + _CHUNK] @ self._step
-            yield start, chunk.reshape(-1, self._states, self._states)
-
-    def _forward(self, p: Floats) -> tuple[Floats, Floats]:
-        """alpha[t, state] up to its scale, and the logarithm of that scale."""
-        count = len(p)
-        alpha = np.zeros((count, self._states))
-        logs = np.zeros(count)
-        now, log = (p[0] * self.grammar.first) @ self._onto, 0.0
-        alpha[0] = now
-        for start, matrices in self._steps(p):
-            for offset, matrix in enumerate(matrices):
-                at = start + offset
-                if at == 0:
-                    continue
-                now = now @ matrix
-                if at % _RESCALE == 0:
-                    now, scale = _scaled(now)
-                    log += scale
-                alpha[at] = now
-                logs[at] = log
-        return alpha, logs
-
-    def _backward(self, p: Floats) -> tuple[Floats, Floats]:
-        """beta[t, state] up to its scale, and the logarithm of that scale."""
-        count = len(p)
-        beta = np.zeros((count, self._states))
-        logs = np.zeros(count)
-        now, log = self._final, 0.0
-        beta[-1] = now
-        for start, matrices in self._steps(p, backwards=True):
-            for offset in range(len(matrices) - 1, -1, -1):
-                at = start + offset
-                if at == 0:
-                    continue
-                now = matrices[offset] @ now
-                if at % _RESCALE == 0:
-                    now, scale = _scaled(now)
-                    log += scale
-                beta[at - 1] = now
-                logs[at - 1] = log
-        return beta, logs
+    def _careful_scores(
+        self, logits: npt.NDArray[np.floating], tags: Ints, runs: Sequence[Run]
+    ) -> list[float]:
+        """The probability of each run of one text, be its tags ever so improbable."""
+        weights = np.maximum(self.probabilities(logits), _FLOOR)
+        scores = self._chain.posteriors(self._chain.weights(weights), runs, _CAREFUL)
+        # Where entities touch, the first tag's weight is in the score already.
+        logs = np.append(0.0, np.log(weights[np.arange(len(tags)), tags]).cumsum())
+        begin = [first + self._chain.touching for first, _, _ in runs]
+        own = np.exp(logs[[last + 1 for _, last, _ in runs]] - logs[begin])
+        return [score * weight for score, weight in zip(scores, own.tolist(), strict=True)]

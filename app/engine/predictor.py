@@ -148,11 +148,12 @@ class _Job(Generic[T]):
         read: Callable[[Sequence["_Text"]], list[T]],
         deadline: float | None,
         texts: int,
+        tokens: int,
     ):
         self.result = result
         self.read = read
         self.deadline = deadline
-        self.flow: Flow[_Row] = Flow()
+        self.flow = Flow(tokens)
         self.answers: list[T | None] = [None] * texts
         self.left = texts
 
@@ -319,7 +320,7 @@ class Predictor:
         result: Future[list[T]] = Future()
         characters = sum(map(len, texts))
         tokens = int(characters / self._characters_per_token) + len(texts)
-        job = _Job(result, read, deadline, len(texts))
+        job = _Job(result, read, deadline, len(texts), tokens)
         with self._lock:
             self._requests += 1
         result.add_done_callback(partial(self._ended, job.flow))  # which must not hold the job
@@ -338,7 +339,7 @@ class Predictor:
                 job.fail(NotReady(_CLOSED) if self._closing else error)
         return result
 
-    def _ended(self, flow: Flow[_Row], result: "Future[Any]") -> None:
+    def _ended(self, flow: Flow, result: "Future[Any]") -> None:
         with self._lock:
             self._requests -= 1
         if result.cancelled() or result.exception():
@@ -390,7 +391,8 @@ class Predictor:
         """Run a batch and keep its logits; see `Work`."""
         if not self._sessions:
             raise NotReady(_CLOSED)
-        logits = self._sessions[alone].run(self._batch(rows))
+        session = self._sessions[alone]
+        logits = session.run(self._batch(rows, session))
         prefix = len(self.tokenizer.prefix)
         for index, row in enumerate(rows):
             text, window, heads = row.text, row.window, row.text.encoded.heads
@@ -445,8 +447,8 @@ class Predictor:
             with suppress(InvalidStateError):  # nobody waits any more
                 job.result.set_result(job.answers)
 
-    def _batch(self, rows: Sequence[_Row]) -> dict[str, npt.NDArray[np.int64]]:
-        shape = (len(rows), max(row.length for row in rows))
+    def _batch(self, rows: Sequence[_Row], session: Session) -> dict[str, npt.NDArray[np.int64]]:
+        shape = session.shape(len(rows), max(row.length for row in rows))
         features: dict[Feature, npt.NDArray[np.int64]] = {}
         for feature in self.manifest.inputs.values():
             fill = self.tokenizer.pad_id if feature == "ids" else 0
@@ -465,6 +467,8 @@ class Predictor:
                 shapes[index, at:end] = text.shapes[window.start : window.end]
             if mask is not None:
                 mask[index, : row.length] = 1
+        if mask is not None:
+            mask[len(rows) :, 0] = 1  # attention to nothing is not a number
         return {name: features[feature] for name, feature in self.manifest.inputs.items()}
 
     def _logits_of(self, text: _Text) -> npt.NDArray[np.float32]:
@@ -473,7 +477,7 @@ class Predictor:
         return text.logits
 
     def _predictions(self, texts: Sequence[_Text]) -> list[Prediction]:
-        found = [self._decoder.decode(self._logits_of(text)) for text in texts]
+        found = self._decoder.decode_all([self._logits_of(text) for text in texts])
         return [
             Prediction(
                 kept_entities(spans, self.manifest.thresholds, text.encoded.starts, text.encoded.ends),

@@ -176,7 +176,7 @@ class Scheduler(Generic[T]):
     def _refuse_if_late(self, tokens: int, seconds_left: float | None) -> None:
         if seconds_left is None:
             return
-        ahead = self._backlog.ahead_of(tokens) + self._admitted
+        ahead = self._backlog.before(tokens) + self._admitted
         wait = (ahead + tokens) * self._pace.seconds_per_token
         if wait > _MARGIN * seconds_left:
             raise Busy(
@@ -191,7 +191,7 @@ class Scheduler(Generic[T]):
         with self._changed:
             self._admitted -= tokens
 
-    def submit(self, flow: Flow[T], rows: Sequence[T]) -> None:
+    def submit(self, flow: Flow, rows: Sequence[T]) -> None:
         """Queue rows of a request that was admitted.
 
         Raises:
@@ -203,7 +203,7 @@ class Scheduler(Generic[T]):
             self._backlog.add(flow, rows)
             self._changed.notify(len(rows))
 
-    def cancel(self, flow: Flow[T]) -> None:
+    def cancel(self, flow: Flow) -> None:
         """Forget what of a request has not run, and will be queued of it."""
         with self._changed:
             self._backlog.cancel(flow)

@@ -1,48 +1,23 @@
 """Tokenizer: from text to sub-tokens, and which sub-token speaks for which words."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
-from app.engine.words import Ints, WordRule, Words, split_words
+from app.engine.alignment import EncodedText, align
+from app.engine.chunks import Chunks, end_marks
+from app.engine.words import WordRule
 
-
-@dataclass(frozen=True)
-class EncodedText:
-    """One text as a network and a decoder see it.
-
-    A *decision* is a run of words that get one label together: nearly always a single word, more
-    where words share a sub-token or have none.
-
-    Attributes:
-        ids: sub-token ids without special tokens, shape (sub-tokens,).
-        shapes: the word shape of each sub-token, shape (sub-tokens,).
-        heads: the sub-token each decision is read from, ascending, shape (decisions,).
-        starts: code point at which each decision's words start, shape (decisions,).
-        ends: code point at which they end, shape (decisions,).
-    """
-
-    ids: Ints
-    shapes: Ints
-    heads: Ints
-    starts: Ints
-    ends: Ints
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
+__all__ = ["EncodedText", "Tokenizer"]
 
 _SHORT = 10_000
-"""Below this many characters a single text is encoded while other Python threads wait: that saves
-handing it over, and lasts a few milliseconds at most."""
+"""Below this many characters the Rust code runs while other Python threads wait: that saves handing
+the texts over to threads of its own, and lasts a few milliseconds at most."""
 
 
 class Tokenizer:
-    """A `tokenizer.json` (Rust `tokenizers`) and a word rule. Nothing in it changes after creation."""
+    """A `tokenizer.json` (Rust `tokenizers`) and a word rule. Any thread may use it."""
 
     def __init__(self, rust: RustTokenizer, rule: WordRule = "bert"):
         rust.no_truncation()
@@ -55,6 +30,12 @@ class Tokenizer:
         at = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
         self.prefix: tuple[int, ...] = tuple(probe[:at])
         self.suffix: tuple[int, ...] = tuple(probe[at + len(bare) :])
+        self.specials = len(self.prefix) + len(self.suffix)
+        """Number of special tokens around a window."""
+        self.pad_id = _pad_id(rust)
+        """The padding id; where the vocabulary has no padding token, 0 (padding is masked anyway)."""
+        marks = end_marks(rust)
+        self._chunks = None if marks is None else Chunks(rust, marks, rule)
 
     @classmethod
     def from_file(cls, path: Path, rule: WordRule = "bert") -> "Tokenizer":
@@ -66,20 +47,6 @@ class Tokenizer:
     def to_json(self) -> str:
         """What `save` writes: two tokenizers are the same where this is."""
         return str(self._rust.to_str())
-
-    @property
-    def specials(self) -> int:
-        """Number of special tokens around a window."""
-        return len(self.prefix) + len(self.suffix)
-
-    @property
-    def pad_id(self) -> int:
-        """The padding id; where the vocabulary has no padding token, 0 (padding is masked anyway)."""
-        for token in ("[PAD]", "<pad>", "<|pad|>"):
-            found = self._rust.token_to_id(token)
-            if found is not None:
-                return int(found)
-        return 0
 
     def token(self, number: int) -> str:
         """The sub-token with this id."""
@@ -93,41 +60,27 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
         """Each text's sub-tokens and decisions; texts do not affect each other."""
-        if len(texts) == 1 and len(texts[0]) < _SHORT:
-            encodings = [self._rust.encode(texts[0], add_special_tokens=False)]
+        if self._chunks is None:
+            return self.encode_whole(texts)
+        found = self._chunks.encode(texts)
+        rest = [text for text, encoded in zip(texts, found, strict=True) if encoded is None]
+        whole = iter(self.encode_whole(rest) if rest else ())
+        return [next(whole) if encoded is None else encoded for encoded in found]
+
+    def encode_whole(self, texts: Sequence[str]) -> list[EncodedText]:
+        """As `encode`, without anything kept from earlier texts."""
+        if not texts:
+            return []
+        if sum(map(len, texts)) < _SHORT:
+            encodings = [self._rust.encode(text, add_special_tokens=False) for text in texts]
         else:
             encodings = self._rust.encode_batch(list(texts), add_special_tokens=False)
-        return [
-            align(encoding, split_words(text, self.rule))
-            for text, encoding in zip(texts, encodings, strict=True)
-        ]
+        return align(texts, encodings, self.rule).cut()
 
 
-def align(encoding: Encoding, words: Words) -> EncodedText:
-    """Join sub-tokens to words.
-
-    A word is read from its first sub-token, the first whose first character that is not blank lies
-    in the word. Words that share a sub-token are one decision; a word without a sub-token joins the
-    word before it (at the start, the one after).
-    """
-    ids = np.array(encoding.ids, np.int64)
-    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-    first = np.searchsorted(words.ends, offsets[:, 0], side="right")
-    last = np.searchsorted(words.starts, offsets[:, 1], side="left") - 1
-    real = np.flatnonzero(first <= last)  # the others hold no character, or blanks alone
-
-    shapes = np.zeros(len(ids), np.int64)
-    shapes[real] = words.shapes[first[real]]
-    head = np.full(len(words), -1, np.int64)
-    head[first[real][::-1]] = real[::-1]  # the last write wins: the first sub-token
-    opens = head >= 0
-    for token in real[first[real] < last[real]]:
-        opens[first[token] + 1 : last[token] + 1] = False
-
-    at = np.flatnonzero(opens)
-    heads = head[at]
-    starts = words.starts[at]
-    ends = words.ends[np.append(at[1:], len(words)) - 1] if len(at) else at
-    if len(at):
-        starts[0] = words.starts[0]
-    return EncodedText(ids, shapes, heads, starts, ends)
+def _pad_id(rust: RustTokenizer) -> int:
+    for token in ("[PAD]", "<pad>", "<|pad|>"):
+        found = rust.token_to_id(token)
+        if found is not None:
+            return int(found)
+    return 0

@@ -16,6 +16,7 @@ import numpy as np
 
 from app.engine.backlog import Cost
 from app.engine.session import Arrays, Session
+from app.engine.shapes import find_token_budget
 from app.manifest import Feature, Manifest
 
 S = TypeVar("S", bound=Session)
@@ -27,6 +28,9 @@ _COST_PROBES = ((1, 16), (1, 64), (4, 32), (4, 64))
 _LONE_PROBE = (1, 32)
 _CROWD_PROBE = (4, 32)
 """Rows and length of the batches that are run to measure."""
+
+_LARGEST = 65_536
+"""Sub-tokens of the largest batch that is tried on a GPU."""
 
 _TURNS = 3
 _GAIN = 1.1
@@ -100,6 +104,15 @@ def measure_cost(session: Session, make_batch: MakeBatch) -> Cost:
     sizes = np.array([[1.0, next(iter(batch.values())).size] for batch in batches])
     fixed, per_token = np.linalg.lstsq(sizes, np.array(seconds), rcond=None)[0]
     return Cost(max(float(fixed), 1e-5), max(float(per_token), 1e-8))
+
+
+def token_budget(session: Session, make_batch: MakeBatch, length: int) -> int:
+    """The largest batch that is worth making on a GPU, in sub-tokens, padding included."""
+    return find_token_budget(
+        lambda rows, longest: median(_times(session, make_batch(*session.shape(rows, longest)))),
+        length,
+        _LARGEST,
+    )
 
 
 def _shares(threads: int) -> Iterator[int]:

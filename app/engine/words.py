@@ -32,6 +32,34 @@ _HAN_RANGES = (
     (0x2F800, 0x2FA1F),
 )
 
+# What a character is to a word rule: between words, in one that goes on, or a word alone.
+_BETWEEN, _INSIDE, _ALONE = range(3)
+_KINDS: dict[WordRule, npt.NDArray[np.uint8]] = {
+    "bert": np.array([_BETWEEN, _ALONE, _ALONE, _INSIDE, _INSIDE, _INSIDE, _INSIDE], np.uint8),
+    "space": np.array([_BETWEEN, _INSIDE, _INSIDE, _INSIDE, _INSIDE, _INSIDE, _INSIDE], np.uint8),
+}
+
+# The marks that the characters of a word leave, one bit each; a word's shape follows from them.
+_HAS_LOWER, _HAS_INITIAL, _HAS_UPPER, _HAS_DIGIT, _HAS_OTHER = (1 << bit for bit in range(5))
+_MARKS = np.array(
+    [0, _HAS_OTHER, _HAS_OTHER, _HAS_LOWER, _HAS_UPPER, _HAS_DIGIT, _HAS_OTHER], np.uint8
+)  # of each class
+_FIRST_MARKS = np.where(_MARKS == _HAS_UPPER, np.uint8(_HAS_INITIAL), _MARKS)
+
+
+def _shape(marks: int) -> int:
+    upper = marks & (_HAS_INITIAL | _HAS_UPPER)
+    if not marks & _HAS_LOWER and not upper:
+        return 5 if marks == _HAS_DIGIT else 0
+    if not upper:
+        return 1
+    if upper == _HAS_INITIAL:
+        return 2
+    return 4 if marks & _HAS_LOWER else 3
+
+
+_SHAPE_OF = np.array([_shape(marks) for marks in range(1 << 5)], np.int64)
+
 # The class of each code point, filled in when a code point is first seen: the whole table would
 # take 0.4 s of every start.
 _classes = np.full(0x110000, _UNSEEN, np.uint8)
@@ -76,36 +104,20 @@ class Words:
 def split_words(text: str, rule: WordRule = "bert") -> Words:
     """The words of `text`, in order. They cover every character that is not blank."""
     classes = character_classes(text)
-    if rule == "bert":
-        alone = (classes == PUNCTUATION) | (classes == HAN)
-        inside = classes > HAN
-    else:
-        alone = np.zeros(len(classes), bool)
-        inside = classes != BLANK
-    padded = np.concatenate(([False], inside, [False]))
-    starts = np.flatnonzero(alone | (inside & ~padded[:-2]))
-    ends = np.flatnonzero(alone | (inside & ~padded[2:])) + 1
-    return Words(starts, ends, _shapes(classes, starts, ends))
+    kinds = _KINDS[rule][classes]
+    starts = kinds != _BETWEEN
+    ends = starts.copy()
+    apart = (kinds[1:] != _INSIDE) | (kinds[:-1] != _INSIDE)
+    starts[1:] &= apart
+    ends[:-1] &= apart
+    begin = np.flatnonzero(starts)
+    return Words(begin, np.flatnonzero(ends) + 1, _shapes(classes, begin))
 
 
-def _shapes(classes: npt.NDArray[np.uint8], starts: Ints, ends: Ints) -> Ints:
+def _shapes(classes: npt.NDArray[np.uint8], starts: Ints) -> Ints:
     if not len(starts):
         return np.zeros(0, np.int64)
-
-    def count(kind: int) -> Ints:
-        # A slice reaches to the next word's start; the blanks between are of no kind that counts.
-        return np.add.reduceat((classes == kind).astype(np.int64), starts)
-
-    lower, upper, digits = count(LOWER), count(UPPER), count(DIGIT)
-    capital = (classes[starts] == UPPER) & (upper == 1)
-    return np.select(
-        [
-            digits == ends - starts,
-            lower + upper == 0,
-            upper == 0,
-            capital,
-            lower == 0,
-        ],
-        [5, 0, 1, 2, 3],
-        default=4,
-    ).astype(np.int64)
+    marks = _MARKS[classes]
+    marks[starts] = _FIRST_MARKS[classes[starts]]
+    # A slice reaches to the next word's start; the blanks between have no mark.
+    return _SHAPE_OF[np.bitwise_or.reduceat(marks, starts)]

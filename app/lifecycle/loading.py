@@ -14,7 +14,7 @@ from app.engine.priority import give_way
 from app.engine.scheduler import BatchReport
 from app.engine.session import CUDA, OnnxSession, Provider, available_cpus, choose_provider
 from app.engine.tokenizer import Tokenizer
-from app.engine.tuning import make_batches, tune
+from app.engine.tuning import Sessions, make_batches, token_budget, tune
 from app.engine.words import WordRule
 from app.errors import VersionRefused
 from app.lifecycle.proof import check_ensemble, check_golden, check_tokenizer
@@ -36,6 +36,12 @@ __all__ = [
 
 Report = Callable[[BatchReport], None]
 
+CPU_BATCH_TOKENS = 512
+"""Sub-tokens of a batch on a CPU: larger ones are no faster, and what the largest took is kept."""
+
+_CUDA_RUNS = 2
+"""Batches at a time on a GPU: it runs one while the other is made or decoded."""
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -47,7 +53,7 @@ class LoadOptions:
     threads: int = 0
     runs: int = 0
     max_queue_tokens: int = 1_000_000
-    max_batch_tokens: int = 8_192
+    max_batch_tokens: int = 0
     load_timeout: float = 120.0
     load_memory_bytes: int = 0
     trusted_keys: tuple[Path, ...] = ()
@@ -202,15 +208,22 @@ class Loader:
             check_tokenizer(where, manifest, tokenizer)
             first = _open_session(folder, manifest, variant, provider, 1)
         with refusing(where, "does not run"):
-            sessions = tune(
-                lambda threads: (
-                    first
-                    if threads == first.threads
-                    else _open_session(folder, manifest, variant, provider, threads)
-                ),
-                options.threads or available_cpus(),
-                make_batches(manifest, tokenizer.pad_id),
-                options.runs,
+            batches = make_batches(manifest, tokenizer.pad_id)
+            if provider == CUDA:
+                sessions = Sessions(first, options.runs or _CUDA_RUNS, first)
+            else:
+                sessions = tune(
+                    lambda threads: (
+                        first
+                        if threads == first.threads
+                        else _open_session(folder, manifest, variant, provider, threads)
+                    ),
+                    options.threads or available_cpus(),
+                    batches,
+                    options.runs,
+                )
+            max_batch_tokens = options.max_batch_tokens or (
+                token_budget(first, batches, manifest.max_length) if provider == CUDA else CPU_BATCH_TOKENS
             )
             predictor = Predictor(
                 manifest,
@@ -219,7 +232,7 @@ class Loader:
                 sessions.runs,
                 sessions.lone,
                 options.max_queue_tokens,
-                options.max_batch_tokens,
+                max_batch_tokens,
                 self._report(manifest.name, manifest.version),
                 background,
             )
@@ -323,7 +336,9 @@ def _open_session(
     Raises:
         VersionRefused: it takes or gives something else.
     """
-    session = OnnxSession(folder / variant.file, provider, threads, output=manifest.output)
+    session = OnnxSession(
+        folder / variant.file, provider, threads, output=manifest.output, max_length=manifest.max_length
+    )
     if set(session.inputs) != set(manifest.inputs) or manifest.output not in session.outputs:
         raise VersionRefused(
             f"{where_of(folder)}: {variant.file} has inputs {sorted(session.inputs)} and outputs "

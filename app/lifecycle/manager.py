@@ -62,7 +62,7 @@ class Lent:
     ) -> None:
         """Give it back, and let the canary's rule know of an answer or a failure of the server's."""
         self._shelf.give_back(self._lease)
-        failed = isinstance(error, Exception) and getattr(error, "status", 500) == 500
+        failed = isinstance(error, Exception) and getattr(error, "status", 500) in (500, 504)
         if self._watch and (failed or error is None):
             self._watch.record(self._by_canary, time.perf_counter() - self._started, failed)
 

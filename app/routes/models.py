@@ -52,6 +52,7 @@ def _version(status: VersionStatus) -> VersionBody:
         precision=loaded.variant.precision if loaded else None,
         provider=loaded.provider if loaded else None,
         threads=loaded.threads if loaded else None,
+        runs=loaded.runs if loaded else None,
     )
 
 

@@ -50,3 +50,8 @@ def test_lifecycle_knows_no_http() -> None:
         "app.routes",
         "app.main",
     }
+
+
+def test_bulk_knows_no_server_and_needs_no_parquet() -> None:
+    found = loaded_by(modules("bulk"))
+    assert not found & {"fastapi", "uvicorn", "app.routes", "app.main", "app.server", "pyarrow"}

@@ -14,6 +14,7 @@ import pytest
 
 from app.lifecycle.loading import load_version
 from app.metrics import Metrics
+from app.routes.answers import count_answers
 from tests.servers import Server, sample_sum, serving, until
 from tests.tiny import TEXT, write_tiny_version
 
@@ -97,6 +98,20 @@ def test_the_exposition_is_well_formed(pair: Server) -> None:
     assert len(families) == len(set(families))
     assert "pid=" not in text
     assert {"python_info", "process_resident_memory_bytes", "nerve_queue_tokens"} <= set(families)
+
+
+STAGES = ("parse", "tokenize", "queue", "run", "decode", "render")
+
+
+def test_the_seconds_of_every_stage_are_counted(pair: Server) -> None:
+    def seconds() -> list[float]:
+        return [metric(pair, "nerve_stage_seconds_total", model="ner-en", stage=s) for s in STAGES]
+
+    before = seconds()
+    assert pair.client.post("/ner", json={"texts": [TEXT] * 20}).status_code == 200
+    until(lambda: all(new > old for new, old in zip(seconds(), before, strict=True)))
+    told = sum(seconds())
+    assert metric(pair, "nerve_stage_seconds_total") == pytest.approx(told)  # and no other stage
 
 
 def test_what_each_worker_counts_for_itself_says_so(pair: Server) -> None:
@@ -216,6 +231,19 @@ def test_samples_are_found_by_name_and_labels() -> None:
     metrics.request_seconds.labels("/ner", "ner-en", "1", "200").observe(0.25)
     assert total(metrics, "nerve_request_seconds_bucket", le="0.25") == 1
     assert total(metrics, "nerve_request_seconds_count", version="1") == 1
+
+
+def test_answers_are_counted_by_text_and_label() -> None:
+    metrics = Metrics()
+    entities = [{"label": "PER", "score": 0.65}, {"label": "ORG", "score": 1.0}]
+    results = [{"entities": entities}, {"entities": []}, {"entities": entities[:1]}]
+    count_answers(metrics, ("ner-en", "1"), results)
+    assert total(metrics, "nerve_texts_total", model="ner-en", version="1") == 3
+    assert total(metrics, "nerve_entities_total", label="PER") == 2
+    assert total(metrics, "nerve_entities_total", label="ORG") == 1
+    assert total(metrics, "nerve_entity_score_sum", label="PER") == pytest.approx(1.3)
+    assert total(metrics, "nerve_entity_score_bucket", label="PER", le="0.6") == 0
+    assert total(metrics, "nerve_entity_score_bucket", label="PER", le="0.7") == 2
 
 
 def test_a_version_is_told_while_it_is_loaded(models_dir: Path) -> None:

@@ -1,12 +1,15 @@
-"""Offsets: slicing a text by `start:end` in the unit asked for always gives the entity's text."""
+"""Bodies are UTF-8, and slicing a text by `start:end` in the unit asked for gives the entity's text."""
+
+import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.predictor import Entity, Prediction
-from app.requests import positions, render_result
-from app.schemas import NerOptions, OffsetUnit
+from app.errors import BadRequest
+from app.requests import parse_json, positions, render_result
+from app.schemas import NerOptions, NerRequest, OffsetUnit
 from tests.texts import texts
 
 UNITS: list[OffsetUnit] = ["codepoint", "utf16", "byte"]
@@ -55,3 +58,17 @@ def test_only_what_was_asked_for_is_returned() -> None:
     assert starts(min_score=0.5) == [0, 2]
     assert starts(min_score=0.5, labels=["LOC"]) == [2]
     assert starts(min_score=1.0) == []
+
+
+@given(text=texts, data=st.data())
+def test_a_body_that_is_not_utf8_says_so_wherever_that_is(text: str, data: st.DataObject) -> None:
+    fields = '"labels": ["PER"], "text": "first", "text": '
+    body = f"{{{fields}{json.dumps(text, ensure_ascii=False)}}}".encode()
+    assert parse_json(NerRequest, body).text == text
+    wrong = data.draw(
+        st.sampled_from([b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\x80", b"\xf4\x90\x80\x80"])
+    )
+    at = data.draw(st.integers(0, len(body)))
+    with pytest.raises(BadRequest) as raised:
+        parse_json(NerRequest, body[:at] + wrong + body[at:])
+    assert raised.value.code == "invalid_utf8"

@@ -22,6 +22,8 @@ def test_defaults() -> None:
     assert settings.max_body_bytes == 8 * 1024 * 1024
     assert settings.max_text_chars == 1_000_000
     assert settings.max_texts == 1_000
+    assert settings.request_timeout == 60
+    assert settings.stream_spool_bytes == 1024**3
 
 
 def test_every_field_is_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +60,10 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
         ("NERVE_LOG_FORMAT", "xml"),
         ("NERVE_MAX_TEXTS", "0"),
         ("NERVE_POLL_SECONDS", "0"),
+        ("NERVE_REQUEST_TIMEOUT", "-1"),
+        ("NERVE_REQUEST_TIMEOUT", "inf"),
+        ("NERVE_REQUEST_TIMEOUT", "nan"),
+        ("NERVE_STREAM_SPOOL_BYTES", "0"),
         ("NERVE_ALLOW_CPU_FALLBACK", "perhaps"),
     ],
 )

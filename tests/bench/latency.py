@@ -1,109 +1,69 @@
-"""One sentence of 30 words at concurrency 1: the whole request beside the session's own run of it.
+"""One sentence of 30 words at concurrency 1 beside the session's own run; then crowds and mixed loads.
 
-The server runs in a process of its own, the session in this one, with as many threads, on the very
+The server runs in a process of its own, the session in this one, with one thread and with all, on the very
 arrays that the sentence becomes. All take turns, a block each and a pause between, so that they meet
 the same machine and none meets the other's threads still spinning.
 """
 
-import json
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
+from statistics import median
 
-from app.engine.predictor import Predictor
-from app.engine.session import Arrays, Logits, OnnxSession, choose_provider
-from app.engine.tokenizer import Tokenizer
-from app.lifecycle.loading import choose_variant
-from app.manifest import read_manifest
-from tests.bench.loopback import Connection, encode, free_port, wait_ready
+from app.lifecycle.loading import LoadOptions, load_single
+from tests.bench import crowd
+from tests.bench.loopback import Connection
+from tests.bench.offline import Offline
+from tests.bench.processes import floor, ours
 from tests.bench.report import Options, show
 from tests.bench.texts import sentence
-from tests.servers import NERVE, environment
+from tests.bench.throughput import ner_request, version_of
 
 WORDS = 30
 BLOCK = 20
 PAUSE = 0.05
-REPOSITORY = Path(__file__).parents[2]
-
-
-class Tap:
-    """A session that remembers the last batch that it ran."""
-
-    def __init__(self, session: OnnxSession):
-        self.session = session
-        self.batch: Arrays = {}
-
-    def run(self, batch: Arrays) -> Logits:
-        self.batch = batch
-        return self.session.run(batch)
 
 
 def run(options: Options) -> None:
+    with ours(options) as server, floor() as constant:
+        version = version_of(server, options)
+        _measure(options, version, Connection(server.port), Connection(constant.port))
+    crowd.run(options)
+
+
+def _measure(options: Options, version: int, served: Connection, constant: Connection) -> None:
     text = sentence(WORDS, Random(1))
-    request = encode("POST", "/ner", json.dumps({"text": text}).encode())
-    ports = free_port(), free_port()
-    floor_command = [sys.executable, "-m", "uvicorn", "tests.bench.floor:app", "--port", str(ports[1])]
-    with tempfile.TemporaryDirectory() as folder:
-        settings = environment(
-            options.models,
-            port=ports[0],
-            state_dir=folder,
-            default_model=options.model,
-            threads=0,
-            poll_seconds=0.5,
-        )
-        log = subprocess.DEVNULL  # lines are written, as they are in service
-        server = subprocess.Popen([NERVE, "serve"], env=settings, stderr=log)
-        floor = subprocess.Popen([*floor_command, "--no-access-log"], cwd=REPOSITORY, stderr=log)
-        try:
-            served, constant = wait_ready(server, ports[0]), wait_ready(floor, ports[1])
-            status, answer = served.exchange(request)
-            if status != 200:
-                raise RuntimeError(f"{options.model} does not answer: {answer!r}")
-            _measure(options, text, request, served, constant, json.loads(answer)["version"])
-        finally:
-            for process in (server, floor):
-                process.terminate()
-                process.wait(60)
+    request = ner_request([text])
+    offline = Offline(options, version)
+    loaded = load_single(options.models / options.model / str(version), LoadOptions(provider="auto"))
+    batch = offline.batch_of(text)
 
-
-def _measure(
-    options: Options, text: str, request: bytes, served: Connection, constant: Connection, version: int
-) -> None:
-    folder = options.models / options.model / str(version)
-    manifest = read_manifest(folder)
-    provider = choose_provider("auto")
-    variant = choose_variant(manifest, provider)
-    session = OnnxSession(folder / variant.file, provider, output=manifest.output)
-    tap = Tap(session)
-    predictor = Predictor(manifest, Tokenizer.from_file(folder / manifest.tokenizer, manifest.words), tap)
-    predictor.predict([text])
-    batch = tap.batch
-
-    own, whole = "session.run, in this process", "POST /ner"
+    whole = "POST /ner"
+    own = {f"session.run, {threads} threads, in this process": threads for threads in offline.sessions}
     cases: dict[str, Callable[[], object]] = {
-        own: lambda: session.run(batch),
-        "predictor.predict, in this process": lambda: predictor.predict([text]),
+        name: lambda threads=threads: offline.sessions[threads].run(batch)  # type: ignore[misc]
+        for name, threads in own.items()
+    }
+    cases |= {
+        "predictor.predict, in this process": lambda: loaded.predictor.predict([text]),
         "POST to FastAPI that answers a constant": lambda: constant.exchange(request),
         whole: lambda: served.exchange(request),
     }
-    times = _take_turns(cases, max(1, options.requests // BLOCK))
+    times = _take_turns(cases, max(1, (options.requests or 500) // BLOCK))
+    best = min(own, key=lambda name: median(times[name]))
     tokens = next(iter(batch.values())).shape[1]
     medians = show(
-        f"One sentence of {WORDS} words ({tokens} sub-tokens), {variant.precision} on {session.provider}, "
-        f"{session.threads} threads, {len(times[own])} times each",
+        f"One sentence of {WORDS} words ({tokens} sub-tokens), {offline.variant.precision} on "
+        f"{offline.provider}, {len(times[best])} times each",
         "ms",
         times,
-        floor=own,
+        floor=best,
     )
     print(
-        f"A request takes {medians[whole] - medians[own]:.2f} ms more than the session's own run (p50).\n"
+        f"A request takes {medians[whole] - medians[best]:.2f} ms more than the session's own run with "
+        f"{own[best]} threads (p50; aim 0.6).\n"
     )
-    predictor.close()
+    loaded.close()
 
 
 def _take_turns(cases: dict[str, Callable[[], object]], blocks: int) -> dict[str, list[float]]:

@@ -11,12 +11,42 @@ from statistics import median, quantiles
 
 @dataclass(frozen=True)
 class Options:
-    """The model to measure, and how many requests and swaps to measure it with."""
+    """What is measured, and for how long.
+
+    Attributes:
+        requests: of a measurement that counts them; None: what suits it.
+        swaps: changes of the version that serves.
+        texts: to send.
+        seconds: of one turn; what is compared takes turns.
+        turns: of each.
+    """
 
     models: Path
     model: str
-    requests: int
+    requests: int | None
     swaps: int
+    texts: tuple[str, ...]
+    seconds: float
+    turns: int
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that a share of them does not exceed: 0.99 of them, say."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """Print rows of figures under their columns."""
+    name = max(map(len, rows), default=0)
+    widths = [
+        max(len(column), *(len(row[index]) for row in rows.values()))
+        for index, column in enumerate(columns)
+    ]
+    print(f"{title}\n  {'':{name}}" + "".join(f"  {c:>{w}}" for c, w in zip(columns, widths, strict=True)))
+    for label, row in rows.items():
+        print(f"  {label:{name}}" + "".join(f"  {c:>{w}}" for c, w in zip(row, widths, strict=True)))
+    print(flush=True)
 
 
 def show(title: str, unit: str, samples: Mapping[str, Sequence[float]], floor: str) -> dict[str, float]:

@@ -29,9 +29,8 @@ class Start:
 
 def run(options: Options) -> None:
     """Starts take turns with their floors; the first of each, which fills the disk's cache, is left out."""
-    requests = [
-        encode("POST", "/ner", json.dumps({"text": text}).encode()) for text in news(options.requests)
-    ]
+    texts = news(options.requests or 500)
+    requests = [encode("POST", "/ner", json.dumps({"text": text}).encode()) for text in texts]
     bare, imports, starts = [], [], []
     with tempfile.TemporaryDirectory() as state:  # the first start writes down what serves
         for _ in range(STARTS + 1):
@@ -54,7 +53,7 @@ def run(options: Options) -> None:
         "MB",
         {
             "ready": [start.rss_ready / 1e6 for start in starts[1:]],
-            f"after {options.requests} sentences": [start.rss_after / 1e6 for start in starts[1:]],
+            f"after {len(texts)} sentences": [start.rss_after / 1e6 for start in starts[1:]],
         },
         floor="ready",
     )

@@ -105,7 +105,7 @@ def run(options: Options) -> None:
 
 
 def _measure(options: Options, port: int, versions: Sequence[int]) -> None:
-    texts = news(options.requests)
+    texts = news(options.requests or 500)
     answers: Answers = {}
     for version in versions:
         _swap(

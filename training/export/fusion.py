@@ -67,7 +67,7 @@ def fuse_fp16(source: Path, target: Path, heads: int, width: int, layers: int) -
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         fp32, half = Path(folder) / "fused.onnx", Path(folder) / "half.onnx"
         onnx.save(fused.model, str(fp32))
-        difference = _difference(source, fp32)
+        difference = largest_difference(source, fp32)
         if not difference <= LARGEST_DIFFERENCE:
             raise ValueError(
                 f"{source}: logits of the fused graph differ by {difference:.2g}, more than "
@@ -89,7 +89,7 @@ def _bound_filter(model: onnx.ModelProto) -> None:
             node.attribute.extend([*kept, helper.make_attribute("mask_filter_value", _FILTERED)])
 
 
-def _difference(source: Path, fused: Path) -> float:
+def largest_difference(source: Path, fused: Path) -> float:
     """The largest difference of a logit between two graphs, where the mask is 1."""
     sessions = [OnnxSession(path, CPU) for path in (source, fused)]
     if sessions[0].inputs != sessions[1].inputs:

@@ -187,6 +187,74 @@ def test_a_long_entity_keeps_its_score(scheme: Scheme) -> None:
     assert span.score == pytest.approx(1, abs=1e-6)
 
 
+def random_logits(seed: int, spread: float, tags: int, lengths: list[int]) -> list[Logits]:
+    """Logits of texts; with a small spread most decisions are `O`, as in real texts."""
+    random = np.random.default_rng(seed)
+    texts = [random.normal(0, spread, (length, tags)) for length in lengths]
+    for text in texts[::2]:
+        text[:, 0] += 6
+    return texts
+
+
+batches = given(
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.sampled_from([0.1, 3, 8, 60]),
+    lengths=st.lists(st.one_of(st.integers(0, 12), st.integers(0, 150)), min_size=1, max_size=8),
+    precision=st.sampled_from([np.float32, np.float64]),
+)
+
+
+@pytest.mark.parametrize("labels", [("PER",), LABELS, ("A", "B", "C", "D", "E", "F", "G")])
+@schemes
+@batches
+def test_texts_decoded_together_are_to_the_bit_what_each_is_alone(
+    scheme: Scheme,
+    labels: tuple[str, ...],
+    seed: int,
+    spread: float,
+    lengths: list[int],
+    precision: type[np.floating],
+) -> None:
+    decoder = Decoder(tags_of(labels, scheme), scheme, 1.5)
+    texts = [text.astype(precision) for text in random_logits(seed, spread, len(decoder.tags), lengths)]
+    assert decoder.decode_all(texts) == [decoder.decode(text) for text in texts]
+
+
+def test_no_texts_no_entities() -> None:
+    assert DECODERS["IO"].decode_all([]) == []
+    assert DECODERS["IO"].decode_all([np.zeros((0, 3)), np.zeros((0, 3))]) == [[], []]
+
+
+@schemes
+@given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0.5, 3, 20]), length=st.integers(1, 30))
+def test_labels_that_are_impossible_change_no_score(
+    scheme: Scheme, seed: int, spread: float, length: int
+) -> None:
+    (values,) = random_logits(seed, spread, len(DECODERS[scheme].tags), [length])
+    more = Decoder(tags_of((*LABELS, "A", "B", "C", "D"), scheme), scheme, temperature=1.5)
+    wide = np.full((length, len(more.tags)), -1e4)
+    wide[:, : values.shape[1]] = values
+    few, many = DECODERS[scheme].decode(values), more.decode(wide)
+    assert [span[:3] for span in few] == [span[:3] for span in many]
+    assert [span.score for span in few] == pytest.approx([span.score for span in many], rel=1e-9)
+
+
+@schemes
+@pytest.mark.parametrize("spread", [0.5, 3, 8])
+def test_what_a_sure_outside_parts_is_scored_alone(scheme: Scheme, spread: float) -> None:
+    decoder = DECODERS[scheme]
+    texts = random_logits(7, spread, len(decoder.tags), [5, 17, 1, 70, 4100, 3, 64, 130])
+    outside = np.full((1, len(decoder.tags)), -1e4)
+    outside[0, 0] = 0
+    joined = decoder.decode(np.concatenate([part for text in texts for part in (text, outside)]))
+    alone, start = [], 0
+    for text in texts:
+        alone += [(start + s.first, start + s.last, s.label, s.score) for s in decoder.decode(text)]
+        start += len(text) + 1
+    assert [span[:3] for span in joined] == [span[:3] for span in alone]
+    assert [span[3] for span in joined] == pytest.approx([span[3] for span in alone], rel=1e-8)
+
+
 def test_temperature_softens_scores_and_changes_no_entity() -> None:
     values = np.random.default_rng(5).normal(0, 4, (50, 5))
     cold, warm = (Decoder(tags_of(LABELS, "IOB2"), "IOB2", t) for t in (1.0, 3.0))

@@ -64,11 +64,11 @@ class Work:
         return Scheduler(self, cost, runners, queue, batch, self.reports.append, **options)
 
 
-def send(scheduler: Scheduler[Row], *rows: Row, seconds: float | None = None) -> Flow[Row]:
+def send(scheduler: Scheduler[Row], *rows: Row, seconds: float | None = None) -> Flow:
     """Queue rows as one request."""
     tokens = sum(row.length for row in rows)
     scheduler.admit(tokens, seconds)
-    flow: Flow[Row] = Flow()
+    flow = Flow(tokens)
     scheduler.submit(flow, rows)
     scheduler.withdraw(tokens)
     return flow
@@ -294,7 +294,7 @@ def test_closing_runs_what_is_queued_and_takes_no_more() -> None:
     with pytest.raises(NotReady):
         send(scheduler, Row(1))
     with pytest.raises(NotReady):
-        scheduler.submit(Flow(), [Row(1)])
+        scheduler.submit(Flow(4), [Row(1)])
 
 
 def test_many_threads_may_submit() -> None:

@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,27 @@ def test_it_tells_what_it_runs_on(session: OnnxSession) -> None:
 def test_threads_default_to_the_cpus_of_this_process(models_dir: Path) -> None:
     session = OnnxSession(models_dir / "ner-en/1/model.fp32.onnx")
     assert session.threads == available_cpus()
+
+
+def test_batches_keep_their_shape_on_the_cpu(session: OnnxSession) -> None:
+    assert session.shape(3, 13) == (3, 13)
+
+
+def test_it_runs_for_several_threads_at_once(session: OnnxSession) -> None:
+    ids = [np.random.default_rng(seed).integers(0, len(VOCABULARY) - 1, (4, 16)) for seed in range(64)]
+    batches = [{"input_ids": some, "attention_mask": np.ones_like(some)} for some in ids]
+    alone = [session.run(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        for want, got in zip(alone, pool.map(session.run, batches), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@no_cuda
+@pytest.mark.filterwarnings("ignore:Specified provider")  # the runtime's own word on it
+def test_a_session_is_on_the_provider_that_was_asked_for_or_there_is_none(models_dir: Path) -> None:
+    """The runtime itself takes the CPU in silence where a GPU has no room."""
+    with pytest.raises(SettingsError, match=r"CUDAExecutionProvider was asked for.*NERVE_PROVIDER=cpu"):
+        OnnxSession(models_dir / "ner-en/1/model.fp32.onnx", CUDA)
 
 
 def test_what_the_runtime_refuses_is_our_error(session: OnnxSession) -> None:

@@ -22,7 +22,7 @@ FAMILIES = {
     "nerve_inference_seconds_count": {"model", "version"},
     "nerve_batch_rows_count": {"model", "version"},
     "nerve_batch_tokens_sum": {"model", "version"},
-    "nerve_model_info": {"model", "version", "precision", "provider", "threads"},
+    "nerve_model_info": {"model", "version", "precision", "provider", "threads", "runs"},
     "nerve_model_load_seconds_count": {"model", "outcome"},
     "nerve_model_swap_total": {"model", "outcome"},
 }

@@ -82,6 +82,22 @@ def test_a_row_alone_gives_the_same_bits_as_among_others(files: tuple[Path, Path
         np.testing.assert_array_equal(together[row, : len(values)], alone)
 
 
+def test_neither_company_nor_padding_nor_threads_change_a_bit(files: tuple[Path, Path]) -> None:
+    """Batches at random: rows of 1 to 100 sub-tokens, up to 9 of them, in any order, padded at will."""
+    one, two = (OnnxSession(files[1], threads=threads) for threads in (1, 2))
+    rng = np.random.default_rng(11)
+    pool = rows([int(length) for length in rng.integers(1, 101, 24)])
+    alone = [run(one, [values], len(values))[0] for values in pool]
+    for _ in range(20):
+        chosen = rng.choice(len(pool), rng.integers(1, 10), replace=False)
+        batch = [pool[index] for index in chosen]
+        length = max(map(len, batch)) + int(rng.integers(0, 20))
+        together = run(one, batch, length)
+        np.testing.assert_array_equal(run(two, batch, length), together)
+        for row, index in enumerate(chosen):
+            np.testing.assert_array_equal(together[row, : len(pool[index])], alone[index])
+
+
 def test_padding_changes_no_bit(files: tuple[Path, Path]) -> None:
     session = OnnxSession(files[1], threads=1)
     (values,) = rows([13])
@@ -126,6 +142,26 @@ def test_tables_of_our_own_are_int8_and_the_rest_is_fused(own: tuple[Path, Path]
         assert operators.count("LayerNormalization") == 4
         assert operators.count("Cast") == 2  # of the mask, once, and of what is looked up
         assert not {"Conv", "Transpose", "Sqrt", "Pow"} & set(operators)
+
+
+def test_next_to_nothing_is_kept_for_what_gelu_never_gives(files: tuple[Path, Path]) -> None:
+    graph = onnx.load(files[1]).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    zeros = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = {
+        (makers[makers[node.input[0]].input[0]].op_type == "FastGelu", int(zeros[node.input[4]]))
+        for node in graph.node
+        if node.op_type == "MatMulIntegerToFloat"
+    }
+    assert found == {(True, 16), (False, 128)}
+
+
+def test_a_batch_makes_each_kind_of_zero_once(files: tuple[Path, Path]) -> None:
+    """For all layers, but not in DeBERTa: its attention stays as it was exported, with shapes unknown."""
+    nodes = onnx.load(files[1]).graph.node
+    made = [node.output[0] for node in nodes if node.op_type == "ConstantOfShape"]
+    if not any(node.op_type == "If" for node in nodes):
+        assert sum(name.endswith("_zero") for name in made) == 2
 
 
 def test_a_row_of_zeros_is_no_division_by_zero(tmp_path: Path) -> None:

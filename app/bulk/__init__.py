@@ -1,0 +1,1 @@
+"""Whole corpora: files in, files with entities out, in constant memory and resumable."""

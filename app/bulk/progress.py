@@ -1,0 +1,69 @@
+"""Progress on standard error: a bar on a terminal, else a line every some seconds."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_LINE_SECONDS = 10.0
+_BAR_SECONDS = 0.5
+
+
+class Meter:
+    """Says how far a run has come.
+
+    Args:
+        total: what `done` comes to, None where it cannot be known.
+        begun: `done` at the start: what an earlier run has done does not count as speed.
+    """
+
+    def __init__(self, total: int | None, begun: int):
+        self._total = total
+        self._records = 0
+        self._started = self._last = time.monotonic()
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}"))
+            self._bar = Progress(
+                *columns, TimeRemainingColumn(), console=Console(stderr=True), auto_refresh=False
+            )
+            self._task = self._bar.add_task("", total=total, completed=begun, said="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    @property
+    def rate(self) -> float:
+        """Records a second, since the start of this process's work."""
+        return self._records / max(1e-9, time.monotonic() - self._started)
+
+    def advance(self, records: int, sum_of_records: int, done: int) -> None:
+        """Count records of this run, and say where it is if that is due.
+
+        Args:
+            sum_of_records: with those of earlier runs.
+            done: of `total`.
+        """
+        self._records += records
+        now = time.monotonic()
+        if now - self._last < (_BAR_SECONDS if self._bar else _LINE_SECONDS):
+            return
+        self._last = now
+        said = f"{sum_of_records:,} records, {self.rate:,.0f} a second"
+        if self._bar:
+            self._bar.update(self._task, completed=done, said=said)
+            self._bar.refresh()
+        else:
+            share = f", {100 * done / self._total:.0f} % of the input" if self._total else ""
+            print(f"nerve: {said}{share}", file=sys.stderr, flush=True)

@@ -1,0 +1,302 @@
+"""A corpus through a tiny model: every format, and what comes out of each record."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.bulk.errors import BadRecord, BulkError, OutputExists
+from app.bulk.run import annotate
+from app.errors import InferenceFailed, Unprocessable, VersionRefused
+from app.lifecycle.loading import load_version
+from app.requests import render_result
+from app.schemas import NerOptions
+from tests.app.bulk.corpora import read_corpus, rejected, task, texts, write_corpus
+from tests.tiny import POISON, TEXT
+
+EVERYTHING = NerOptions()
+
+
+def entities(models: Path, of: list[str], options: NerOptions = EVERYTHING) -> list[list[dict[str, Any]]]:
+    """As `POST /ner` has them."""
+    loaded = load_version(models / "ner-en/1")
+    try:
+        found = loaded.predictor.predict(of)
+    finally:
+        loaded.close()
+    return [render_result(text, one, options)["entities"] for text, one in zip(of, found, strict=True)]
+
+
+@pytest.mark.parametrize("source", ["in.txt", "in.txt.gz", "in.csv", "in.csv.gz", "in.parquet"])
+@pytest.mark.parametrize("output", ["out.jsonl", "out.jsonl.gz", "out.csv", "out.csv.gz", "out.parquet"])
+def test_any_format_becomes_any_other(models_dir: Path, tmp_path: Path, source: str, output: str) -> None:
+    of = texts(300)
+    write_corpus(tmp_path / source, of)
+    annotate(task(models_dir, tmp_path / source, tmp_path / output))
+    found = read_corpus(tmp_path / output)
+    assert [record["text"] for record in found] == of
+    assert [record["entities"] for record in found] == entities(models_dir, of)
+    if "txt" not in source:
+        assert [int(record["id"]) for record in found] == list(range(300))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source, output, "models"])
+
+
+def test_what_was_in_a_json_record_comes_out_to_the_byte(models_dir: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    kept = r'{"n": 12345678901234567890.10, "text":"\u0049BM", "n": 1e400, "deep": {"a": [null]} '
+    source.write_text(f"{kept}}}\n\n   \n" + '{"entities": ["old"], "text": "x"}', encoding="utf-8")
+    annotate(task(models_dir, source, output))
+    first, second = output.read_text().splitlines()
+    entity = '[{"text":"IBM","label":"ORG","start":0,"end":3,"score":'
+    assert first.startswith(kept + ',"entities":' + entity)
+    assert json.loads(second) == {"text": "x", "entities": []}
+
+
+def test_a_field_and_options_may_be_named(models_dir: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"body": "🗼 " + TEXT}))
+    options = NerOptions(labels=["ORG", "LOC"], min_score=0.99, offset_unit="utf16")
+    annotate(task(models_dir, source, output, field="body", options=options))
+    (record,) = read_corpus(output)
+    assert record["entities"] == entities(models_dir, [record["body"]], options)[0]
+    found = [(entity["text"], entity["start"]) for entity in record["entities"]]
+    assert ("IBM", 3 + TEXT.index("IBM")) in found
+    assert "Angela Merkel" not in dict(found)
+
+
+def test_parquet_columns_keep_their_types(models_dir: Path, tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    source, output = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    columns = pyarrow.table(
+        {
+            "when": pyarrow.array([1, None, 3], pyarrow.timestamp("ms", "UTC")),
+            "entities": ["old", "old", "old"],
+            "tags": [["a"], [], None],
+            "text": pyarrow.array(["IBM", None, "x"]).dictionary_encode(),
+        }
+    )
+    pyarrow.parquet.write_table(columns, source)
+    annotate(task(models_dir, source, output))
+    found = pyarrow.parquet.read_table(output)
+    assert found.drop_columns("entities").equals(columns.drop_columns("entities").take([0, 2]))
+    assert found["entities"].to_pylist() == entities(models_dir, ["IBM", "x"])
+    (reject,) = rejected(output)
+    assert (reject["row"], reject["code"]) == (2, "not_a_string")
+
+
+def test_texts_of_any_length_are_read_to_their_end(models_dir: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("a " * 40_000 + "IBM\n" + "IBM\n" + "b " * 49_000 + "New York")
+    annotate(task(models_dir, source, output, max_text_chars=100_000))
+    found = [[entity["text"] for entity in record["entities"]] for record in read_corpus(output)]
+    assert found == [["IBM"], ["IBM"], ["New York"]]
+
+
+def test_lines_are_records_blank_or_not(models_dir: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_bytes("\ufeffIBM\r\n\n \u2028\x85 IBM\rIBM\nlast".encode())
+    annotate(task(models_dir, source, output))
+    found = [record["text"] for record in read_corpus(output)]
+    assert found == ["IBM", "", " \u2028\x85 IBM\rIBM", "last"]
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
+def test_nothing_becomes_nothing(models_dir: Path, tmp_path: Path, kind: str) -> None:
+    source, output = write_corpus(tmp_path / f"in.{kind}", []), tmp_path / "out.jsonl"
+    annotate(task(models_dir, source, output))
+    assert output.read_bytes() == b""
+
+
+def test_bad_records_are_set_aside_with_their_reasons(models_dir: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [
+        b'{"text": "IBM"}',
+        b"{not json}",
+        b'["IBM"]',
+        b'{"body": "IBM"}',
+        b'{"text": 7}',
+        b'{"text": "\xff"}',
+        b'{"text": "' + b"x" * 10_001 + b'"}',
+        b'{"text": "' + b"x" * 2_000_000 + b'"}',
+        rb'{"text": "\ud800"}',
+        b'{"text": "last"}',
+    ]
+    source.write_bytes(b"\n".join(lines))
+    said = annotate(task(models_dir, source, output))
+    assert [record["text"] for record in read_corpus(output)] == ["IBM", "last"]
+    found = rejected(output)
+    assert [(one["line"], one["code"]) for one in found] == [
+        (2, "invalid_json"),
+        (3, "invalid_json"),
+        (4, "missing_field"),
+        (5, "not_a_string"),
+        (6, "invalid_utf8"),
+        (7, "text_too_long"),
+        (8, "text_too_long"),
+        (9, "invalid_json"),
+    ]
+    assert found[0]["record"] == "{not json}"
+    assert found[2]["reason"] == "no field 'text' (it has 'body')"
+    assert found[3]["reason"] == "field 'text' is a number, not a string"
+    assert "10001 characters, a text may have 10000 (NERVE_MAX_TEXT_CHARS)" in found[5]["reason"]
+    assert "2 records" in said
+    assert "8 set aside in" in said
+    assert "3 invalid_json, 1 invalid_utf8, 1 missing_field, 1 not_a_string, 2 text_too_long" in said
+
+
+def test_bad_rows_of_csv_are_set_aside_and_what_follows_is_read(models_dir: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    rows = [
+        b"id,text",
+        b'1,"a ""quoted"" IBM,',
+        b'over two lines"',
+        b"2",
+        b"3,x,y",
+        b'4,"x"y',
+        b"5,\xff",
+        b"",
+        b"6,IBM",
+        b"7," + b"x" * 3_000_000,
+        b"8,New York",
+        b'9,"never closed',
+    ]
+    source.write_bytes(b"\r\n".join(rows))
+    annotate(task(models_dir, source, output))
+    found = read_corpus(output)
+    assert [one["id"] for one in found] == ["1", "6", "8"]
+    assert found[0]["text"] == 'a "quoted" IBM,\r\nover two lines'
+    codes = [(one["line"], one["code"]) for one in rejected(output)]
+    assert codes == [
+        (4, "wrong_columns"),
+        (5, "wrong_columns"),
+        (6, "invalid_csv"),
+        (7, "invalid_utf8"),
+        (10, "text_too_long"),
+        (12, "invalid_csv"),
+    ]
+
+
+def test_a_text_that_the_model_fails_on_is_set_aside_alone(models_dir: Path, tmp_path: Path) -> None:
+    of = texts(400)
+    of[7] = of[200] = POISON
+    source, output = write_corpus(tmp_path / "in.parquet", of), tmp_path / "out.parquet"
+    annotate(task(models_dir, source, output))
+    assert [one["text"] for one in read_corpus(output)] == [text for text in of if text != POISON]
+    assert [(one["row"], one["code"]) for one in rejected(output)] == [
+        (8, "inference_failed"),
+        (201, "inference_failed"),
+    ]
+
+
+def test_a_model_that_fails_on_everything_is_an_error(models_dir: Path, tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "in.txt", [POISON] * 10)
+    with pytest.raises(InferenceFailed, match=r"in\.txt: line 3: 3 records in a row failed"):
+        annotate(task(models_dir, source, tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_strict_makes_the_first_bad_record_an_error(models_dir: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"text": "IBM"}\n{}\n')
+    with pytest.raises(BadRecord, match=r"in\.jsonl: line 2: no field 'text' \(it has none\); mend it, or"):
+        annotate(task(models_dir, source, output, strict=True))
+    annotate(task(models_dir, source, output))
+    assert len(read_corpus(output)) == len(rejected(output)) == 1
+
+
+def test_an_output_is_replaced_only_by_force(models_dir: Path, tmp_path: Path) -> None:
+    source, output = write_corpus(tmp_path / "in.txt", ["IBM"]), tmp_path / "out.jsonl"
+    stale = tmp_path / "out.jsonl.rejected.jsonl"
+    output.write_text("precious")
+    stale.write_text("old")
+    with pytest.raises(OutputExists, match=r"out\.jsonl: is there already; --force replaces it"):
+        annotate(task(models_dir, source, output))
+    assert output.read_text() == "precious"
+    annotate(task(models_dir, source, output, force=True))
+    assert len(read_corpus(output)) == 1
+    assert not stale.exists()
+
+
+CSV, PARQUET = b"id,text\n1,IBM\n", b"no such thing"
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "output", "changes", "message"),
+    [
+        ("in.txt", None, "out.jsonl", {}, r"in\.txt: there is no such file"),
+        ("in.txt", b"", "none/out.jsonl", {}, r"none is no folder; make it first"),
+        ("in.txt", b"", "models", {"output_form": "jsonl"}, r"models: is a folder; name a file in it"),
+        (
+            "in.doc",
+            b"",
+            "out.jsonl",
+            {},
+            r"in\.doc: its name does not tell its format \(known: \.txt,.*--for",
+        ),
+        ("in.txt", b"", "out.tsv", {}, r"out\.tsv: its name .* give --output-format"),
+        ("in.txt", b"", "out.txt", {}, r"out\.txt: plain text has no place for entities"),
+        ("in.txt", b"", "out.parquet.gz", {}, r"a Parquet file is compressed inside; name it \.parquet"),
+        ("in.txt", b"", "out.jsonl", {"form": "xml"}, r"--format xml: there is no such format; give text"),
+        ("in.jsonl", b"", "in.jsonl", {}, r"in\.jsonl: is the input; name another output"),
+        ("in.jsonl", b"", "out.csv", {}, r"out\.csv: JSONL has no fixed columns, and csv needs them"),
+        (
+            "in.csv",
+            CSV,
+            "out.csv",
+            {"field": "body"},
+            r"no column 'body' \(it has id, text\); name one with",
+        ),
+        ("in.csv", b"text,text\n", "out.csv", {}, r"in\.csv: has 2 columns 'text'"),
+        ("in.csv", b"a,a,text\n", "out.jsonl", {}, r"the input has the column 'a' twice; rename one"),
+        ("in.csv", b"", "out.csv", {}, r"in\.csv: has no header"),
+        ("in.csv", b"text\xff\n", "out.csv", {}, r"in\.csv: its header is not UTF-8"),
+        (
+            "in.csv",
+            CSV,
+            "out.csv",
+            {"field": "entities"},
+            r"--field entities: the entities are written ther",
+        ),
+        ("in.parquet", PARQUET, "out.csv", {}, r"in\.parquet: is no Parquet file"),
+        ("in.txt.gz", b"no gzip", "out.csv", {}, r"in\.txt\.gz: is no whole gzip file"),
+    ],
+)
+def test_what_cannot_be_done_says_why(
+    models_dir: Path,
+    tmp_path: Path,
+    source: str,
+    content: bytes | None,
+    output: str,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    if content is not None:
+        (tmp_path / source).write_bytes(content)
+    with pytest.raises(BulkError, match=message):
+        annotate(task(models_dir, tmp_path / source, tmp_path / output, **changes))
+
+
+def test_a_column_must_hold_text(models_dir: Path, tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "in.parquet", ["IBM"])
+    with pytest.raises(BulkError, match="column 'id' is int64, not text; name another with --field"):
+        annotate(task(models_dir, source, tmp_path / "out.jsonl", field="id"))
+
+
+def test_labels_and_versions_that_are_not_there(models_dir: Path, tmp_path: Path) -> None:
+    source, output = write_corpus(tmp_path / "in.txt", ["IBM"]), tmp_path / "out.jsonl"
+    with pytest.raises(Unprocessable, match=r"no label 'DOG' \(it has PER, ORG, LOC\)"):
+        annotate(task(models_dir, source, output, options=NerOptions(labels=["DOG"])))
+    with pytest.raises(VersionRefused, match="ner-en/7"):
+        annotate(task(models_dir, source, output, folder=models_dir / "ner-en/7"))
+
+
+def test_a_gzip_file_that_was_cut_off_is_an_error(models_dir: Path, tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "in.jsonl.gz", texts(500))
+    source.write_bytes(source.read_bytes()[:-200])
+    with pytest.raises(
+        BulkError, match=r"in\.jsonl\.gz: is no whole gzip file: it cannot be read on after"
+    ):
+        annotate(task(models_dir, source, tmp_path / "out.jsonl"))
