@@ -24,8 +24,8 @@ _MOST = 1_024
 """Rows considered at most."""
 
 _SHORT = 256
-"""Sub-tokens of a short request. Those of up to so many are in the first lane, each lane from there on has
-those of up to twice as many."""
+"""Sub-tokens of a short request. Those of up to so many are in the first lane, and each lane from there on
+has those of up to 16 times as many."""
 
 _SMALL = 1 / 32
 """A batch's fixed cost has become small when it is such a part of the whole."""
@@ -84,7 +84,7 @@ class Flow:
 
 
 def _lane_of(size: int) -> int:
-    return (max(size - 1, 0) // _SHORT).bit_length()
+    return -(-(max(size - 1, 0) // _SHORT).bit_length() // 4)
 
 
 class _Lane(Generic[R]):

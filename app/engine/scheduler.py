@@ -17,7 +17,7 @@ from app.errors import Busy, DeadlineExceeded, InferenceFailed, NerveError, NotR
 _FAILURES = 3
 """Batches that fail in a row before the session counts as broken."""
 
-_MARGIN = 0.8
+_MARGIN = 0.7
 """Part of the time until its deadline that a request may be expected to take; the rest is for surprises."""
 
 _USUAL = 128
@@ -200,6 +200,8 @@ class Scheduler(Generic[T]):
         with self._changed:
             if self._closed or not self.alive:
                 raise NotReady("this model version is closed; send the request again")
+            if self.idle:
+                self._pace.begin(time.perf_counter())
             self._backlog.add(flow, rows)
             self._changed.notify(len(rows))
 
@@ -228,8 +230,6 @@ class Scheduler(Generic[T]):
                 )
                 alone = not self._running and not self._backlog
                 if batch:
-                    if not self._running:
-                        self._pace.begin(time.perf_counter())
                     self._running += 1
                 elif not dropped and self._closed:
                     return

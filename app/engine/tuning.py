@@ -33,6 +33,10 @@ _LARGEST = 65_536
 """Sub-tokens of the largest batch that is tried on a GPU."""
 
 _TURNS = 3
+_BETTER = 1.15
+"""More threads a run must do so many times as much: in service a thread is often late, as it makes or decodes
+batches or answers requests, and those of its run wait for it."""
+
 _GAIN = 1.1
 """A second session must make lone batches so many times as fast: it takes the network's memory again."""
 
@@ -76,7 +80,7 @@ def tune(
         best = 0.0
         for each in _shares(threads):
             rate = _crowd_rate(opened_with(each), threads // each, make_batch)
-            if rate < best:
+            if rate < _BETTER * best:
                 break
             best, runs = rate, threads // each
     runs = min(runs, threads)

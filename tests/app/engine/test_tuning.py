@@ -63,7 +63,7 @@ def test_a_second_session_must_be_worth_its_memory() -> None:
 
 
 def test_where_threads_help_more_than_batches_one_runs_at_a_time() -> None:
-    sessions, _ = tuned(alike=1.5, threads=4)
+    sessions, _ = tuned(alike=4.0, threads=4)
     assert (sessions.session.threads, sessions.runs) == (4, 1)
     assert sessions.lone is sessions.session
 
