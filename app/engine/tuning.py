@@ -34,8 +34,8 @@ _LARGEST = 65_536
 
 _TURNS = 3
 _BETTER = 1.15
-"""More threads a run must do so many times as much: in service a thread is often late, as it makes or decodes
-batches or answers requests, and those of its run wait for it."""
+"""More threads a run must do so many times as much: in service a thread is often late, as it makes or
+decodes batches or answers requests, and those of its run wait for it."""
 
 _GAIN = 1.1
 """A second session must make lone batches so many times as fast: it takes the network's memory again."""
