@@ -12,7 +12,7 @@ cheapest a sub-token. A batch is no larger than pays: where its fixed cost has b
 would only make everybody wait. And it leaves the others of several runners their share of the work.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, Protocol, TypeVar
@@ -77,13 +77,14 @@ class Flow:
     __slots__ = ("cancelled", "lane", "rows", "tokens")
 
     def __init__(self, size: int):
-        self.lane = _lane_of(size)
+        self.lane = lane_of(size)
         self.rows = 0
         self.tokens = 0
         self.cancelled = False
 
 
-def _lane_of(size: int) -> int:
+def lane_of(size: int) -> int:
+    """The number of the lane of requests of so many sub-tokens."""
     return -(-(max(size - 1, 0) // _SHORT).bit_length() // 4)
 
 
@@ -153,15 +154,15 @@ class Backlog(Generic[R]):
     @property
     def tokens(self) -> int:
         """Sub-tokens that wait."""
-        return sum(lane.tokens for lane in self._lanes.values())
+        return sum(lane.tokens for lane in list(self._lanes.values()))  # others may add lanes meanwhile
 
     @property
     def flows(self) -> int:
         """Requests that they belong to."""
-        return sum(lane.flows for lane in self._lanes.values())
+        return sum(lane.flows for lane in list(self._lanes.values()))
 
     def __bool__(self) -> bool:
-        return any(lane.tokens for lane in self._lanes.values())
+        return any(lane.tokens for lane in list(self._lanes.values()))
 
     def add(self, flow: Flow, rows: Iterable[R]) -> None:
         """Queue more rows of a request, in order; of one that was cancelled, forget them."""
@@ -181,15 +182,22 @@ class Backlog(Generic[R]):
             return
         lane = self._lanes.setdefault(flow.lane, _Lane())
         lane.forget(flow)
-        if 2 * lane.stale > 64 + len(lane.entries):  # their turn, when they go as well, may be far
+        if not lane.tokens or 2 * lane.stale > 64 + len(
+            lane.entries
+        ):  # their turn, when they go as well, may be far
             lane.clean(len(lane.entries))
 
-    def before(self, size: int) -> int:
+    def before(self, size: int, coming: Mapping[int, int]) -> int:
         """Sub-tokens that will run before a request of so many is done, were it to come now: what its lane
-        has, and meanwhile the others."""
-        lane = self._lanes.get(_lane_of(size), _Lane())
-        ours = (lane.tokens + size) * (self.flows + 1) / (lane.flows + 1)
-        return min(self.tokens, int(ours) - size)
+        has, and meanwhile the others.
+
+        Args:
+            coming: sub-tokens of each lane that will be queued before it.
+        """
+        number = lane_of(size)
+        lane = self._lanes.get(number, _Lane())
+        ours = (lane.tokens + coming.get(number, 0) + size) * (self.flows + 1) / (lane.flows + 1)
+        return min(self.tokens + sum(coming.values()), int(ours) - size)
 
     def next_batch(self, cost: Cost, max_tokens: int, runners: int = 1) -> tuple[list[R], list[R]]:
         """Take out the rows to run next.
@@ -217,9 +225,10 @@ class Backlog(Generic[R]):
             most = min(most, -(-self.tokens // runners))
         chosen = choose_batch([row.length for _, _, _, row, _ in turns], cost, most)
         self._clock = turns[0][4]
+        weights = {id(lane): lane.flows for lane, *_ in turns}
         for index in sorted(chosen, reverse=True):
             lane, place, flow, row, _ = turns[index]
-            lane.served += row.length / lane.flows
+            lane.served += row.length / weights[id(lane)]
             del lane.entries[place]
             lane.count(flow, -1, -row.length)
         return [turns[index][3] for index in chosen], dropped
@@ -248,19 +257,19 @@ def choose_batch(lengths: Sequence[int], cost: Cost, max_tokens: int) -> list[in
     """Which rows to run with row 0, and it: those that make the batch cheapest a sub-token.
 
     They are neighbours by length, and no more than `max_tokens` when padded, unless row 0 alone is.
-    O(rows of a batch, squared).
+    O(rows of a batch, squared), of hundreds of rows a sample.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     first = order.index(0)
     ordered = [lengths[i] for i in order]
     upto = [0, *accumulate(ordered)]
     best, span = float("inf"), (first, first + 1)
-    for end in range(first + 1, len(order) + 1):
+    for end in range(first + 1, len(order) + 1, 1 + len(order) // 256):
         longest = ordered[end - 1]
         lowest = max(0, end - max(1, max_tokens // longest))
         if lowest > first:
             break
-        for start in range(first, lowest - 1, -1):
+        for start in range(first, lowest - 1, -1 - (first - lowest) // 32):
             price = cost.of(end - start, longest) / (upto[end] - upto[start])
             if price < best:
                 best, span = price, (start, end)

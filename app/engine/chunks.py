@@ -101,9 +101,10 @@ class Chunks:
             if chunk:
                 learned[name] = chunk
             base = after
-        if len(self._known) > self._kept:
+        short = [(name, chunk) for name, chunk in learned.items() if len(name) <= _LONGEST][: self._kept]
+        if len(self._known) + len(short) > self._kept:
             self._known.clear()
-        self._known.update((name, chunk) for name, chunk in learned.items() if len(name) <= _LONGEST)
+        self._known.update(short)
         return learned
 
 

@@ -27,7 +27,7 @@ from app.engine.tokenizer import EncodedText, Tokenizer
 from app.engine.tuning import make_batches, measure_cost
 from app.engine.windows import Window, cut_windows
 from app.engine.words import Ints
-from app.errors import InferenceFailed, NerveError, NotReady
+from app.errors import DeadlineExceeded, InferenceFailed, NerveError, NotReady
 from app.manifest import Feature, Manifest
 
 T = TypeVar("T")
@@ -136,11 +136,13 @@ class _Job(Generic[T]):
         result: the future that waits for them.
         read: what it waits for, of texts whose logits are there.
         deadline: when it stops waiting, on the clock of `time.monotonic()`.
+        tokens: sub-tokens that it was thought to have.
+        admitted: of those, what is not queued yet.
         flow: its rows in the queue.
         answers: of each text, once it is read.
     """
 
-    __slots__ = ("answers", "deadline", "flow", "left", "read", "result")
+    __slots__ = ("admitted", "answers", "deadline", "flow", "left", "read", "result", "tokens")
 
     def __init__(
         self,
@@ -153,6 +155,7 @@ class _Job(Generic[T]):
         self.result = result
         self.read = read
         self.deadline = deadline
+        self.tokens = self.admitted = tokens
         self.flow = Flow(tokens)
         self.answers: list[T | None] = [None] * texts
         self.left = texts
@@ -319,7 +322,7 @@ class Predictor:
         texts at a time."""
         result: Future[list[T]] = Future()
         characters = sum(map(len, texts))
-        tokens = int(characters / self._characters_per_token) + len(texts)
+        tokens = self._expected(texts)
         job = _Job(result, read, deadline, len(texts), tokens)
         with self._lock:
             self._requests += 1
@@ -330,10 +333,10 @@ class Predictor:
             job.fail(error)
             return result
         if len(texts) == 1 and characters <= _SHORT:
-            self._start(job, texts, tokens)  # it takes less than handing it over
+            self._start(job, texts, 0)  # it takes less than handing it over
         else:
             try:
-                self._pool.submit(self._start, job, texts, tokens)
+                self._pool.submit(self._start, job, texts, 0)
             except RuntimeError as error:  # the pool has ended, or can start no thread
                 self._scheduler.withdraw(tokens)
                 job.fail(NotReady(_CLOSED) if self._closing else error)
@@ -345,19 +348,38 @@ class Predictor:
         if result.cancelled() or result.exception():
             self._scheduler.cancel(flow)
 
-    def _start(self, job: "_Job[Any]", texts: Sequence[str], tokens: int) -> None:
-        """Tokenize a job's texts, some at a time, so that the first of them can run meanwhile."""
-        try:
-            for first in range(0, len(texts), _SLICE):
+    def _start(self, job: "_Job[Any]", texts: Sequence[str], first: int) -> None:
+        """Tokenize some of a job's texts, so that they can run meanwhile; others have their turn before
+        the rest."""
+        while True:
+            some = texts[first : first + _SLICE]
+            try:
                 if job.abandoned:
-                    break
-                self._queue(job, first, texts[first : first + _SLICE])
-        except Exception as error:
-            job.fail(error)
-        finally:
-            self._scheduler.withdraw(tokens)
+                    job.fail(DeadlineExceeded("the request's deadline passed before its texts were read"))
+                else:
+                    self._queue(job, first, some)
+            except NerveError as error:
+                job.fail(error)
+            except BaseException as error:  # a Rust panic is no Exception
+                job.fail(InferenceFailed(f"the tokenizer failed: {error!r}"))
+            first += _SLICE
+            last = first >= len(texts) or job.result.done()
+            part = job.admitted if last else min(job.admitted, self._expected(some))
+            job.admitted -= part
+            self._scheduler.withdraw(job.tokens, part)
+            if last:
+                break
+            try:
+                self._pool.submit(self._start, job, texts, first)
+                return
+            except RuntimeError:  # the pool ends: what was begun is finished here
+                pass
         if not texts:
             self._answer([job])
+
+    def _expected(self, texts: Sequence[str]) -> int:
+        """Sub-tokens that texts will have, special ones included, as others had."""
+        return int(sum(map(len, texts)) / self._characters_per_token) + len(texts)
 
     def _queue(self, job: "_Job[Any]", first: int, texts: Sequence[str]) -> None:
         """Queue the windows of some of a job's texts, whose numbers begin with `first`."""

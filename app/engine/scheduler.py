@@ -4,15 +4,19 @@ There is no timer. While all runners are busy the backlog fills; a runner that i
 batch. What comes alone therefore runs at once, and what comes in crowds runs in batches.
 """
 
+import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from app.engine.backlog import Backlog, Cost, Flow, Row
+from app.engine.backlog import Backlog, Cost, Flow, Row, lane_of
 from app.engine.pace import CostMeter, Pace
 from app.errors import Busy, DeadlineExceeded, InferenceFailed, NerveError, NotReady
+
+log = logging.getLogger("nerve.engine")
 
 _FAILURES = 3
 """Batches that fail in a row before the session counts as broken."""
@@ -111,7 +115,7 @@ class Scheduler(Generic[T]):
         self._begin = begin
         self._failures = 0
         self._backlog: Backlog[T] = Backlog()
-        self._admitted = 0  # sub-tokens that will be queued once they are counted
+        self._coming: Counter[int] = Counter()  # sub-tokens of each lane, queued once they are counted
         self._running = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -158,11 +162,11 @@ class Scheduler(Generic[T]):
         with self._changed:
             if self._closed or not self.alive:
                 raise NotReady("this model version is closed; send the request again")
-            waiting = self._backlog.tokens + self._admitted
+            waiting = self._backlog.tokens + self._coming.total()
             if waiting:
                 self._refuse_if_full(tokens, waiting)
                 self._refuse_if_late(tokens, seconds_left)
-            self._admitted += tokens
+            self._coming[lane_of(tokens)] += tokens
 
     def _refuse_if_full(self, tokens: int, waiting: int) -> None:
         over = waiting + tokens - self._max_queue_tokens
@@ -176,7 +180,7 @@ class Scheduler(Generic[T]):
     def _refuse_if_late(self, tokens: int, seconds_left: float | None) -> None:
         if seconds_left is None:
             return
-        ahead = self._backlog.before(tokens) + self._admitted
+        ahead = self._backlog.before(tokens, self._coming)
         wait = (ahead + tokens) * self._pace.seconds_per_token
         if wait > _MARGIN * seconds_left:
             raise Busy(
@@ -186,10 +190,10 @@ class Scheduler(Generic[T]):
                 retry_after=min(wait - _MARGIN * seconds_left, ahead * self._pace.seconds_per_token),
             )
 
-    def withdraw(self, tokens: int) -> None:
-        """What was admitted is queued now, or will never be."""
+    def withdraw(self, tokens: int, part: int | None = None) -> None:
+        """What was admitted, or a part of it, is queued now, or will never be."""
         with self._changed:
-            self._admitted -= tokens
+            self._coming[lane_of(tokens)] -= tokens if part is None else part
 
     def submit(self, flow: Flow, rows: Sequence[T]) -> None:
         """Queue rows of a request that was admitted.
@@ -217,6 +221,9 @@ class Scheduler(Generic[T]):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        while self._work and self._backlog:  # a thread died, or it would be empty
+            left, dropped = self._backlog.next_batch(self.cost, self._max_batch_tokens)
+            self._work.finish([*left, *dropped], NotReady("this model version is closed; send it again"))
         self._work = None
 
     def _loop(self) -> None:
@@ -248,7 +255,7 @@ class Scheduler(Generic[T]):
             self._work.run(batch, alone)
         except NerveError as known:
             error = known
-        except Exception as unknown:
+        except BaseException as unknown:  # Rust panics are no Exceptions
             error = InferenceFailed(f"a batch failed: {unknown!r}")
         ran = time.perf_counter()
         lengths = [row.length for row in batch]
@@ -260,16 +267,24 @@ class Scheduler(Generic[T]):
                 self._meter.observe(len(batch), longest, ran - started)
             if self._failures < _FAILURES:
                 self._failures = self._failures + 1 if isinstance(error, InferenceFailed) else 0
-        self._work.finish(batch, error)
+        try:
+            self._work.finish(batch, error)
+            self._tell(batch, started, ran, error is not None)
+        except Exception:
+            log.exception("a batch was run, and then")
+
+    def _tell(self, batch: Sequence[T], started: float, ran: float, failed: bool) -> None:
+        """Report a batch."""
+        lengths = [row.length for row in batch]
         waited = tuple(started - row.since for row in batch)
         self._report(
             BatchReport(
                 len(batch),
-                longest,
-                tokens,
+                max(lengths),
+                sum(lengths),
                 ran - started,
                 waited,
-                error is not None,
+                failed,
                 sum(row.tokenize_seconds for row in batch),
                 time.perf_counter() - ran,
             )

@@ -79,7 +79,7 @@ def tune(
     if not runs:
         best = 0.0
         for each in _shares(threads):
-            rate = _crowd_rate(opened_with(each), threads // each, make_batch)
+            rate = _crowd_rate(opened_with(each), threads // each, make_batch(*_CROWD_PROBE))
             if rate < _BETTER * best:
                 break
             best, runs = rate, threads // each
@@ -110,13 +110,13 @@ def measure_cost(session: Session, make_batch: MakeBatch) -> Cost:
     return Cost(max(float(fixed), 1e-5), max(float(per_token), 1e-8))
 
 
-def token_budget(session: Session, make_batch: MakeBatch, length: int) -> int:
-    """The largest batch that is worth making on a GPU, in sub-tokens, padding included."""
-    return find_token_budget(
-        lambda rows, longest: median(_times(session, make_batch(*session.shape(rows, longest)))),
-        length,
-        _LARGEST,
-    )
+def token_budget(session: Session, make_batch: MakeBatch, length: int, runs: int) -> int:
+    """The largest batch that is worth making on a GPU, in padded sub-tokens, so many at a time."""
+
+    def time_of(rows: int, longest: int) -> float:
+        return 1 / _crowd_rate(session, runs, make_batch(*session.shape(rows, longest)))
+
+    return find_token_budget(time_of, length, _LARGEST)
 
 
 def _shares(threads: int) -> Iterator[int]:
@@ -128,9 +128,8 @@ def _shares(threads: int) -> Iterator[int]:
     yield threads
 
 
-def _crowd_rate(session: Session, runs: int, make_batch: MakeBatch) -> float:
+def _crowd_rate(session: Session, runs: int, batch: Arrays) -> float:
     """Batches a second, so many at a time."""
-    batch = make_batch(*_CROWD_PROBE)
     with ThreadPoolExecutor(runs) as pool:
         list(pool.map(session.run, [batch] * runs))  # threads and memory are made with the first
         started = time.perf_counter()

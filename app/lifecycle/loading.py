@@ -223,7 +223,9 @@ class Loader:
                     options.runs,
                 )
             max_batch_tokens = options.max_batch_tokens or (
-                token_budget(first, batches, manifest.max_length) if provider == CUDA else CPU_BATCH_TOKENS
+                token_budget(first, batches, manifest.max_length, sessions.runs)
+                if provider == CUDA
+                else CPU_BATCH_TOKENS
             )
             predictor = Predictor(
                 manifest,

@@ -1,6 +1,7 @@
 import gc
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from onnx.numpy_helper import from_array
 from app.engine.predictor import Prediction, Predictor
 from app.engine.scheduler import BatchReport
 from app.engine.session import OnnxSession
-from app.engine.tokenizer import Tokenizer
-from app.errors import InferenceFailed, NotReady
+from app.engine.tokenizer import EncodedText, Tokenizer
+from app.errors import Busy, DeadlineExceeded, InferenceFailed, NotReady
 from app.manifest import read_manifest
 from tests.servers import until
 from tests.texts import texts
@@ -189,6 +190,45 @@ def test_a_request_that_fails_fails_alone(plain: Predictor) -> None:
     good.exception()  # it may have shared the batch
     assert spans(plain.predict([TEXT])[0]) == SPANS
     assert plain.alive
+
+
+def test_a_request_whose_deadline_has_passed_is_answered_so(plain: Predictor) -> None:
+    late = plain.submit([TEXT] * 100, deadline=time.monotonic() - 1)
+    with pytest.raises((DeadlineExceeded, Busy)):
+        late.result()
+    until(lambda: plain.idle)
+
+
+def test_a_tokenizer_that_fails_fails_its_request(tmp_path: Path) -> None:
+    class Panic(BaseException):
+        """As Rust's panics are."""
+
+    class Broken(Tokenizer):
+        def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+            if "panic" in texts:
+                raise Panic
+            return super().encode(texts)
+
+    folder = write_tiny_version(tmp_path)
+    tokenizer = Broken.from_file(folder / "tokenizer.json")
+    predictor = Predictor(
+        read_manifest(folder), tokenizer, OnnxSession(folder / "model.fp32.onnx", threads=1)
+    )
+    for asked in (["panic"], [TEXT] * 50 + ["panic"]):
+        with pytest.raises(InferenceFailed, match="Panic"):
+            predictor.predict(asked)
+    assert spans(predictor.predict([TEXT])[0]) == SPANS
+    until(lambda: predictor.idle)
+    predictor.close()
+
+
+def test_a_long_request_lets_others_be_tokenized(plain: Predictor) -> None:
+    long = plain.submit([f"{TEXT} {'x ' * 300}"] * 600)
+    short = plain.submit([TEXT, TEXT])
+    assert [spans(prediction) for prediction in short.result()] == [SPANS, SPANS]
+    assert not long.done()
+    long.cancel()
+    until(lambda: plain.idle)
 
 
 def test_a_cancelled_request_leaves_the_others_alone(plain: Predictor) -> None:

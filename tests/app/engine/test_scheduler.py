@@ -312,3 +312,14 @@ def test_many_threads_may_submit() -> None:
         thread.join()
     scheduler.close()
     assert sorted(n for batch in work.batches for n in batch) == list(range(800))
+
+
+def test_a_report_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def report(_: BatchReport) -> None:
+        raise OSError("no space left")
+
+    scheduler: Scheduler[Row] = Scheduler(Work(), COST, 1, 1000, 64, report)
+    run_each(scheduler, range(3))
+    assert scheduler.alive
+    scheduler.close()
+    assert "no space left" in caplog.text
