@@ -71,10 +71,18 @@ def read_timeout(request: Request, default: float) -> float | None:
 
 
 async def read_content(request: Request, limit: int, accepted: Sequence[str]) -> tuple[str, bytes]:
-    """The media type of a body, and the body, which says that it is UTF-8.
+    """The media type of a body, and the body, which says that it is UTF-8; see `media_type`.
 
     Raises:
         ClientLeft: the caller hung up before its end. TooLarge: over `limit` bytes.
+    """
+    return media_type(request, accepted), await _read_body(request, limit)
+
+
+def media_type(request: Request, accepted: Sequence[str]) -> str:
+    """The media type of a body that is plain UTF-8.
+
+    Raises:
         UnsupportedMediaType: none of `accepted`, another charset than UTF-8, or compressed.
     """
     media, _, parameters = request.headers.get("content-type", "").partition(";")
@@ -87,7 +95,7 @@ async def read_content(request: Request, limit: int, accepted: Sequence[str]) ->
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise UnsupportedMediaType(f"Content-Encoding {encoding} is not read; send it plain")
-    return media, await _read_body(request, limit)
+    return media
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

@@ -182,9 +182,8 @@ class Backlog(Generic[R]):
             return
         lane = self._lanes.setdefault(flow.lane, _Lane())
         lane.forget(flow)
-        if not lane.tokens or 2 * lane.stale > 64 + len(
-            lane.entries
-        ):  # their turn, when they go as well, may be far
+        # They go in their turn as well, but that may be far.
+        if not lane.tokens or 2 * lane.stale > 64 + len(lane.entries):
             lane.clean(len(lane.entries))
 
     def before(self, size: int, coming: Mapping[int, int]) -> int:

@@ -12,20 +12,21 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from app.engine.backlog import Cost, Flow
 from app.engine.decoding import Decoder, Floats, ScoredSpan
+from app.engine.jobs import Job, Row, Text
 from app.engine.memory import give_memory_back
 from app.engine.priority import give_way
 from app.engine.scheduler import BatchReport, Scheduler
 from app.engine.session import Session
-from app.engine.tokenizer import EncodedText, Tokenizer
+from app.engine.tokenizer import Tokenizer
 from app.engine.tuning import make_batches, measure_cost
-from app.engine.windows import Window, cut_windows
+from app.engine.windows import cut_windows
 from app.engine.words import Ints
 from app.errors import DeadlineExceeded, InferenceFailed, NerveError, NotReady
 from app.manifest import Feature, Manifest
@@ -129,82 +130,6 @@ class AnyPredictor(Protocol):
         ...
 
 
-class _Job(Generic[T]):
-    """The texts of one request on their way.
-
-    Attributes:
-        result: the future that waits for them.
-        read: what it waits for, of texts whose logits are there.
-        deadline: when it stops waiting, on the clock of `time.monotonic()`.
-        tokens: sub-tokens that it was thought to have.
-        admitted: of those, what is not queued yet.
-        flow: its rows in the queue.
-        answers: of each text, once it is read.
-    """
-
-    __slots__ = ("admitted", "answers", "deadline", "flow", "left", "read", "result", "tokens")
-
-    def __init__(
-        self,
-        result: "Future[list[T]]",
-        read: Callable[[Sequence["_Text"]], list[T]],
-        deadline: float | None,
-        texts: int,
-        tokens: int,
-    ):
-        self.result = result
-        self.read = read
-        self.deadline = deadline
-        self.tokens = self.admitted = tokens
-        self.flow = Flow(tokens)
-        self.answers: list[T | None] = [None] * texts
-        self.left = texts
-
-    @property
-    def abandoned(self) -> bool:
-        return self.result.done() or (self.deadline is not None and time.monotonic() > self.deadline)
-
-    def fail(self, error: Exception) -> None:
-        with suppress(InvalidStateError):  # nobody waits any more
-            self.result.set_exception(error)
-
-
-class _Text:
-    """One text of a job.
-
-    Attributes:
-        logits: of its decisions, shape (decisions, tags), filled window by window.
-        left: windows that have not run.
-    """
-
-    __slots__ = ("encoded", "job", "left", "logits", "number", "windows")
-
-    def __init__(self, job: "_Job[Any]", number: int, encoded: EncodedText):
-        self.job = job
-        self.number = number
-        self.encoded = encoded
-        self.windows = 0
-        self.left = 0
-        self.logits: npt.NDArray[np.float32] | None = None
-
-
-class _Row:
-    """One window of one text; see `TimedRow`."""
-
-    __slots__ = ("length", "since", "text", "tokenize_seconds", "window")
-
-    def __init__(self, text: _Text, window: Window, length: int, since: float, tokenize_seconds: float):
-        self.text = text
-        self.window = window
-        self.length = length
-        self.since = since
-        self.tokenize_seconds = tokenize_seconds
-
-    @property
-    def abandoned(self) -> bool:
-        return self.text.job.abandoned
-
-
 def _ignore(_: BatchReport) -> None:
     pass
 
@@ -250,7 +175,7 @@ class Predictor:
         self._requests = 0
         self._characters_per_token = _CHARACTERS_PER_TOKEN
         self._lock = threading.Lock()
-        self._scheduler: Scheduler[_Row] = Scheduler(
+        self._scheduler: Scheduler[Row] = Scheduler(
             self, self._warm_up(), runs, max_queue_tokens, max_batch_tokens, report, f"{name}-run", begin
         )
 
@@ -316,14 +241,13 @@ class Predictor:
         give_memory_back()
 
     def _send(
-        self, texts: Sequence[str], read: Callable[[Sequence[_Text]], list[T]], deadline: float | None
+        self, texts: Sequence[str], read: Callable[[Sequence[Text]], list[T]], deadline: float | None
     ) -> "Future[list[T]]":
         """What `read` makes of the texts once they have run. It is called on a runner's thread, some
         texts at a time."""
         result: Future[list[T]] = Future()
-        characters = sum(map(len, texts))
         tokens = self._expected(texts)
-        job = _Job(result, read, deadline, len(texts), tokens)
+        job = Job(result, read, deadline, len(texts), tokens)
         with self._lock:
             self._requests += 1
         result.add_done_callback(partial(self._ended, job.flow))  # which must not hold the job
@@ -332,13 +256,13 @@ class Predictor:
         except NerveError as error:
             job.fail(error)
             return result
-        if len(texts) == 1 and characters <= _SHORT:
+        if len(texts) == 1 and len(texts[0]) <= _SHORT:
             self._start(job, texts, 0)  # it takes less than handing it over
         else:
             try:
                 self._pool.submit(self._start, job, texts, 0)
             except RuntimeError as error:  # the pool has ended, or can start no thread
-                self._scheduler.withdraw(tokens)
+                self._withdraw(job, tokens)
                 job.fail(NotReady(_CLOSED) if self._closing else error)
         return result
 
@@ -348,7 +272,7 @@ class Predictor:
         if result.cancelled() or result.exception():
             self._scheduler.cancel(flow)
 
-    def _start(self, job: "_Job[Any]", texts: Sequence[str], first: int) -> None:
+    def _start(self, job: "Job[Any]", texts: Sequence[str], first: int) -> None:
         """Tokenize some of a job's texts, so that they can run meanwhile; others have their turn before
         the rest."""
         while True:
@@ -364,9 +288,7 @@ class Predictor:
                 job.fail(InferenceFailed(f"the tokenizer failed: {error!r}"))
             first += _SLICE
             last = first >= len(texts) or job.result.done()
-            part = job.admitted if last else min(job.admitted, self._expected(some))
-            job.admitted -= part
-            self._scheduler.withdraw(job.tokens, part)
+            self._withdraw(job, job.tokens if last else self._expected(some))
             if last:
                 break
             try:
@@ -377,11 +299,17 @@ class Predictor:
         if not texts:
             self._answer([job])
 
+    def _withdraw(self, job: "Job[Any]", tokens: int) -> None:
+        """Of what was admitted of a job, so much, or what is left, is queued or will never be."""
+        part = min(job.admitted, tokens)
+        job.admitted -= part
+        self._scheduler.withdraw(job.tokens, part)
+
     def _expected(self, texts: Sequence[str]) -> int:
         """Sub-tokens that texts will have, special ones included, as others had."""
         return int(sum(map(len, texts)) / self._characters_per_token) + len(texts)
 
-    def _queue(self, job: "_Job[Any]", first: int, texts: Sequence[str]) -> None:
+    def _queue(self, job: "Job[Any]", first: int, texts: Sequence[str]) -> None:
         """Queue the windows of some of a job's texts, whose numbers begin with `first`."""
         started = time.perf_counter()
         encoded = self.tokenizer.encode(texts)
@@ -389,14 +317,14 @@ class Predictor:
         size = self.manifest.max_length - self.tokenizer.specials
         rows, blank = [], []
         for number, one in enumerate(encoded, first):
-            text = _Text(job, number, one)
+            text = Text(job, number, one)
             windows = cut_windows(len(one), size, self.manifest.stride) if len(one.heads) else []
             text.windows = text.left = len(windows)
             if not windows:
                 blank.append(text)
             for window in windows:
                 length = window.end - window.start + self.tokenizer.specials
-                rows.append(_Row(text, window, length, now, 0.0))
+                rows.append(Row(text, window, length, now, 0.0))
         for row in rows:
             row.tokenize_seconds = (now - started) / len(rows)
         self._read(blank)
@@ -409,7 +337,7 @@ class Predictor:
         share = min(1.0, tokens / 10_000)
         self._characters_per_token += share * (max(characters, 1) / tokens - self._characters_per_token)
 
-    def run(self, rows: Sequence[_Row], alone: bool) -> None:
+    def run(self, rows: Sequence[Row], alone: bool) -> None:
         """Run a batch and keep its logits; see `Work`."""
         if not self._sessions:
             raise NotReady(_CLOSED)
@@ -427,7 +355,7 @@ class Predictor:
             low, high = np.searchsorted(heads, (window.keep_from, window.keep_to))
             text.logits[low:high] = logits[index, heads[low:high] + (prefix - window.start)]
 
-    def finish(self, rows: Sequence[_Row], error: NerveError | None) -> None:
+    def finish(self, rows: Sequence[Row], error: NerveError | None) -> None:
         """Read the texts that are whole now, and answer the requests that are; see `Work`."""
         if error:
             for row in rows:
@@ -441,9 +369,9 @@ class Predictor:
                     whole.append(row.text)
         self._read(whole)
 
-    def _read(self, texts: Sequence[_Text]) -> None:
+    def _read(self, texts: Sequence[Text]) -> None:
         """Make the answers of texts whose logits are there, and give them to whom they complete."""
-        by_read: dict[Any, list[_Text]] = {}
+        by_read: dict[Any, list[Text]] = {}
         for text in texts:
             if not text.job.result.done():
                 by_read.setdefault(text.job.read, []).append(text)
@@ -464,12 +392,12 @@ class Predictor:
             self._answer(complete)
 
     @staticmethod
-    def _answer(jobs: "Sequence[_Job[Any]]") -> None:
+    def _answer(jobs: "Sequence[Job[Any]]") -> None:
         for job in jobs:
             with suppress(InvalidStateError):  # nobody waits any more
                 job.result.set_result(job.answers)
 
-    def _batch(self, rows: Sequence[_Row], session: Session) -> dict[str, npt.NDArray[np.int64]]:
+    def _batch(self, rows: Sequence[Row], session: Session) -> dict[str, npt.NDArray[np.int64]]:
         shape = session.shape(len(rows), max(row.length for row in rows))
         features: dict[Feature, npt.NDArray[np.int64]] = {}
         for feature in self.manifest.inputs.values():
@@ -493,12 +421,12 @@ class Predictor:
             mask[len(rows) :, 0] = 1  # attention to nothing is not a number
         return {name: features[feature] for name, feature in self.manifest.inputs.items()}
 
-    def _logits_of(self, text: _Text) -> npt.NDArray[np.float32]:
+    def _logits_of(self, text: Text) -> npt.NDArray[np.float32]:
         if text.logits is None:  # nothing of it ran
             return np.zeros((len(text.encoded.heads), len(self.manifest.tags)), np.float32)
         return text.logits
 
-    def _predictions(self, texts: Sequence[_Text]) -> list[Prediction]:
+    def _predictions(self, texts: Sequence[Text]) -> list[Prediction]:
         found = self._decoder.decode_all([self._logits_of(text) for text in texts])
         return [
             Prediction(
@@ -508,7 +436,7 @@ class Predictor:
             for text, spans in zip(texts, found, strict=True)
         ]
 
-    def _evidence(self, texts: Sequence[_Text]) -> list[Evidence]:
+    def _evidence(self, texts: Sequence[Text]) -> list[Evidence]:
         return [
             Evidence(
                 prediction,

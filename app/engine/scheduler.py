@@ -269,23 +269,17 @@ class Scheduler(Generic[T]):
                 self._failures = self._failures + 1 if isinstance(error, InferenceFailed) else 0
         try:
             self._work.finish(batch, error)
-            self._tell(batch, started, ran, error is not None)
-        except Exception:
-            log.exception("a batch was run, and then")
-
-    def _tell(self, batch: Sequence[T], started: float, ran: float, failed: bool) -> None:
-        """Report a batch."""
-        lengths = [row.length for row in batch]
-        waited = tuple(started - row.since for row in batch)
-        self._report(
-            BatchReport(
-                len(batch),
-                max(lengths),
-                sum(lengths),
-                ran - started,
-                waited,
-                failed,
-                sum(row.tokenize_seconds for row in batch),
-                time.perf_counter() - ran,
+            self._report(
+                BatchReport(
+                    len(batch),
+                    longest,
+                    tokens,
+                    ran - started,
+                    tuple(started - row.since for row in batch),
+                    error is not None,
+                    sum(row.tokenize_seconds for row in batch),
+                    time.perf_counter() - ran,
+                )
             )
-        )
+        except Exception:
+            log.exception("a batch was run, and its answers or its report failed")

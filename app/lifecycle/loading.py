@@ -276,7 +276,11 @@ class Loader:
                     raise VersionRefused(f"{where}: member {error.message}") from error
                 opened.callback(members[-1].close)
             release = _once(opened.pop_all().close)
-        predictor = EnsemblePredictor(manifest, [member.predictor for member in members], release)
+        try:
+            predictor = EnsemblePredictor(manifest, [member.predictor for member in members], release)
+        except BaseException:
+            release()
+            raise
         _prove(where, predictor)
         return LoadedVersion(
             manifest,

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import Busy, NerveError
 from app.metrics import Metrics
-from app.schemas import ErrorBody
+from app.schemas import ErrorBody, NerOptions
 
 
 class DirectRoute(APIRoute):
@@ -58,6 +58,24 @@ def count_answers(metrics: Metrics, of: tuple[str, str], results: list[dict[str,
     for label, found in scores.items():
         metrics.entities.labels(*of, label).inc(len(found))
         metrics.entity_scores.labels(*of, label).observe_all(found)
+
+
+def option_parameters(note: str = "") -> list[dict[str, Any]]:
+    """The options of `NerOptions` as query parameters of a route's documentation.
+
+    Args:
+        note: added to each description.
+    """
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema.pop("description") + note,
+            "schema": schema,
+        }
+        for name, schema in NerOptions.model_json_schema()["properties"].items()
+    ]
 
 
 _MEANINGS = {

@@ -12,8 +12,8 @@ from app.engine.predictor import Prediction
 from app.manifest import Manifest
 from app.metrics import Metrics
 from app.requests import check_labels, read_content, read_ner_request, read_timeout, render_result
-from app.routes.answers import DirectRoute, count_answers, documented
-from app.schemas import NerBatchResponse, NerOptions, NerRequest, NerResponse
+from app.routes.answers import DirectRoute, count_answers, documented, option_parameters
+from app.schemas import NerBatchResponse, NerRequest, NerResponse
 from app.waiting import answer_of, in_time
 
 router = APIRouter(tags=["ner"], route_class=DirectRoute)
@@ -48,20 +48,6 @@ def _request_body() -> dict[str, Any]:
     }
 
 
-def _query_parameters() -> list[dict[str, Any]]:
-    fields = NerOptions.model_json_schema()["properties"]
-    return [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": f"{schema.pop('description')} (With a text/plain body only.)",
-            "schema": schema,
-        }
-        for name, schema in fields.items()
-    ]
-
-
 _TIMEOUT = {
     "name": "X-Request-Timeout-Ms",
     "in": "header",
@@ -78,7 +64,10 @@ _TIMEOUT = {
     summary="Find the entities of a text, or of several",
     response_model=NerResponse | NerBatchResponse,
     responses=documented(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
-    openapi_extra={"requestBody": _request_body(), "parameters": [*_query_parameters(), _TIMEOUT]},
+    openapi_extra={
+        "requestBody": _request_body(),
+        "parameters": [*option_parameters(" (With a text/plain body only.)"), _TIMEOUT],
+    },
 )
 async def ner(request: Request) -> Response:
     """Texts of any length are run in overlapping windows; nothing is truncated."""

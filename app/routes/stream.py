@@ -1,52 +1,16 @@
 """`POST /ner/stream`: lines in, lines out; what a stream does is in `app.streams`."""
 
-import re
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from app.errors import NotReady, UnsupportedMediaType
-from app.requests import invalid, query_options
-from app.routes.answers import DirectRoute, documented
-from app.schemas import NerOptions
+from app.errors import NotReady
+from app.requests import invalid, media_type, query_options
+from app.routes.answers import DirectRoute, documented, option_parameters
 from app.streams import NDJSON, Stream
 
 router = APIRouter(tags=["ner"], route_class=DirectRoute)
 
 _ACCEPTED = (NDJSON, "application/ndjson", "application/jsonl", "text/plain")
-
-
-def _media_type(request: Request) -> str:
-    """
-    Raises:
-        UnsupportedMediaType: neither lines of JSON nor of text, another charset than UTF-8, or compressed.
-    """
-    media, _, parameters = request.headers.get("content-type", "").partition(";")
-    media = media.strip().lower()
-    if media not in _ACCEPTED:
-        raise UnsupportedMediaType(f"Content-Type {media or 'is missing'}; send {NDJSON} or text/plain")
-    charset = re.search(r'charset\s*=\s*"?([^\s";]+)', parameters)
-    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise UnsupportedMediaType(f"charset {charset[1]} is not read; send UTF-8")
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise UnsupportedMediaType(f"Content-Encoding {encoding} is not read; send it plain")
-    return media
-
-
-def _query_parameters() -> list[dict[str, Any]]:
-    fields = NerOptions.model_json_schema()["properties"]
-    return [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": schema.pop("description"),
-            "schema": schema,
-        }
-        for name, schema in fields.items()
-    ]
 
 
 _BODY = {
@@ -101,11 +65,11 @@ _ANSWER = {
     summary="Find the entities of any number of texts, a line each",
     response_class=Response,
     responses={200: _ANSWER, **documented(404, 409, 415, 422, 503)},
-    openapi_extra={"requestBody": _BODY, "parameters": _query_parameters()},
+    openapi_extra={"requestBody": _BODY, "parameters": option_parameters()},
 )
 async def stream(request: Request) -> Response:
     """Lines are answered as they come, while the body is still being sent, however long it is."""
-    plain = _media_type(request) == "text/plain"
+    plain = media_type(request, _ACCEPTED) == "text/plain"
     try:
         options = query_options(request)
     except ValidationError as error:

@@ -28,27 +28,11 @@ OPTIONS = LoadOptions(threads=1)
 
 def endless() -> onnx.ModelProto:
     """The tiny network, which first counts for longer than anyone lives."""
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go"], ["goes"]),
-            helper.make_node("Add", ["sum", "one"], ["next"]),
-        ],
-        "count",
-        [
-            helper.make_tensor_value_info("step", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("sum", TensorProto.FLOAT, []),
-        ],
-        [
-            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("next", TensorProto.FLOAT, []),
-        ],
-    )
     return with_zero(
         [
             helper.make_node("ReduceSum", ["looked_up"], ["some"], keepdims=0),
             helper.make_node("Mul", ["some", "none"], ["start"]),
-            helper.make_node("Loop", ["many", "yes", "start"], ["counted"], body=body),
+            helper.make_node("Loop", ["many", "yes", "start"], ["counted"], body=adding("one")),
             helper.make_node("Mul", ["counted", "none"], ["zero"]),
         ],
         many=np.array(2**60),
@@ -69,6 +53,26 @@ def greedy() -> onnx.ModelProto:
         ],
         many=np.array([2**30]),
         none=np.array(0, np.float32),
+    )
+
+
+def adding(what: str) -> onnx.GraphProto:
+    """The body of a `Loop` that adds a constant to its sum again and again."""
+    return helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["goes"]),
+            helper.make_node("Add", ["sum", what], ["next"]),
+        ],
+        "count",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, []),
+        ],
     )
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.app.lifecycle.test_trial import with_zero
+from tests.app.lifecycle.test_trial import adding, with_zero
 from tests.servers import Server, serving, until
 from tests.tiny import TEXT, VOCABULARY, write_tiny_version
 
@@ -21,29 +21,13 @@ SLOW = "apple"
 
 def slow() -> onnx.ModelProto:
     """The tiny network, which first counts for as long as the batch has slow words."""
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go"], ["goes"]),
-            helper.make_node("Add", ["sum", "none"], ["next"]),
-        ],
-        "count",
-        [
-            helper.make_tensor_value_info("step", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("sum", TensorProto.FLOAT, []),
-        ],
-        [
-            helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("next", TensorProto.FLOAT, []),
-        ],
-    )
     return with_zero(
         [
             helper.make_node("Equal", ["input_ids", "slow"], ["found"]),
             helper.make_node("Cast", ["found"], ["ones"], to=TensorProto.INT64),
             helper.make_node("ReduceSum", ["ones"], ["words"], keepdims=0),
             helper.make_node("Mul", ["words", "turns"], ["many"]),
-            helper.make_node("Loop", ["many", "yes", "none"], ["zero"], body=body),
+            helper.make_node("Loop", ["many", "yes", "none"], ["zero"], body=adding("none")),
         ],
         slow=np.array(VOCABULARY.index(SLOW)),
         turns=np.array(100_000),
