@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from app import __version__
-from app.engine.memory import hold_little
+from app.engine.memory import collect_seldom, hold_little
 from app.engine.session import available_cpus
 from app.errors import NerveError, NotFound, RequestError
 from app.lifecycle.deployment import DeploymentStore
@@ -66,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         manager.start()
+        collect_seldom()
         try:
             yield
         finally:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Generic, TypeVar
 
@@ -77,17 +78,25 @@ def tune(
         return opened[each]
 
     if not runs:
-        best = 0.0
-        for each in _shares(threads):
-            rate = _crowd_rate(opened_with(each), threads // each, make_batch(*_CROWD_PROBE))
-            if rate < _BETTER * best:
-                break
-            best, runs = rate, threads // each
+        each, *wider = _shares(threads)
+        batch = make_batch(*_CROWD_PROBE)
+        with ThreadPoolExecutor(threads) as pool:
+            for more in wider:
+                narrow, wide = _least_seconds(
+                    *(_crowd(pool, opened_with(one), threads // one, batch) for one in (each, more))
+                )
+                if _BETTER * (threads // each) / narrow > (threads // more) / wide:
+                    break
+                each = more
+        runs = threads // each
     runs = min(runs, threads)
-    session, wide = opened_with(threads // runs), opened_with(threads)
-    if wide is not session and _lone_seconds(session, make_batch) < _GAIN * _lone_seconds(wide, make_batch):
-        wide = session
-    return Sessions(session, runs, wide)
+    session, wide_session = opened_with(threads // runs), opened_with(threads)
+    if wide_session is not session:
+        batch = make_batch(*_LONE_PROBE)
+        alone, with_all = _least_seconds(partial(session.run, batch), partial(wide_session.run, batch))
+        if alone < _GAIN * with_all:
+            wide_session = session
+    return Sessions(session, runs, wide_session)
 
 
 def make_batches(manifest: Manifest, pad_id: int) -> MakeBatch:
@@ -114,7 +123,9 @@ def token_budget(session: Session, make_batch: MakeBatch, length: int, runs: int
     """The largest batch that is worth making on a GPU, in padded sub-tokens, so many at a time."""
 
     def time_of(rows: int, longest: int) -> float:
-        return 1 / _crowd_rate(session, runs, make_batch(*session.shape(rows, longest)))
+        batch = make_batch(*session.shape(rows, longest))
+        with ThreadPoolExecutor(runs) as pool:
+            return _least_seconds(_crowd(pool, session, runs, batch))[0] / runs
 
     return find_token_budget(time_of, length, _LARGEST)
 
@@ -128,25 +139,25 @@ def _shares(threads: int) -> Iterator[int]:
     yield threads
 
 
-def _crowd_rate(session: Session, runs: int, batch: Arrays) -> float:
-    """Batches a second, so many at a time."""
-    with ThreadPoolExecutor(runs) as pool:
-        list(pool.map(session.run, [batch] * runs))  # threads and memory are made with the first
-        started = time.perf_counter()
-        list(pool.map(session.run, [batch] * (_TURNS * runs)))
-        return _TURNS * runs / (time.perf_counter() - started)
+def _crowd(pool: ThreadPoolExecutor, session: Session, runs: int, batch: Arrays) -> Callable[[], object]:
+    """Runs a batch so many times at once, each on a thread of its own, and waits for all."""
+    return lambda: list(pool.map(session.run, [batch] * runs))
 
 
-def _lone_seconds(session: Session, make_batch: MakeBatch) -> float:
-    """The least of some: whatever else the machine does only adds to it."""
-    return min(_times(session, make_batch(*_LONE_PROBE)))
+def _least_seconds(*calls: Callable[[], object]) -> list[float]:
+    """What each call takes at least, in turns: whatever else the machine does only adds to it."""
+    for call in calls:
+        call()  # threads and memory are made with the first
+    times = [[_seconds(call) for call in calls] for _ in range(_TURNS)]
+    return [min(of_one) for of_one in zip(*times, strict=True)]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def _times(session: Session, batch: Arrays) -> list[float]:
     session.run(batch)
-    times = []
-    for _ in range(_TURNS):
-        started = time.perf_counter()
-        session.run(batch)
-        times.append(time.perf_counter() - started)
-    return times
+    return [_seconds(partial(session.run, batch)) for _ in range(_TURNS)]
