@@ -286,6 +286,17 @@ def import_(
     )
 
 
+@cli.command()
+def pack(
+    folder: Annotated[Path, typer.Argument(help="a version's folder, such as models/ner-en/3")],
+    version: Number = None,
+) -> None:
+    """Publish an int8 version again, packed: padding costs nothing, and the logits are the same."""
+    from training.export.repack import repack
+
+    _published(repack(folder.resolve(), version))
+
+
 def _recipe(path: Path, changes: list[str] | None) -> Recipe:
     return load_recipe(path, changes or ())
 

@@ -1,0 +1,101 @@
+"""Repacking: a published version again, with the same network in a packed graph."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from app.engine.predictor import Predictor
+from app.engine.session import CPU, Logits, OnnxSession
+from app.engine.tokenizer import Tokenizer
+from app.manifest import MANIFEST, File, Manifest, file_hash, read_manifest, verify_files
+from training.export.golden import CANDIDATES
+from training.export.package import next_version
+from training.export.packing import pack_rows
+from training.folders import replaced_folder
+
+CARD = "README.md"
+
+
+def repack(version: Path, number: int | None = None) -> Path:
+    """Write a version beside another: its int8 network, packed (see `packing`), all else as it is.
+
+    Args:
+        version: the folder of a version with an int8 graph.
+        number: of the new one; by default the next free one.
+
+    Returns:
+        The folder of the new version.
+
+    Raises:
+        VersionRefused: the version is damaged.
+        ValueError: it has no int8 graph, or none that can be packed, or packed it computes something else.
+        FileExistsError: the new version exists.
+    """
+    manifest = read_manifest(version)
+    verify_files(version, manifest)
+    where = f"{manifest.name}/{manifest.version}"
+    files = [variant.file for variant in manifest.variants if variant.precision == "int8"]
+    if not files:
+        raise ValueError(f"{version}: {where} has no int8 graph, and only int8 graphs are packed")
+    number = number or next_version(version.parent.parent, manifest.name)
+    target = version.parent / str(number)
+    if target.exists():
+        raise FileExistsError(f"{target}: exists; versions never change, choose another number")
+    with replaced_folder(target) as folder:
+        shutil.copytree(version, folder, dirs_exist_ok=True)
+        for name in files:
+            _pack(folder / name, where)
+            before, after = (_logits(one, name, manifest) for one in (version, folder))
+            if not all(map(np.array_equal, before, after)):
+                raise ValueError(f"{name} of {where}: packed, it gives other logits")
+        made = f"Its graph is that of {where}, packed: it gives the same logits, to the bit."
+        if (folder / CARD).exists():
+            _write_card(folder / CARD, manifest, number, made)
+        listed = {
+            name: File(size=(folder / name).stat().st_size, sha256=file_hash(folder / name))
+            for name in manifest.files
+        }
+        packed = manifest.model_copy(
+            update={
+                "version": number,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "files": listed,
+                "lineage": manifest.lineage | {"packed": made},
+            }
+        )
+        (folder / MANIFEST).write_text(packed.to_json(), encoding="utf-8")
+    return target
+
+
+def _pack(path: Path, where: str) -> None:
+    model = onnx.load(path)
+    if not pack_rows(model):
+        raise ValueError(
+            f"{path.name} of {where}: there is no attention in it of the form that is packed; it is packed "
+            "already, has none, or was exported before that form: export its checkpoint again"
+        )
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def _logits(folder: Path, file: str, manifest: Manifest) -> list[Logits]:
+    """Of some sentences, as they are served."""
+    tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
+    predictor = Predictor(manifest, tokenizer, OnnxSession(folder / file, CPU, 1, manifest.output))
+    try:
+        return predictor.logits(CANDIDATES)
+    finally:
+        predictor.close()
+
+
+def _write_card(path: Path, manifest: Manifest, number: int, made: str) -> None:
+    card = path.read_text(encoding="utf-8").replace(
+        f"{manifest.name}/{manifest.version}", f"{manifest.name}/{number}"
+    )
+    told = str(manifest.lineage.get("made", ""))
+    if told and told in card:
+        card = card.replace(told, f"{told} {made}")
+    path.write_text(card, encoding="utf-8")
