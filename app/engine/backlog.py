@@ -50,18 +50,36 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a batch: `fixed + per_token * rows * longest`."""
+    """Seconds of a batch: `fixed + per_token * size`.
+
+    Attributes:
+        padding: what a sub-token of padding takes, as part of a real one: 1 where a network computes as
+            much for it, less in a packed graph.
+        pair: what two sub-tokens of a row take that attention compares, as part of a real one.
+    """
 
     fixed: float = 5e-4
     per_token: float = 4e-5
+    padding: float = 1.0
+    pair: float = 0.0
 
-    def of(self, rows: int, longest: int) -> float:
-        return self.fixed + self.per_token * rows * longest
+    def size(self, rows: int, longest: int, tokens: int) -> float:
+        """A batch in sub-tokens that take as long: the real ones, padding in part, and pairs.
+
+        Args:
+            tokens: real ones in it; the batch has `rows * longest`, padding included.
+        """
+        padded = rows * longest
+        return tokens + self.padding * (padded - tokens) + self.pair * padded * longest
+
+    def of(self, rows: int, longest: int, tokens: int) -> float:
+        """Seconds of a batch; see `size`."""
+        return self.fixed + self.per_token * self.size(rows, longest, tokens)
 
     @property
-    def enough(self) -> int:
-        """Padded sub-tokens of a batch that hardly gets cheaper, a sub-token, by more of them."""
-        return int(self.fixed / self.per_token / _SMALL)
+    def enough(self) -> float:
+        """The size of a batch that hardly gets cheaper, a sub-token, by more of them."""
+        return self.fixed / self.per_token / _SMALL
 
 
 class Flow:
@@ -209,20 +227,21 @@ class Backlog(Generic[R]):
             The batch, empty if nothing waits; and abandoned rows that were met, which are forgotten
             with the rest of their requests.
         """
-        most = min(max_tokens, max(cost.enough, 1))
         dropped: list[R] = []
-        turns = self._turns(_LOOK_AHEAD * most)
+        most = min(max_tokens, cost.enough)
+        ahead = int(_LOOK_AHEAD * most) + 1
+        turns = self._turns(ahead)
         while abandoned := [(flow, row) for _, _, flow, row, _ in turns if row.abandoned]:
             for flow, row in abandoned:
                 if not flow.cancelled:
                     dropped.append(row)
                     self.cancel(flow)
-            turns = self._turns(_LOOK_AHEAD * most)
+            turns = self._turns(ahead)
         if not turns:
             return [], dropped
         if runners > 1:
             most = min(most, -(-self.tokens // runners))
-        chosen = choose_batch([row.length for _, _, _, row, _ in turns], cost, most)
+        chosen = choose_batch([row.length for _, _, _, row, _ in turns], cost, max_tokens, most)
         self._clock = turns[0][4]
         weights = {id(lane): lane.flows for lane, *_ in turns}
         for index in sorted(chosen, reverse=True):
@@ -252,11 +271,13 @@ class Backlog(Generic[R]):
         return turns
 
 
-def choose_batch(lengths: Sequence[int], cost: Cost, max_tokens: int) -> list[int]:
+def choose_batch(
+    lengths: Sequence[int], cost: Cost, max_tokens: int, most: float = float("inf")
+) -> list[int]:
     """Which rows to run with row 0, and it: those that make the batch cheapest a sub-token.
 
-    They are neighbours by length, and no more than `max_tokens` when padded, unless row 0 alone is.
-    O(rows of a batch, squared), of hundreds of rows a sample.
+    They are neighbours by length. More than one have at most `max_tokens` when padded, and at most the
+    size `most`. O(rows of a batch, squared), of hundreds of rows a sample.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     first = order.index(0)
@@ -269,7 +290,11 @@ def choose_batch(lengths: Sequence[int], cost: Cost, max_tokens: int) -> list[in
         if lowest > first:
             break
         for start in range(first, lowest - 1, -1 - (first - lowest) // 32):
-            price = cost.of(end - start, longest) / (upto[end] - upto[start])
+            rows, tokens = end - start, upto[end] - upto[start]
+            size = cost.size(rows, longest, tokens)
+            if size > most and rows > 1:
+                break
+            price = (cost.fixed + cost.per_token * size) / tokens
             if price < best:
                 best, span = price, (start, end)
     return order[slice(*span)]

@@ -1,5 +1,7 @@
 """Pace: what a batch costs on this machine, and how fast the machine gets on, as both are now."""
 
+from dataclasses import replace
+
 from app.engine.backlog import Cost
 
 _MEMORY = 0.995
@@ -19,29 +21,32 @@ _HALF_LIFE = 5_000
 
 
 class CostMeter:
-    """Refines the cost of a batch from batches: least squares over padded sub-tokens, old ones fading.
+    """Refines the cost of a batch from batches: least squares over their sizes, old ones fading.
+
+    What padding and pairs take, as part of a sub-token, stays as it was measured.
 
     Args:
         cost: as warm-up found it.
-        sizes: padded sub-tokens of the batches that it was found with.
+        sizes: of the batches that it was found with.
     """
 
     def __init__(self, cost: Cost, sizes: tuple[int, ...] = (16, 64, 256)):
         self.cost = cost
         self._sums = [0.0] * 5
         for size in sizes:
-            self._add(self._sums, size, cost.of(1, size), _TRUST / len(sizes))
+            self._add(self._sums, size, cost.fixed + cost.per_token * size, _TRUST / len(sizes))
         self._prior = [_REST * value for value in self._sums]
 
-    def observe(self, rows: int, longest: int, seconds: float) -> None:
-        """A batch took so long."""
-        seconds = min(seconds, _STALL * self.cost.of(rows, longest))
+    def observe(self, rows: int, longest: int, tokens: int, seconds: float) -> None:
+        """A batch of so many real sub-tokens took so long."""
+        seconds = min(seconds, _STALL * self.cost.of(rows, longest, tokens))
         self._sums = [_MEMORY * value for value in self._sums]
-        self._add(self._sums, rows * longest, seconds, 1.0)
+        self._add(self._sums, self.cost.size(rows, longest, tokens), seconds, 1.0)
         n, x, y, xx, xy = (ours + prior for ours, prior in zip(self._sums, self._prior, strict=True))
         per_token = (n * xy - x * y) / (n * xx - x * x)
         per_token = min(max(per_token, 1e-8), y / x)  # neither part is below nothing
-        self.cost = Cost(max((y - per_token * x) / n, 1e-6), per_token)
+        fixed = max((y - per_token * x) / n, 1e-6)
+        self.cost = replace(self.cost, fixed=fixed, per_token=per_token)
 
     @staticmethod
     def _add(sums: list[float], size: float, seconds: float, weight: float) -> None:

@@ -108,7 +108,7 @@ class Scheduler(Generic[T]):
     ):
         self._work: Work[T] | None = work
         self._meter = CostMeter(cost)
-        self._pace = Pace(cost.of(1, _USUAL) / _USUAL / runners)
+        self._pace = Pace(cost.of(1, _USUAL, _USUAL) / _USUAL / runners)
         self._max_queue_tokens = max_queue_tokens
         self._max_batch_tokens = max_batch_tokens
         self._report = report
@@ -264,7 +264,7 @@ class Scheduler(Generic[T]):
             self._running -= 1
             self._pace.done(tokens, ran)
             if not error and (not alone or len(self._threads) == 1):
-                self._meter.observe(len(batch), longest, ran - started)
+                self._meter.observe(len(batch), longest, tokens, ran - started)
             if self._failures < _FAILURES:
                 self._failures = self._failures + 1 if isinstance(error, InferenceFailed) else 0
         try:

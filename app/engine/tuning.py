@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from app.engine.backlog import Cost
 from app.engine.session import Arrays, Session
@@ -22,10 +22,19 @@ from app.manifest import Feature, Manifest
 
 S = TypeVar("S", bound=Session)
 
-MakeBatch = Callable[[int, int], Arrays]
-"""From rows and length to a batch of this shape, whatever is in it."""
 
-_COST_PROBES = ((1, 16), (1, 64), (4, 32), (4, 64))
+class MakeBatch(Protocol):
+    """Makes a batch of this shape, whatever is in it."""
+
+    def __call__(self, rows: int, length: int, real: int | None = None) -> Arrays:
+        """A batch whose rows have `real` sub-tokens each, and padding after them; all real by default."""
+        ...
+
+
+_COST_LENGTH = 128
+_COST_PARTS = 4
+"""A batch's cost is measured with a long row, with as much in so many short ones, and with one of these."""
+
 _LONE_PROBE = (1, 32)
 _CROWD_PROBE = (4, 32)
 """Rows and length of the batches that are run to measure."""
@@ -101,22 +110,44 @@ def tune(
 
 def make_batches(manifest: Manifest, pad_id: int) -> MakeBatch:
     """Makes batches for a network, as long as it can take."""
-    fill: dict[Feature, int] = {"ids": pad_id, "mask": 1}
 
-    def make(rows: int, length: int) -> Arrays:
+    def make(rows: int, length: int, real: int | None = None) -> Arrays:
         shape = (rows, min(length, manifest.max_length))
-        return {name: np.full(shape, fill.get(kind, 0), np.int64) for name, kind in manifest.inputs.items()}
+        ids, mask, zeros = (
+            np.full(shape, pad_id, np.int64),
+            np.ones(shape, np.int64),
+            np.zeros(shape, np.int64),
+        )
+        mask[:, length if real is None else real :] = 0
+        arrays: dict[Feature, npt.NDArray[np.int64]] = {"ids": ids, "mask": mask}
+        return {name: arrays.get(feature, zeros) for name, feature in manifest.inputs.items()}
 
     return make
 
 
 def measure_cost(session: Session, make_batch: MakeBatch) -> Cost:
-    """What a batch costs: a line fitted to the medians of some, by least squares."""
-    batches = [make_batch(*probe) for probe in _COST_PROBES]
-    seconds = [median(_times(session, batch)) for batch in batches]
-    sizes = np.array([[1.0, next(iter(batch.values())).size] for batch in batches])
-    fixed, per_token = np.linalg.lstsq(sizes, np.array(seconds), rcond=None)[0]
-    return Cost(max(float(fixed), 1e-5), max(float(per_token), 1e-8))
+    """What a batch costs, from the least that some take.
+
+    Beside short rows, a long one of as many sub-tokens shows what attention's pairs cost, and the same
+    rows with padding what that saves.
+    """
+    long = next(iter(make_batch(1, _COST_LENGTH).values())).shape[1]  # a network may take no more
+    parts = _COST_PARTS if long >= 4 * _COST_PARTS else 1
+    short, real = long // parts, max(1, long // parts // 4)
+    one, all_short, padded, all_long = _least_seconds(
+        *(
+            partial(session.run, make_batch(*batch))
+            for batch in ((1, short), (parts, short), (parts, short, real), (1, long))
+        )
+    )
+    tokens, more = parts * short, (parts - 1) * short
+    pair = max(0.0, all_long - all_short) / (long * long - parts * short * short or 1)
+    per_token = (all_short - one) / (more or 1) - pair * short
+    if per_token <= 0:  # too small a network to measure, or too loud a machine
+        per_token, pair = max(all_short / tokens, 1e-8), 0.0
+    fixed = max(one - per_token * short - pair * short * short, 1e-5)
+    saved = (all_short - padded) / (per_token * parts * (short - real) or 1)
+    return Cost(fixed, per_token, min(1.0, max(0.0, 1 - saved)), pair / per_token)
 
 
 def token_budget(session: Session, make_batch: MakeBatch, length: int, runs: int) -> int:
@@ -156,8 +187,3 @@ def _seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
-
-
-def _times(session: Session, batch: Arrays) -> list[float]:
-    session.run(batch)
-    return [_seconds(partial(session.run, batch)) for _ in range(_TURNS)]

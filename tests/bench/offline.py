@@ -16,17 +16,16 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.backlog import Cost
 from app.engine.decoding import Decoder, ScoredSpan
 from app.engine.session import OnnxSession, available_cpus, choose_provider
 from app.engine.tokenizer import EncodedText, Tokenizer
+from app.engine.tuning import make_batches, measure_cost
 from app.engine.windows import Window, cut_windows
 from app.lifecycle.loading import choose_variant
 from app.manifest import Feature, read_manifest
 from tests.bench.report import Options
 from tests.bench.split import best_split
 
-_PROBES = ((1, 8), (1, 16), (1, 64), (4, 32), (8, 32))
 _CHUNK = 64
 """Texts that a thread tokenizes at a time."""
 
@@ -81,7 +80,8 @@ class Offline:
         self._tokenizer = Tokenizer.from_file(folder / self.manifest.tokenizer, self.manifest.words)
         self._decoder = Decoder(self.manifest.tags, self.manifest.scheme, self.manifest.temperature)
         self._decode_all = getattr(self._decoder, "decode_all", None)
-        self.cost = {count: self._measure(session) for count, session in self.sessions.items()}
+        batches = make_batches(self.manifest, self._tokenizer.pad_id)
+        self.cost = {count: measure_cost(session, batches) for count, session in self.sessions.items()}
 
     def best_setting(self, texts: Sequence[str], passes: int = 2) -> Setting:
         """The fastest of one session of all processors, one of each with one thread, and more."""
@@ -205,11 +205,3 @@ class Offline:
         started = time.perf_counter()
         session.run(batch)
         return time.perf_counter() - started
-
-    def _measure(self, session: OnnxSession) -> Cost:
-        """What a batch costs, fitted to the best times of a few shapes; others may be at work here."""
-        turns = [[self._time(session, *shape) for shape in _PROBES] for _ in range(8)]
-        seconds = [min(times) for times in zip(*turns[1:], strict=True)]
-        sizes = np.array([[1.0, rows * length] for rows, length in _PROBES])
-        fixed, per_token = np.linalg.lstsq(sizes, np.array(seconds), rcond=None)[0]
-        return Cost(max(float(fixed), 1e-5), max(float(per_token), 1e-8))

@@ -65,9 +65,10 @@ def run(options: Options) -> None:
     offline = Offline(options, version, [1])
     machines = {"this machine": (offline.cost[1], CPU_BATCH_TOKENS), "another": (_NEEDS_LARGE, 65_536)}
     for machine, (cost, largest) in machines.items():
+        token, pair = 1e6 * cost.per_token, 1e9 * cost.per_token * cost.pair
         print(
-            f"On {machine} a batch costs {1e3 * cost.fixed:.2f} ms and {1e6 * cost.per_token:.1f} us a "
-            f"padded sub-token; {offline.cpus} runners\n"
+            f"On {machine} a batch costs {1e3 * cost.fixed:.2f} ms, {token:.1f} us a sub-token, "
+            f"{token * cost.padding:.1f} us padding, and {pair:.0f} ns a pair; {offline.cpus} runners\n"
         )
         for name, lengths in _distributions(options, offline).items():
             _show(f"{name}, on {machine}", lengths, cost, offline.cpus, largest)
@@ -78,7 +79,7 @@ def _show(title: str, lengths: Sequence[int], cost: Cost, runners: int, largest:
     rows = {}
     for crowd in CROWDS:
         batches = simulate(lengths, cost, crowd, runners, largest)
-        padded = sum(size * longest for size, longest in batches)
+        padded = sum(size * longest for size, longest, _ in batches)
         spent = sum(cost.of(*batch) for batch in batches)
         at_once = crowd.clients * crowd.texts
         known = sum(
@@ -118,14 +119,14 @@ def _distributions(options: Options, offline: Offline) -> dict[str, list[int]]:
 
 def simulate(
     lengths: Sequence[int], cost: Cost, crowd: Crowd, runners: int, max_tokens: int
-) -> list[tuple[int, int]]:
-    """Rows and longest row of each batch that runs until all rows have.
+) -> list[tuple[int, int, int]]:
+    """Rows, longest row and sub-tokens of each batch that runs until all rows have.
 
     A runner that becomes free takes its next batch before those whom its last one answered send again.
     """
     backlog: Backlog[Row] = Backlog()
     waiting = iter([lengths[at : at + crowd.texts] for at in range(0, len(lengths), crowd.texts)])
-    numbers, batches, free, now = count(), list[tuple[int, int]](), runners, 0.0
+    numbers, batches, free, now = count(), list[tuple[int, int, int]](), runners, 0.0
     running: list[tuple[float, int, list[Row]]] = []
 
     def send() -> None:
@@ -137,7 +138,8 @@ def simulate(
         nonlocal free
         while free and backlog:
             batch, _ = backlog.next_batch(cost, max_tokens, runners)
-            shape = len(batch), max(row.length for row in batch)
+            lengths_of = [row.length for row in batch]
+            shape = len(batch), max(lengths_of), sum(lengths_of)
             batches.append(shape)
             heapq.heappush(running, (now + cost.of(*shape), next(numbers), batch))
             free -= 1

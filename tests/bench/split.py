@@ -1,6 +1,7 @@
 """The best possible split: what a crowd of rows costs at least, if all of them are known beforehand."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from app.engine.backlog import Cost
 
@@ -18,6 +19,7 @@ def best_split(lengths: Sequence[int], cost: Cost, max_tokens: int) -> tuple[lis
         The end of each batch, and the seconds of all.
     """
     count = len(lengths)
+    upto = [0, *accumulate(lengths)]
     best = [0.0] + [float("inf")] * count
     start_of = [0] * (count + 1)
     for end in range(1, count + 1):
@@ -26,7 +28,7 @@ def best_split(lengths: Sequence[int], cost: Cost, max_tokens: int) -> tuple[lis
             rows = end - start
             if rows > 1 and rows * longest > max_tokens:
                 break
-            total = best[start] + cost.of(rows, longest)
+            total = best[start] + cost.of(rows, longest, upto[end] - upto[start])
             if total < best[end]:
                 best[end], start_of[end] = total, start
     ends = [count] if count else []

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from app.engine.backlog import Backlog, Cost, Flow, choose_batch
 
-costs = st.builds(Cost, fixed=st.floats(1e-6, 1e-1), per_token=st.floats(1e-7, 1e-3))
+costs = st.builds(
+    Cost, st.floats(1e-6, 1e-1), st.floats(1e-7, 1e-3), st.sampled_from([0.0, 0.1, 1.0]), st.floats(0, 0.1)
+)
 lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 
@@ -36,7 +38,7 @@ def drain(backlog: Backlog[Row], cost: Cost, max_tokens: int, runners: int = 1) 
 def price(rows: Sequence[int], lengths: Sequence[int], cost: Cost) -> float:
     """Seconds a sub-token of a batch of these rows."""
     chosen = [lengths[row] for row in rows]
-    return cost.of(len(chosen), max(chosen)) / sum(chosen)
+    return cost.of(len(chosen), max(chosen), sum(chosen)) / sum(chosen)
 
 
 @given(lengths=lengths_of_rows, cost=costs, max_tokens=st.integers(1, 200))

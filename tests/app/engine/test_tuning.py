@@ -19,10 +19,14 @@ class Machine:
 
     Args:
         alike: how much of the second and further threads of a run does work.
+        packed: padding takes no time.
+        pair: what two sub-tokens of a row take, in those that one takes.
     """
 
     threads: int
     alike: float
+    packed: bool = False
+    pair: float = 0.0
 
     def shape(self, rows: int, longest: int) -> tuple[int, int]:
         return rows, longest
@@ -30,12 +34,15 @@ class Machine:
     def run(self, batch: Arrays) -> Logits:
         shape = next(iter(batch.values())).shape
         speed = 1 + self.alike * (self.threads - 1)
-        time.sleep(SHAPE * shape[0] * shape[1] / speed)
+        tokens = float(batch["mask"].sum()) if self.packed else shape[0] * shape[1]
+        time.sleep(SHAPE * (tokens + self.pair * shape[0] * shape[1] ** 2) / speed)
         return np.zeros((*shape, 3), np.float32)
 
 
-def make_batch(rows: int, length: int) -> Arrays:
-    return {"ids": np.zeros((rows, length), np.int64)}
+def make_batch(rows: int, length: int, real: int | None = None) -> Arrays:
+    mask = np.zeros((rows, length), np.int64)
+    mask[:, :real] = 1
+    return {"mask": mask}
 
 
 def opener(alike: float, opened: list[int]) -> Callable[[int], Machine]:
@@ -84,6 +91,14 @@ def test_cost_is_the_line_through_what_batches_take() -> None:
     cost = measure_cost(Machine(1, 1.0), make_batch)
     assert cost.per_token == pytest.approx(SHAPE, rel=0.5)
     assert cost.fixed > 0
+    assert cost.padding == pytest.approx(1.0, abs=0.2)
+
+
+def test_what_padding_saves_and_what_pairs_cost_is_found() -> None:
+    cost = measure_cost(Machine(1, 1.0, packed=True, pair=0.01), make_batch)
+    assert cost.padding == pytest.approx(0.0, abs=0.2)
+    assert cost.pair == pytest.approx(0.01, rel=0.5)
+    assert cost.of(4, 32, 40) < 0.6 * cost.of(4, 32, 128)
 
 
 def test_parallel_runs_are_made_on_threads_of_their_own() -> None:
