@@ -29,6 +29,7 @@ from app.lifecycle.workers import SERVER_ID
 from app.logs import configure_logging
 from app.main import create_app
 from app.metric_files import FOLDER, fold_dead
+from app.protocol import Protocol
 from app.settings import Settings, read_settings
 
 log = logging.getLogger("nerve")
@@ -89,6 +90,7 @@ def _config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
+        http=Protocol,
         log_config=None,
         access_log=False,
         lifespan="on",

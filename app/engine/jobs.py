@@ -1,5 +1,6 @@
 """Jobs: the requests of a predictor on their way, with their texts and windows."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -27,9 +28,11 @@ class Job(Generic[T]):
         admitted: of those, what is not queued yet.
         flow: its rows in the queue.
         answers: of each text, once it is read.
+        left: texts without one.
+        lock: of what several threads change of it and of its texts.
     """
 
-    __slots__ = ("admitted", "answers", "deadline", "flow", "left", "read", "result", "tokens")
+    __slots__ = ("admitted", "answers", "deadline", "flow", "left", "lock", "read", "result", "tokens")
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Job(Generic[T]):
         self.flow = Flow(tokens)
         self.answers: list[T | None] = [None] * texts
         self.left = texts
+        self.lock = threading.Lock()
 
     @property
     def abandoned(self) -> bool:
@@ -76,6 +80,12 @@ class Text:
         self.left = 0
         self.logits: npt.NDArray[np.float32] | None = None
 
+    def ran(self) -> bool:
+        """One of its windows has; whether all have."""
+        with self.job.lock:
+            self.left -= 1
+            return not self.left
+
 
 class Row:
     """One window of one text; see `app.engine.scheduler.TimedRow`."""
@@ -92,3 +102,27 @@ class Row:
     @property
     def abandoned(self) -> bool:
         return self.text.job.abandoned
+
+
+def answer(texts: Sequence[Text]) -> None:
+    """Make the answers of texts whose logits are there, and give them to whom they complete."""
+    by_read: dict[Any, list[Text]] = {}
+    for text in texts:
+        if not text.job.result.done():
+            by_read.setdefault(text.job.read, []).append(text)
+    for read, alike in by_read.items():
+        try:
+            answers = read(alike)
+        except Exception as error:
+            for text in alike:
+                text.job.fail(error)
+            continue
+        for text, one in zip(alike, answers, strict=True):
+            job = text.job
+            with job.lock:
+                job.answers[text.number] = one
+                job.left -= 1
+                complete = not job.left
+            if complete:
+                with suppress(InvalidStateError):  # nobody waits any more
+                    job.result.set_result(job.answers)

@@ -1,14 +1,13 @@
 """Predictor: one loaded model version, text in, entities out.
 
-`submit` returns at once. A single short text is tokenized by its caller, everything else on a thread
-of the pool; the scheduler's threads run batches and decode them, a batch at a time. Nothing of one text
-touches another, so its entities do not depend on its batch-mates.
+`submit` returns at once. Texts come in through the intake, the scheduler's threads run batches of their
+windows, and decode a batch at a time what is whole. Nothing of one text touches another, so its entities do
+not depend on its batch-mates.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,28 +18,19 @@ import numpy.typing as npt
 
 from app.engine.backlog import Cost, Flow
 from app.engine.decoding import Decoder, Floats, ScoredSpan
-from app.engine.jobs import Job, Row, Text
+from app.engine.intake import Intake
+from app.engine.jobs import Job, Row, Text, answer
 from app.engine.memory import give_memory_back
 from app.engine.priority import give_way
 from app.engine.scheduler import BatchReport, Scheduler
 from app.engine.session import Session
 from app.engine.tokenizer import Tokenizer
 from app.engine.tuning import make_batches, measure_cost
-from app.engine.windows import cut_windows
 from app.engine.words import Ints
-from app.errors import DeadlineExceeded, InferenceFailed, NerveError, NotReady
+from app.errors import InferenceFailed, NerveError, NotReady
 from app.manifest import Feature, Manifest
 
 T = TypeVar("T")
-
-_CHARACTERS_PER_TOKEN = 4.0
-"""What is thought of texts before any was seen."""
-
-_SHORT = 1_000
-"""Characters up to which a text is tokenized by its caller, in a fraction of a millisecond."""
-
-_SLICE = 32
-"""Texts of a request that are tokenized at a time."""
 
 _CLOSED = "this model version is closed; send the request again"
 
@@ -170,14 +160,12 @@ class Predictor:
         self._decoder = Decoder(manifest.tags, manifest.scheme, manifest.temperature)
         name = f"{manifest.name}-{manifest.version}"
         begin = give_way if background else _nothing
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-text", initializer=begin)
-        self._closing = False
         self._requests = 0
-        self._characters_per_token = _CHARACTERS_PER_TOKEN
         self._lock = threading.Lock()
         self._scheduler: Scheduler[Row] = Scheduler(
             self, self._warm_up(), runs, max_queue_tokens, max_batch_tokens, report, f"{name}-run", begin
         )
+        self._intake = Intake(manifest, tokenizer, self._scheduler, f"{name}-text", begin)
 
     @property
     def alive(self) -> bool:
@@ -234,8 +222,7 @@ class Predictor:
 
     def close(self) -> None:
         """Finish what is queued, end the threads, drop the sessions and give their memory back."""
-        self._closing = True
-        self._pool.shutdown()
+        self._intake.close()
         self._scheduler.close()
         self._sessions = ()
         give_memory_back()
@@ -246,24 +233,14 @@ class Predictor:
         """What `read` makes of the texts once they have run. It is called on a runner's thread, some
         texts at a time."""
         result: Future[list[T]] = Future()
-        tokens = self._expected(texts)
-        job = Job(result, read, deadline, len(texts), tokens)
+        if not texts:
+            result.set_result([])
+            return result
+        job = Job(result, read, deadline, len(texts), self._intake.expected(texts))
         with self._lock:
             self._requests += 1
         result.add_done_callback(partial(self._ended, job.flow))  # which must not hold the job
-        try:
-            self._scheduler.admit(tokens, None if deadline is None else deadline - time.monotonic())
-        except NerveError as error:
-            job.fail(error)
-            return result
-        if len(texts) == 1 and len(texts[0]) <= _SHORT:
-            self._start(job, texts, 0)  # it takes less than handing it over
-        else:
-            try:
-                self._pool.submit(self._start, job, texts, 0)
-            except RuntimeError as error:  # the pool has ended, or can start no thread
-                self._withdraw(job, tokens)
-                job.fail(NotReady(_CLOSED) if self._closing else error)
+        self._intake.send(job, texts)
         return result
 
     def _ended(self, flow: Flow, result: "Future[Any]") -> None:
@@ -272,70 +249,9 @@ class Predictor:
         if result.cancelled() or result.exception():
             self._scheduler.cancel(flow)
 
-    def _start(self, job: "Job[Any]", texts: Sequence[str], first: int) -> None:
-        """Tokenize some of a job's texts, so that they can run meanwhile; others have their turn before
-        the rest."""
-        while True:
-            some = texts[first : first + _SLICE]
-            try:
-                if job.abandoned:
-                    job.fail(DeadlineExceeded("the request's deadline passed before its texts were read"))
-                else:
-                    self._queue(job, first, some)
-            except NerveError as error:
-                job.fail(error)
-            except BaseException as error:  # a Rust panic is no Exception
-                job.fail(InferenceFailed(f"the tokenizer failed: {error!r}"))
-            first += _SLICE
-            last = first >= len(texts) or job.result.done()
-            self._withdraw(job, job.tokens if last else self._expected(some))
-            if last:
-                break
-            try:
-                self._pool.submit(self._start, job, texts, first)
-                return
-            except RuntimeError:  # the pool ends: what was begun is finished here
-                pass
-        if not texts:
-            self._answer([job])
-
-    def _withdraw(self, job: "Job[Any]", tokens: int) -> None:
-        """Of what was admitted of a job, so much, or what is left, is queued or will never be."""
-        part = min(job.admitted, tokens)
-        job.admitted -= part
-        self._scheduler.withdraw(job.tokens, part)
-
-    def _expected(self, texts: Sequence[str]) -> int:
-        """Sub-tokens that texts will have, special ones included, as others had."""
-        return int(sum(map(len, texts)) / self._characters_per_token) + len(texts)
-
-    def _queue(self, job: "Job[Any]", first: int, texts: Sequence[str]) -> None:
-        """Queue the windows of some of a job's texts, whose numbers begin with `first`."""
-        started = time.perf_counter()
-        encoded = self.tokenizer.encode(texts)
-        now = time.perf_counter()
-        size = self.manifest.max_length - self.tokenizer.specials
-        rows, blank = [], []
-        for number, one in enumerate(encoded, first):
-            text = Text(job, number, one)
-            windows = cut_windows(len(one), size, self.manifest.stride) if len(one.heads) else []
-            text.windows = text.left = len(windows)
-            if not windows:
-                blank.append(text)
-            for window in windows:
-                length = window.end - window.start + self.tokenizer.specials
-                rows.append(Row(text, window, length, now, 0.0))
-        for row in rows:
-            row.tokenize_seconds = (now - started) / len(rows)
-        self._read(blank)
-        if rows:
-            self._measure(sum(map(len, texts)), sum(row.length for row in rows))
-            self._scheduler.submit(job.flow, rows)
-
-    def _measure(self, characters: int, tokens: int) -> None:
-        """How many characters a sub-token has, among recent texts."""
-        share = min(1.0, tokens / 10_000)
-        self._characters_per_token += share * (max(characters, 1) / tokens - self._characters_per_token)
+    def prepare(self) -> None:
+        """Queue what has come in; see `Work`."""
+        self._intake.prepare()
 
     def run(self, rows: Sequence[Row], alone: bool) -> None:
         """Run a batch and keep its logits; see `Work`."""
@@ -349,7 +265,7 @@ class Predictor:
             if text.windows == 1:
                 text.logits = logits[index, heads + prefix]
                 continue
-            with self._lock:
+            with text.job.lock:
                 if text.logits is None:
                     text.logits = np.zeros((len(heads), logits.shape[2]), np.float32)
             low, high = np.searchsorted(heads, (window.keep_from, window.keep_to))
@@ -361,41 +277,7 @@ class Predictor:
             for row in rows:
                 row.text.job.fail(error)
             return
-        whole = []
-        with self._lock:
-            for row in rows:
-                row.text.left -= 1
-                if not row.text.left:
-                    whole.append(row.text)
-        self._read(whole)
-
-    def _read(self, texts: Sequence[Text]) -> None:
-        """Make the answers of texts whose logits are there, and give them to whom they complete."""
-        by_read: dict[Any, list[Text]] = {}
-        for text in texts:
-            if not text.job.result.done():
-                by_read.setdefault(text.job.read, []).append(text)
-        for read, alike in by_read.items():
-            try:
-                answers = read(alike)
-            except Exception as error:
-                for text in alike:
-                    text.job.fail(error)
-                continue
-            complete = []
-            with self._lock:
-                for text, answer in zip(alike, answers, strict=True):
-                    text.job.answers[text.number] = answer
-                    text.job.left -= 1
-                    if not text.job.left:
-                        complete.append(text.job)
-            self._answer(complete)
-
-    @staticmethod
-    def _answer(jobs: "Sequence[Job[Any]]") -> None:
-        for job in jobs:
-            with suppress(InvalidStateError):  # nobody waits any more
-                job.result.set_result(job.answers)
+        answer([row.text for row in rows if row.text.ran()])
 
     def _batch(self, rows: Sequence[Row], session: Session) -> dict[str, npt.NDArray[np.int64]]:
         shape = session.shape(len(rows), max(row.length for row in rows))

@@ -68,6 +68,10 @@ C = TypeVar("C", bound=TimedRow, contravariant=True)
 class Work(Protocol[C]):
     """What is done with a batch. It is called on several threads at once, with other rows."""
 
+    def prepare(self) -> None:
+        """Queue what was announced, before the next batch is chosen: to do so together takes less."""
+        ...
+
     def run(self, rows: Sequence[C], alone: bool) -> None:
         """Run the network, and keep what it gives.
 
@@ -117,6 +121,8 @@ class Scheduler(Generic[T]):
         self._backlog: Backlog[T] = Backlog()
         self._coming: Counter[int] = Counter()  # sub-tokens of each lane, queued once they are counted
         self._running = 0
+        self._announced = False
+        self._preparing = 0
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -142,7 +148,7 @@ class Scheduler(Generic[T]):
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not self._running and not self._backlog
+        return not (self._running or self._backlog or self._announced or self._preparing)
 
     @property
     def failing(self) -> bool:
@@ -196,7 +202,21 @@ class Scheduler(Generic[T]):
             self._coming[lane_of(tokens)] -= tokens if part is None else part
 
     def submit(self, flow: Flow, rows: Sequence[T]) -> None:
-        """Queue rows of a request that was admitted.
+        """Queue rows of a request that was admitted, even while the scheduler closes.
+
+        Raises:
+            NotReady: the scheduler has closed, or a thread of it died.
+        """
+        with self._changed:
+            if not self.alive:
+                raise NotReady("this model version is closed; send the request again")
+            if not self._running and not self._backlog:
+                self._pace.begin(time.perf_counter())
+            self._backlog.add(flow, rows)
+            self._changed.notify(len(rows))
+
+    def announce(self) -> None:
+        """Something that was admitted waits to be queued by `Work.prepare`.
 
         Raises:
             NotReady: the scheduler was closed, or a thread of it died.
@@ -204,10 +224,8 @@ class Scheduler(Generic[T]):
         with self._changed:
             if self._closed or not self.alive:
                 raise NotReady("this model version is closed; send the request again")
-            if self.idle:
-                self._pace.begin(time.perf_counter())
-            self._backlog.add(flow, rows)
-            self._changed.notify(len(rows))
+            self._announced = True
+            self._changed.notify()
 
     def cancel(self, flow: Flow) -> None:
         """Forget what of a request has not run, and will be queued of it."""
@@ -229,22 +247,37 @@ class Scheduler(Generic[T]):
     def _loop(self) -> None:
         self._begin()
         while True:
+            self._prepare()
             with self._changed:
-                while not self._backlog and not self._closed:
-                    self._changed.wait()
                 batch, dropped = self._backlog.next_batch(
                     self.cost, self._max_batch_tokens, len(self._threads)
                 )
                 alone = not self._running and not self._backlog
                 if batch:
                     self._running += 1
-                elif not dropped and self._closed:
+                elif not dropped and self._closed and not self._announced and not self._preparing:
                     return
             if dropped and self._work:
                 late = DeadlineExceeded("the request's deadline passed while it waited")
                 self._work.finish(dropped, late)
             if batch:
                 self._execute(batch, alone)
+
+    def _prepare(self) -> None:
+        """Wait for something to do, and queue what was announced."""
+        with self._changed:
+            while not (self._backlog or self._announced or (self._closed and not self._preparing)):
+                self._changed.wait()
+            if not self._announced or not self._work:
+                return
+            self._announced = False
+            self._preparing += 1
+        try:
+            self._work.prepare()
+        finally:
+            with self._changed:
+                self._preparing -= 1
+                self._changed.notify_all()
 
     def _execute(self, batch: Sequence[T], alone: bool) -> None:
         """Run one batch and report it. A batch that fails fails its own requests only."""

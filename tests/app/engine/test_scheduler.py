@@ -44,6 +44,9 @@ class Work:
         if go:
             self.go.set()
 
+    def prepare(self) -> None:
+        """Nothing is announced."""
+
     def run(self, rows: Sequence[Row], alone: bool) -> None:
         self.batches.append([row.number for row in rows])
         self.alone.append(alone)
