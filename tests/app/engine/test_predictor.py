@@ -1,4 +1,5 @@
 import gc
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from onnx.numpy_helper import from_array
 
 from app.engine.predictor import Prediction, Predictor
 from app.engine.scheduler import BatchReport
-from app.engine.session import OnnxSession
+from app.engine.session import Arrays, Logits, OnnxSession
 from app.engine.tokenizer import EncodedText, Tokenizer
 from app.errors import Busy, DeadlineExceeded, InferenceFailed, NotReady
 from app.manifest import read_manifest
@@ -220,6 +221,44 @@ def test_a_tokenizer_that_fails_fails_its_request(tmp_path: Path) -> None:
     assert spans(predictor.predict([TEXT])[0]) == SPANS
     until(lambda: predictor.idle)
     predictor.close()
+
+
+def test_short_texts_that_come_meanwhile_are_tokenized_together(tmp_path: Path) -> None:
+    class Counting(Tokenizer):
+        def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+            calls.append(len(texts))
+            return super().encode(texts)
+
+    class Waiting(OnnxSession):
+        def run(self, batch: Arrays) -> Logits:
+            go.wait()
+            return super().run(batch)
+
+    calls: list[int] = []
+    go = threading.Event()
+    go.set()  # for the warm-up
+    folder = write_tiny_version(tmp_path)
+    session = Waiting(folder / "model.fp32.onnx", threads=1)
+    predictor = Predictor(read_manifest(folder), Counting.from_file(folder / "tokenizer.json"), session)
+    go.clear()
+    first = predictor.submit([TEXT])
+    until(lambda: calls == [1])
+    futures = [predictor.submit([TEXT if number % 3 else ""]) for number in range(20)]
+    assert calls == [1]
+    go.set()
+    assert [len(future.result()[0].entities) for future in futures] == [
+        len(SPANS) if number % 3 else 0 for number in range(20)
+    ]
+    assert first.done()
+    assert calls == [1, 20]
+    predictor.close()
+
+
+def test_what_has_come_before_it_closes_is_answered(tmp_path: Path) -> None:
+    predictor = open_predictor(write_tiny_version(tmp_path), runs=2)
+    futures = [predictor.submit([TEXT]) for _ in range(200)] + [predictor.submit([TEXT] * 40)]
+    predictor.close()
+    assert all(spans(prediction) == SPANS for future in futures for prediction in future.result())
 
 
 def test_a_long_request_lets_others_be_tokenized(plain: Predictor) -> None:

@@ -326,3 +326,44 @@ def test_a_report_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> N
     assert scheduler.alive
     scheduler.close()
     assert "no space left" in caplog.text
+
+
+def test_what_is_announced_is_queued_before_the_next_batch() -> None:
+    class Late(Work):
+        def prepare(self) -> None:
+            for row in rows:
+                scheduler.submit(flow, [row])
+
+    work, rows, flow = Late(), [Row(1), Row(2), Row(3)], Flow(12)
+    scheduler = work.scheduler(DEAR)
+    scheduler.admit(12, None)
+    scheduler.announce()
+    for row in rows:
+        assert row.ended.wait(10)
+    assert work.batches == [[1, 2, 3]]
+    scheduler.withdraw(12)
+    scheduler.close()
+    with pytest.raises(NotReady):
+        scheduler.announce()
+
+
+def test_what_is_announced_is_run_though_it_closes_meanwhile() -> None:
+    class Slow(Work):
+        def prepare(self) -> None:
+            preparing.set()
+            go_on.wait()
+            scheduler.submit(flow, [row])
+
+    preparing, go_on = threading.Event(), threading.Event()
+    work, row, flow = Slow(), Row(1), Flow(4)
+    scheduler = work.scheduler(runners=3)
+    scheduler.admit(4, None)
+    scheduler.announce()
+    assert preparing.wait(10)
+    closing = threading.Thread(target=scheduler.close)
+    closing.start()
+    assert not scheduler.idle
+    go_on.set()
+    assert row.ended.wait(10)
+    closing.join()
+    assert row.error is None
