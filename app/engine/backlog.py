@@ -186,17 +186,20 @@ class Backlog(Generic[R]):
         if not lane.tokens or 2 * lane.stale > 64 + len(lane.entries):
             lane.clean(len(lane.entries))
 
-    def before(self, size: int, coming: Mapping[int, int]) -> int:
+    def before(self, size: int, coming: Mapping[int, int], drained: int = 0) -> int:
         """Sub-tokens that will run before a request of so many is done, were it to come now: what its lane
         has, and meanwhile the others.
 
         Args:
             coming: sub-tokens of each lane that will be queued before it.
+            drained: were it to come when so many have run.
         """
         number = lane_of(size)
         lane = self._lanes.get(number, _Lane())
-        ours = (lane.tokens + coming.get(number, 0) + size) * (self.flows + 1) / (lane.flows + 1)
-        return min(self.tokens + sum(coming.values()), int(ours) - size)
+        share = (lane.flows + 1) / (self.flows + 1)
+        queued = max(lane.tokens + coming.get(number, 0) - drained * share, 0)
+        all_of_it = max(self.tokens + sum(coming.values()) - drained, 0)
+        return min(all_of_it, int((queued + size) / share) - size)
 
     def next_batch(self, cost: Cost, max_tokens: int, runners: int = 1) -> tuple[list[R], list[R]]:
         """Take out the rows to run next.
@@ -210,14 +213,15 @@ class Backlog(Generic[R]):
             with the rest of their requests.
         """
         most = min(max_tokens, max(cost.enough, 1))
+        looks_ahead = look_ahead(cost, max_tokens)
         dropped: list[R] = []
-        turns = self._turns(_LOOK_AHEAD * most)
+        turns = self._turns(looks_ahead)
         while abandoned := [(flow, row) for _, _, flow, row, _ in turns if row.abandoned]:
             for flow, row in abandoned:
                 if not flow.cancelled:
                     dropped.append(row)
                     self.cancel(flow)
-            turns = self._turns(_LOOK_AHEAD * most)
+            turns = self._turns(looks_ahead)
         if not turns:
             return [], dropped
         if runners > 1:
@@ -250,6 +254,11 @@ class Backlog(Generic[R]):
                 if left <= 0 or number == _MOST:
                     return turns[:number]
         return turns
+
+
+def look_ahead(cost: Cost, max_tokens: int) -> int:
+    """Sub-tokens of the rows that a batch is chosen among."""
+    return _LOOK_AHEAD * min(max_tokens, max(cost.enough, 1))
 
 
 def choose_batch(lengths: Sequence[int], cost: Cost, max_tokens: int) -> list[int]:
