@@ -33,12 +33,12 @@ class Admission:
         self._max_queue_tokens = max_queue_tokens
         self._coming: Counter[int] = Counter()  # sub-tokens of each lane, queued once they are counted
 
-    def admit(self, tokens: int, seconds_left: float | None, looks_ahead: int) -> None:
+    def admit(self, tokens: int, seconds_left: float | None, overtaking: int) -> None:
         """Make room for a request of some `tokens` sub-tokens, which will be queued or withdrawn.
 
         Args:
             seconds_left: until its deadline, if it has one.
-            looks_ahead: sub-tokens among which a batch is chosen.
+            overtaking: sub-tokens that may come later and run before it.
 
         Raises:
             Busy: the queue has no room, or it would hardly be answered in time. Who comes again after
@@ -46,19 +46,19 @@ class Admission:
         """
         waiting = self._backlog.tokens + self._coming.total()
         if waiting:
-            self._refuse(tokens, waiting, seconds_left, looks_ahead)
+            self._refuse(tokens, waiting, seconds_left, overtaking)
         self._coming[lane_of(tokens)] += tokens
 
     def withdraw(self, tokens: int, part: int | None = None) -> None:
         """What was admitted, or a part of it, is queued now, or will never be."""
         self._coming[lane_of(tokens)] -= tokens if part is None else part
 
-    def _refuse(self, tokens: int, waiting: int, seconds_left: float | None, looks_ahead: int) -> None:
+    def _refuse(self, tokens: int, waiting: int, seconds_left: float | None, overtaking: int) -> None:
         pace = self._pace.seconds_per_token
         full = min(waiting + tokens - self._max_queue_tokens, waiting)
         late = 0
         if seconds_left is not None:
-            late = self._too_late(tokens, waiting, seconds_left / pace, looks_ahead)
+            late = self._too_late(tokens, waiting, seconds_left / pace, overtaking)
         if full > 0 and full >= late:
             raise Busy(
                 f"{waiting} sub-tokens wait already and {self._max_queue_tokens} may "
@@ -73,11 +73,10 @@ class Admission:
                 retry_after=late * pace,
             )
 
-    def _too_late(self, tokens: int, waiting: int, left: float, looks_ahead: int) -> int:
+    def _too_late(self, tokens: int, waiting: int, left: float, overtaking: int) -> int:
         """Sub-tokens that must run before a request may join, if it is to be done while `left` run."""
-        # Before its last row has run, later ones have overtaken it: those among which a batch is chosen, if
-        # so many come while it waits. So of what must run, itself included, so much counts twice.
-        allowed = int(max(_MARGIN * left - looks_ahead, _MARGIN * left / 2))
+        # Before its last row has run, later ones have overtaken it: as many as may, if so many come meanwhile.
+        allowed = int(max(_MARGIN * left - overtaking, _MARGIN * left / 2))
         over = self._backlog.before(tokens, self._coming) + tokens - allowed
         if over <= 0:
             return 0
