@@ -1,4 +1,4 @@
-"""Admission: who may join the backlog, and who is turned away and for how long. It knows no thread and no clock.
+"""Admission: who may join the backlog, and when to come again who may not. It knows no thread and no clock.
 
 A request that is taken and then not done in time has cost the machine what others could have had: with
 many of them a server works at full speed and answers nobody. So one is taken only if it will be done by its
@@ -67,15 +67,15 @@ class Admission:
             )
         if late > 0:
             raise Busy(
-                f"an answer might take longer than the {max(seconds_left or 0, 0):.1f} s within which it is "
-                f"wanted, as {waiting} sub-tokens wait already; come again later, or allow more time "
+                f"{waiting} sub-tokens wait already, and an answer might take longer than the "
+                f"{max(seconds_left or 0, 0):.1f} s that it may; come again later, or allow more time "
                 "(X-Request-Timeout-Ms, NERVE_REQUEST_TIMEOUT)",
                 retry_after=late * pace,
             )
 
     def _too_late(self, tokens: int, waiting: int, left: float, overtaking: int) -> int:
         """Sub-tokens that must run before a request may join, if it is to be done while `left` run."""
-        # Before its last row has run, later ones have overtaken it: as many as may, if so many come meanwhile.
+        # Before its last row runs others have overtaken it: as many as may, if so many come meanwhile.
         allowed = int(max(_MARGIN * left - overtaking, _MARGIN * left / 2))
         over = self._backlog.before(tokens, self._coming) + tokens - allowed
         if over <= 0:
