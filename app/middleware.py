@@ -105,10 +105,11 @@ class RequestMiddleware:
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's id if it is fit for a log, else a new one."""
+    """The caller's id if it is fit for a log, else a new one. That is no secret: one from the system would
+    have the thread wait for its turn again, which is long where all processors are busy."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             if _ID.fullmatch(value):
                 return bytes(value).decode()
             break
-    return f"{random.getrandbits(128):032x}"  # it tells requests apart, and is no secret
+    return f"{random.getrandbits(128):032x}"

@@ -19,6 +19,9 @@ _STALL = 4.0
 _HALF_LIFE = 5_000
 """Sub-tokens after which half of the pace is what they took."""
 
+_FEW = 1_000
+"""Sub-tokens that may run beside a batch and be done just after it."""
+
 
 class CostMeter:
     """Refines the cost of a batch from batches: least squares over their sizes, old ones fading.
@@ -76,7 +79,9 @@ class Pace:
 
     def done(self, tokens: int, now: float) -> None:
         """So many sub-tokens more are done."""
+        # A machine that slept for a minute is as fast as before; one that is slow is so for many batches.
+        seconds = min(now - self._since, _STALL * (tokens + _FEW) * self.seconds_per_token)
         fading = 0.5 ** (tokens / _HALF_LIFE)
         self._tokens = fading * self._tokens + tokens
-        self._seconds = fading * self._seconds + now - self._since
+        self._seconds = fading * self._seconds + seconds
         self._since = now

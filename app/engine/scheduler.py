@@ -7,22 +7,19 @@ batch. What comes alone therefore runs at once, and what comes in crowds runs in
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from app.engine.backlog import Backlog, Cost, Flow, Row, lane_of
+from app.engine.admission import Admission
+from app.engine.backlog import Backlog, Cost, Flow, Row, overtaking
 from app.engine.pace import CostMeter, Pace
-from app.errors import Busy, DeadlineExceeded, InferenceFailed, NerveError, NotReady
+from app.errors import DeadlineExceeded, InferenceFailed, NerveError, NotReady
 
 log = logging.getLogger("nerve.engine")
 
 _FAILURES = 3
 """Batches that fail in a row before the session counts as broken."""
-
-_MARGIN = 0.7
-"""Part of the time until its deadline that a request may be expected to take; the rest is for surprises."""
 
 _USUAL = 128
 """Sub-tokens of a batch, before any was seen."""
@@ -92,8 +89,7 @@ class Scheduler(Generic[T]):
         work: what is done with each batch.
         cost: of a batch, measured at warm-up; refined from then on.
         runners: threads, and so batches at a time.
-        max_queue_tokens: sub-tokens that may wait. A request that comes to an empty queue is taken
-            whatever its size.
+        max_queue_tokens: sub-tokens that may wait; see `Admission`.
         max_batch_tokens: largest padded batch.
         report: told of every batch.
         begin: called first on each thread.
@@ -113,13 +109,12 @@ class Scheduler(Generic[T]):
         self._work: Work[T] | None = work
         self._meter = CostMeter(cost)
         self._pace = Pace(cost.of(1, _USUAL, _USUAL) / _USUAL / runners)
-        self._max_queue_tokens = max_queue_tokens
         self._max_batch_tokens = max_batch_tokens
         self._report = report
         self._begin = begin
         self._failures = 0
         self._backlog: Backlog[T] = Backlog()
-        self._coming: Counter[int] = Counter()  # sub-tokens of each lane, queued once they are counted
+        self._admission = Admission(self._backlog, self._pace, max_queue_tokens)
         self._running = 0
         self._announced = False
         self._preparing = 0
@@ -168,38 +163,12 @@ class Scheduler(Generic[T]):
         with self._changed:
             if self._closed or not self.alive:
                 raise NotReady("this model version is closed; send the request again")
-            waiting = self._backlog.tokens + self._coming.total()
-            if waiting:
-                self._refuse_if_full(tokens, waiting)
-                self._refuse_if_late(tokens, seconds_left)
-            self._coming[lane_of(tokens)] += tokens
-
-    def _refuse_if_full(self, tokens: int, waiting: int) -> None:
-        over = waiting + tokens - self._max_queue_tokens
-        if over > 0:
-            raise Busy(
-                f"{waiting} sub-tokens wait already and {self._max_queue_tokens} may "
-                "(NERVE_MAX_QUEUE_TOKENS); come again later",
-                retry_after=min(over, waiting) * self._pace.seconds_per_token,
-            )
-
-    def _refuse_if_late(self, tokens: int, seconds_left: float | None) -> None:
-        if seconds_left is None:
-            return
-        ahead = self._backlog.before(tokens, self._coming)
-        wait = (ahead + tokens) * self._pace.seconds_per_token
-        if wait > _MARGIN * seconds_left:
-            raise Busy(
-                f"an answer would take some {wait:.1f} s as {ahead} sub-tokens come before, and it is "
-                f"wanted within {max(seconds_left, 0):.1f} s; come again later, or allow more time "
-                "(X-Request-Timeout-Ms, NERVE_REQUEST_TIMEOUT)",
-                retry_after=min(wait - _MARGIN * seconds_left, ahead * self._pace.seconds_per_token),
-            )
+            self._admission.admit(tokens, seconds_left, overtaking(self.cost, self._max_batch_tokens))
 
     def withdraw(self, tokens: int, part: int | None = None) -> None:
         """What was admitted, or a part of it, is queued now, or will never be."""
         with self._changed:
-            self._coming[lane_of(tokens)] -= tokens if part is None else part
+            self._admission.withdraw(tokens, part)
 
     def submit(self, flow: Flow, rows: Sequence[T]) -> None:
         """Queue rows of a request that was admitted, even while the scheduler closes.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
-_RETRY = re.compile(rb"\r\nretry-after: *([0-9]+)", re.IGNORECASE)
+_RETRY = re.compile(rb'"retry_after": *([0-9.e-]+)')
 REPOSITORY = Path(__file__).parents[2]
 
 HUNG_UP = 0
@@ -63,7 +63,7 @@ class Answer(NamedTuple):
         request: its place in the plan's requests.
         due: when it should have been sent; in a closed loop, when it was.
         status: of HTTP, or `HUNG_UP`, or `BROKEN`.
-        retry_after: seconds that the answer named, -1 where it named none.
+        retry_after: seconds that the answer's body named, -1 where it named none.
     """
 
     request: int
@@ -71,7 +71,7 @@ class Answer(NamedTuple):
     sent: float
     done: float
     status: int
-    retry_after: int
+    retry_after: float
 
     @property
     def seconds(self) -> float:
@@ -205,7 +205,7 @@ class _Loop:
         if connection.busy:
             self._note(connection, status, -1)
 
-    def _note(self, connection: _Connection, status: int, retry_after: int) -> None:
+    def _note(self, connection: _Connection, status: int, retry_after: float) -> None:
         self._answers.append(
             Answer(connection.request, connection.due, connection.sent, self._now(), status, retry_after)
         )
@@ -227,9 +227,9 @@ class _Loop:
             found = _LENGTH.search(data, 0, end + 2)
             if len(data) >= end + 4 + (int(found[1]) if found else 0):
                 status = int(data[9:12])
-                retry = _RETRY.search(data, 0, end + 2) if status != 200 else None
+                retry = _RETRY.search(data, end) if status != 200 else None
                 connection.data = b""
-                self._note(connection, status, int(retry[1]) if retry else -1)
+                self._note(connection, status, float(retry[1]) if retry else -1)
                 return True
         connection.data = data
         return False

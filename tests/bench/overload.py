@@ -116,9 +116,10 @@ def _show_flood(title: str, floods: dict[str, Flood], capacity: float) -> None:
         length = flood.end - flood.begin
         good = _with(everything, 200)
         refused = _with(everything, 429)
-        counted = [answer for answer in good if RAMP <= answer.done < length]
-        goodput = SIZE * len(counted) / (length - RAMP)
-        late = sum(answer.seconds > TIMEOUT_MS / 1e3 for answer in good)
+        in_time = [answer for answer in good if answer.seconds <= TIMEOUT_MS / 1e3]
+        texts = SIZE * sum(RAMP <= answer.done < length for answer in in_time)
+        texts += len(flood.sentence_seconds(flood.begin + RAMP, flood.end))
+        goodput = texts / (length - RAMP)
         expired, hung_up = _with(everything, 504), _with(everything, 0)
         others = len(everything) - sum(map(len, (good, refused, expired, hung_up)))
         before, most, after = flood.rss
@@ -126,7 +127,7 @@ def _show_flood(title: str, floods: dict[str, Flood], capacity: float) -> None:
             str(len(everything)),
             f"{100 * goodput / capacity:.0f} %",
             f"{len(good)}",
-            f"{late}",
+            f"{len(good) - len(in_time)}",
             f"{len(expired)}",
             f"{100 * len(refused) / len(everything):.0f} %",
             f"{1e3 * percentile([a.seconds for a in refused], 0.99):.0f}" if refused else "",
@@ -136,7 +137,7 @@ def _show_flood(title: str, floods: dict[str, Flood], capacity: float) -> None:
             f"{before / 1e6:.0f} {most / 1e6:.0f} {after / 1e6:.0f}",
             f"{100 * flood.busy_after:.0f} %",
         ]
-    columns = ("requests", "goodput", "200", "late", "504", "429", "429 p99 ms", "Retry-After s")
+    columns = ("requests", "goodput", "200", "late", "504", "429", "429 p99 ms", "retry_after s")
     more = ("hung up", "other", "MB before, most, after", "CPU 1 s later")
     table(title, (*columns, *more), rows)
 
@@ -169,5 +170,5 @@ def _with(answers: Sequence[Answer], status: int) -> list[Answer]:
     return [answer for answer in answers if answer.status == status]
 
 
-def _range(values: Sequence[int]) -> str:
-    return f"{min(values)}, {median(values):g}, {max(values)}" if values else ""
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.2f}, {median(values):.2f}, {max(values):.2f}" if values else ""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.backlog import Backlog, Cost, Flow, choose_batch
+from app.engine.backlog import Backlog, Cost, Flow, choose_batch, overtaking
 
 costs = st.builds(
     Cost, st.floats(1e-6, 1e-1), st.floats(1e-7, 1e-3), st.sampled_from([0.0, 0.1, 1.0]), st.floats(0, 0.1)
@@ -147,6 +147,47 @@ def test_no_row_starves_however_many_newcomers_there_are(
         left -= sum(row.number >= 10_000 for row in batch)
         turns += 1
         assert turns <= 60 * (crowd + 2) * size, "it starves"  # its rows may be 60 times as long
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=400),
+    waiting=st.integers(1, 200),
+    cost=costs,
+    max_tokens=st.integers(1, 200),
+)
+def test_no_row_is_overtaken_by_more_than_may(
+    lengths: list[int], waiting: int, cost: Cost, max_tokens: int
+) -> None:
+    """One of a rare length waits until it is the oldest, but others do not pass it without end."""
+    backlog: Backlog[Row] = Backlog()
+    rows = [Row(number, length) for number, length in enumerate(lengths)]
+    flow = Flow(1_000)
+    overtaken = dict.fromkeys(range(len(rows)), 0)
+    most = overtaking(cost, max_tokens) + max(lengths)
+    backlog.add(flow, rows[:waiting])
+    come = waiting
+    while backlog:
+        batch, _ = backlog.next_batch(cost, max_tokens)
+        for row in batch:
+            del overtaken[row.number]
+        for number in overtaken:
+            overtaken[number] += sum(row.length for row in batch if row.number > number)
+            assert overtaken[number] <= most
+        backlog.add(flow, rows[come : come + len(batch)])
+        come += len(batch)
+
+
+def test_what_comes_before_a_request_is_its_lanes_and_meanwhile_the_others() -> None:
+    backlog: Backlog[Row] = Backlog()
+    assert backlog.before(1_000, {}) == 0
+    for number in range(3):
+        add(backlog, *[10] * 100, first=1000 * number)
+    assert backlog.before(1_000, {}) == 3_000
+    assert backlog.before(1_000, {1: 500}) == 3_500
+    assert backlog.before(1_000, {}, drained=1_200) == 1_800
+    assert backlog.before(1_000, {}, drained=9_000) == 0
+    assert backlog.before(10, {}) == 30  # its turn comes as often as theirs
+    assert backlog.before(10_000, {}) == 3_000  # they are all done before it
 
 
 def test_a_request_of_a_thousand_texts_does_not_hold_up_one_of_one() -> None:

@@ -56,3 +56,25 @@ def test_pace_is_work_without_the_breaks() -> None:
             now += 0.1
             pace.done(1000, now)
     assert pace.seconds_per_token == pytest.approx(1e-4, rel=0.01)
+
+
+def test_a_machine_that_stood_still_is_soon_as_fast_as_before() -> None:
+    pace, now = Pace(1e-4), 0.0
+    pace.begin(now)
+    now += 600.0
+    pace.done(500, now)
+    assert pace.seconds_per_token < 3e-4
+    for _ in range(20):
+        now += 0.05
+        pace.done(500, now)
+    assert pace.seconds_per_token == pytest.approx(1e-4, rel=0.3)
+
+
+@given(slower=st.floats(0.05, 20.0), tokens=st.integers(50, 1_000))
+def test_pace_follows_a_machine_that_gets_slower_or_faster(slower: float, tokens: int) -> None:
+    pace, now = Pace(1e-4), 0.0
+    pace.begin(now)
+    for _ in range(-(-40_000 // tokens)):
+        now += slower * 1e-4 * tokens
+        pace.done(tokens, now)
+    assert pace.seconds_per_token == pytest.approx(slower * 1e-4, rel=0.1)
