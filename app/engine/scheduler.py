@@ -248,17 +248,26 @@ class Scheduler(Generic[T]):
                 self._preparing -= 1
                 self._changed.notify_all()
 
-    def _execute(self, batch: Sequence[T], alone: bool) -> None:
-        """Run one batch and report it. A batch that fails fails its own requests only."""
-        started = time.perf_counter()
-        error: NerveError | None = None
-        assert self._work is not None
+    @staticmethod
+    def _run(work: Work[T], rows: Sequence[T], alone: bool) -> NerveError | None:
+        """Run rows together; what went wrong, if anything did."""
         try:
-            self._work.run(batch, alone)
+            work.run(rows, alone)
         except NerveError as known:
-            error = known
+            return known
         except BaseException as unknown:  # Rust panics are no Exceptions
-            error = InferenceFailed(f"a batch failed: {unknown!r}")
+            return InferenceFailed(f"a batch failed: {unknown!r}")
+        return None
+
+    def _execute(self, batch: Sequence[T], alone: bool) -> None:
+        """Run one batch and report it. Of a batch that fails each row is run again by itself, so that only
+        those fail that are to blame."""
+        work, started = self._work, time.perf_counter()
+        assert work
+        error = self._run(work, batch, alone)
+        outcomes = [(batch, error)]
+        if isinstance(error, InferenceFailed) and len(batch) > 1:
+            outcomes = [([row], self._run(work, [row], False)) for row in batch]
         ran = time.perf_counter()
         lengths = [row.length for row in batch]
         longest, tokens = max(lengths), sum(lengths)
@@ -268,9 +277,11 @@ class Scheduler(Generic[T]):
             if not error and (not alone or len(self._threads) == 1):
                 self._meter.observe(len(batch), longest, tokens, ran - started)
             if self._failures < _FAILURES:
-                self._failures = self._failures + 1 if isinstance(error, InferenceFailed) else 0
+                broken = all(isinstance(outcome, InferenceFailed) for _, outcome in outcomes)
+                self._failures = self._failures + 1 if broken else 0
         try:
-            self._work.finish(batch, error)
+            for rows, outcome in outcomes:
+                work.finish(rows, outcome)
             self._report(
                 BatchReport(
                     len(batch),

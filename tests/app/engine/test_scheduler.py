@@ -222,6 +222,20 @@ def test_a_batch_that_fails_fails_its_own_rows_only(raised: Exception) -> None:
     assert [report.failed for report in work.reports] == [True, False]
 
 
+def test_a_row_on_which_a_batch_fails_costs_its_batch_mates_nothing() -> None:
+    work = Work(raised=lambda number: InferenceFailed("no") if number == 13 else None)
+    scheduler = work.scheduler(DEAR)
+    for _ in range(4):
+        rows = [Row(number) for number in (11, 12, 13, 14)]
+        send(scheduler, *rows)
+        assert all(row.ended.wait(10) for row in rows)
+        assert [row.number for row in rows if row.error] == [13]
+    scheduler.close()
+    assert work.batches[:5] == [[11, 12, 13, 14], [11], [12], [13], [14]]
+    assert [report.failed for report in work.reports] == [True] * 4
+    assert not scheduler.failing  # the session works
+
+
 @pytest.mark.parametrize(
     ("outcomes", "failing"),
     [
