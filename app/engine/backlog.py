@@ -117,8 +117,8 @@ class _Lane(Generic[R]):
     Attributes:
         entries: their rows in the order of arrival, each with the sub-tokens that ever came before it;
             among them some of requests that were cancelled.
-        came: sub-tokens that ever came.
         stale: how many such.
+        came: sub-tokens that ever came.
         flows, tokens: requests that wait, and their sub-tokens.
         served: the tag of the last row that was given out.
     """
