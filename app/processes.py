@@ -27,14 +27,15 @@ from app.schemas import NerOptions
 from app.settings import Settings
 
 _FEW = 4
-"""With fewer CPUs one process serves, and nothing is measured: of two CPUs, what a second process could win
-for the fastest of our models is less than its load and its part of the memory cost others."""
+"""With fewer CPUs one process serves, and nothing is measured: a start there would take half a second
+longer, and for all but the fastest models one is the best choice."""
 
-_HTTP = 1.5
+_HTTP = 3.0
 """What a request takes of the interpreter, in times of its tokenizing, decoding and rendering: the rest is
-the server's reading and writing, the schedule and the log. See docs/performance.md."""
+reading and writing, the schedule, threads that wake each other, and the log; docs/performance.md has how
+that was found."""
 
-_BUSY = 0.75
+_BUSY = 0.85
 """The part of its time that an interpreter may be busy before requests wait for it and not for a CPU."""
 
 _MEMORY = 0.5
@@ -100,7 +101,7 @@ def choose_workers(settings: Settings) -> Choice:
 
 
 def workers_for(demand: Demand, cpus: int, most: int, memory: int | None = None) -> Choice:
-    """As many as keep each interpreter busy for three quarters of its time at most.
+    """As many as keep no interpreter busy for more than a part of its time, `_BUSY`.
 
     Args:
         most: that these CPUs have room for.
