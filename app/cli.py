@@ -49,7 +49,7 @@ cli.add_typer(models, name="models")
 @cli.command()
 def serve(
     workers: Annotated[
-        int | None, typer.Option(min=1, help="processes that share the port; wins over NERVE_WORKERS")
+        int | None, typer.Option(min=0, help="processes that share the port; wins over NERVE_WORKERS")
     ] = None,
 ) -> None:
     """Serve the models of NERVE_MODELS_DIR. Settings are NERVE_* environment variables."""

@@ -34,7 +34,7 @@ def load_options(settings: Settings) -> LoadOptions:
         provider=settings.provider,
         allow_cpu_fallback=settings.allow_cpu_fallback,
         variant=settings.variant,
-        threads=settings.threads or max(1, available_cpus() // settings.workers),
+        threads=settings.threads or max(1, available_cpus() // (settings.workers or 1)),
         runs=settings.runs,
         max_queue_tokens=settings.max_queue_tokens,
         max_batch_tokens=settings.max_batch_tokens,

@@ -203,4 +203,5 @@ class ModelsBody(BaseModel):
     """Every model."""
 
     default: str = Field(description="The model of requests that name none.", examples=["ner-en"])
+    workers: int = Field(description="Processes that serve, as was chosen at start.", examples=[1])
     models: list[ModelBody] = Field(description="By name.")

@@ -29,10 +29,13 @@ from app.lifecycle.workers import SERVER_ID
 from app.logs import configure_logging
 from app.main import create_app
 from app.metric_files import FOLDER, fold_dead
+from app.processes import choose_workers
 from app.protocol import Protocol
 from app.settings import Settings, read_settings
 
 log = logging.getLogger("nerve")
+
+_WORKERS = "NERVE_WORKERS"
 
 _LOAD_FIRST = "NERVE_LOAD_FIRST"
 """Set for workers that take requests only once their models are loaded."""
@@ -65,6 +68,10 @@ def run(settings: Settings) -> int:
     check_installation()
     if settings.provider == "cuda":
         choose_provider("cuda", settings.allow_cpu_fallback)
+    choice = choose_workers(settings)
+    log.info("processes: %d (%s)", choice.workers, choice.reason)
+    os.environ[_WORKERS] = str(choice.workers)  # where each worker reads its settings from
+    settings = settings.model_copy(update={"workers": choice.workers})
     return _run_workers(settings) if settings.workers > 1 else _run_one(settings)
 
 

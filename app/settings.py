@@ -31,7 +31,12 @@ class Settings(BaseSettings):
     variant: Literal["auto", "int8", "fp32", "fp16"] = Field(
         "auto", description="precision to load; `auto` takes the version's first for the provider"
     )
-    workers: int = Field(1, ge=1, description="processes that serve, sharing one port")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="processes that serve, sharing one port; 0 takes one, or where one interpreter cannot "
+        "keep 4 or more CPUs busy, as many as it takes, measured at start",
+    )
     threads: int = Field(
         0,
         ge=0,

@@ -69,7 +69,7 @@ class Server:
 def environment(models: Path, **settings: Any) -> dict[str, str]:
     """This process's environment with a server's settings, and no others of them."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("NERVE_")}
-    ours = {"models_dir": models, "port": 0, "threads": 1, "poll_seconds": 0.05} | settings
+    ours = {"models_dir": models, "port": 0, "workers": 1, "threads": 1, "poll_seconds": 0.05} | settings
     return kept | {f"NERVE_{key.upper()}": str(value) for key, value in ours.items()}
 
 

@@ -15,11 +15,11 @@ from app.bulk.lines import Position
 ENTITIES = "entities"
 """The field or column that is added; one of this name in the input is replaced."""
 
-CHUNK_TEXTS = 128
-CHUNK_CHARACTERS = 1 << 16
+CHUNK_TEXTS = 512
+CHUNK_CHARACTERS = 1 << 17
 CHUNK_SIZE = 1 << 22
 """A chunk ends with the text, the character of texts, or the character of whole records that reaches one
-of these."""
+of these. They are sorted by length as a whole, and in 128 there are hardly enough of a length."""
 
 _SHOWN = 1_000
 """Characters of a bad record that are kept."""

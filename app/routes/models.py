@@ -87,6 +87,7 @@ def list_models(request: Request) -> ModelsBody:
     manager: ModelManager = request.app.state.manager
     return ModelsBody(
         default=request.app.state.settings.default_model,
+        workers=request.app.state.settings.workers or 1,
         models=[_model(request, name) for name in manager.names()],
     )
 

@@ -5,12 +5,24 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.bench import compare, latency, memory, overload, quick, schedule, start, swap, throughput
+from tests.bench import (
+    annotate,
+    compare,
+    latency,
+    memory,
+    overload,
+    quick,
+    schedule,
+    start,
+    swap,
+    throughput,
+)
 from tests.bench.report import Options, machine
 from tests.bench.texts import news
 
 BENCHMARKS = {
     "throughput": throughput,
+    "annotate": annotate,
     "peers": compare,
     "latency": latency,
     "overload": overload,

@@ -109,7 +109,8 @@ def ours(options: Options, **settings: object) -> Iterator[Served]:
     """`nerve serve` as it is in service, with the model of the options; its lines go to a file."""
     port = free_port()
     with tempfile.TemporaryDirectory() as state:
-        given = {"default_model": options.model, "state_dir": state, "threads": 0, "poll_seconds": 0.5}
+        given: dict[str, object] = {"default_model": options.model, "state_dir": state, "poll_seconds": 0.5}
+        given |= {"workers": 0, "threads": 0}
         env = environment(options.models, port=port, **(given | settings))
         with served([NERVE, "serve"], port, env) as server:
             yield server

@@ -36,6 +36,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def spread(values: Sequence[float]) -> str:
+    """Lowest to highest."""
+    return f"{min(values):.0f}-{max(values):.0f}"
+
+
 def table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
     """Print rows of figures under their columns."""
     name = max(map(len, rows), default=0)

@@ -73,6 +73,7 @@ def _start(options: Options, requests: list[bytes], state: str) -> Start:
             port=port,
             state_dir=state,
             default_model=options.model,
+            workers=0,
             threads=0,
             poll_seconds=0.5,
         )

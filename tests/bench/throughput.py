@@ -10,7 +10,7 @@ from tests.bench.load import run as load
 from tests.bench.loopback import encode
 from tests.bench.offline import Offline
 from tests.bench.processes import Served, floor, ours
-from tests.bench.report import Options, percentile, table
+from tests.bench.report import Options, percentile, spread, table
 
 WARM_UP = 0.5
 """Seconds at the start of each turn that do not count."""
@@ -95,11 +95,6 @@ def _row(turns: Sequence[Turn], limit: float) -> list[str]:
         str(sum(turn.failed for turn in turns)),
         spread([turn.rate for turn in turns]),
     ]
-
-
-def spread(values: Sequence[float]) -> str:
-    """Lowest to highest."""
-    return f"{min(values):.0f}-{max(values):.0f}"
 
 
 def version_of(server: Served, options: Options) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from app.bulk.chunks import CHUNK_TEXTS
 from app.bulk.errors import BulkError, JournalDiffers, OutputExists
 from app.bulk.journal import Journal
 from app.bulk.run import annotate
@@ -171,7 +172,7 @@ def test_a_signal_ends_a_wait_for_more_input(models_dir: Path) -> None:
     )
     assert process.stdin
     assert process.stdout
-    process.stdin.write(b"IBM\n" * 128 * 8)
+    process.stdin.write(b"IBM\n" * CHUNK_TEXTS * 5)
     process.stdin.flush()
     assert b"IBM" in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
