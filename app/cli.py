@@ -18,6 +18,7 @@ from app.bulk.errors import Stopped
 from app.bulk.formats import input_format, output_format
 from app.bulk.run import annotate as annotate_corpus
 from app.bulk.task import Task
+from app.engine.memory import collect_seldom
 from app.engine.session import check_installation
 from app.errors import BadRequest, NerveError, NotFound, SettingsError
 from app.lifecycle import signing
@@ -109,6 +110,7 @@ def annotate(
         restart=restart,
         checkpoint_seconds=checkpoint_seconds,
     )
+    collect_seldom()
     try:
         typer.echo(f"nerve: {annotate_corpus(task)}", err=True)
     except Stopped as stopped:
