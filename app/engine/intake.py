@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Any
 
+from app.engine.backlog import Flow
 from app.engine.jobs import Job, Row, Text, answer
 from app.engine.scheduler import Scheduler
 from app.engine.tokenizer import Tokenizer
@@ -80,31 +81,40 @@ class Intake:
             self._withdraw(job, job.tokens)
             job.fail(NotReady(_CLOSED) if self._closing else error)
 
-    def prepare(self) -> None:
-        """Queue single short texts that have come."""
+    def prepare(self) -> list[tuple[Flow, list[Row]]]:
+        """The windows of single short texts that have come, to be queued."""
         some: list[tuple[Job[Any], int, list[str]]] = []
         with suppress(IndexError):  # there is no more
             while len(some) < _SLICE:
                 job, text = self._unread.popleft()
                 some.append((job, 0, [text]))
         if self._unread:
-            self._scheduler.announce()
-        self._queue(some)
+            with suppress(NotReady):  # whoever closes it drops them
+                self._scheduler.announce()
+        queued = self._read(some)
         for job, _, _ in some:
             self._withdraw(job, job.tokens)
+        return queued
 
     def close(self) -> None:
-        """Queue all that has come in."""
+        """Queue all that has come in but single short texts, of which the scheduler knows."""
         self._closing = True
         self._pool.shutdown()
+
+    def drop(self) -> None:
+        """Fail what no thread is left to queue."""
         while self._unread:
-            self.prepare()
+            self._unread.popleft()[0].fail(NotReady(_CLOSED))
 
     def _start(self, job: "Job[Any]", texts: Sequence[str], first: int) -> None:
         """Queue some of a job's texts; others have their turn before the rest."""
         while True:
             some = texts[first : first + _SLICE]
-            self._queue([(job, first, some)])
+            for flow, rows in self._read([(job, first, some)]):
+                try:
+                    self._scheduler.submit(flow, rows)
+                except NerveError as error:
+                    job.fail(error)
             first += _SLICE
             last = first >= len(texts) or job.result.done()
             self._withdraw(job, job.tokens if last else self.expected(some))
@@ -122,8 +132,8 @@ class Intake:
         job.admitted -= part
         self._scheduler.withdraw(job.tokens, part)
 
-    def _queue(self, parts: Sequence[tuple["Job[Any]", int, Sequence[str]]]) -> None:
-        """Queue the windows of texts. Nothing is lost: who fails is told.
+    def _read(self, parts: Sequence[tuple["Job[Any]", int, Sequence[str]]]) -> list[tuple[Flow, list[Row]]]:
+        """The windows of texts, by requests. Nothing is lost: who fails is told.
 
         Args:
             parts: a job, some of its texts, and the number of the first of these in it.
@@ -135,25 +145,18 @@ class Intake:
             else:
                 awaited.append((job, first, texts))
         try:
-            queued = self._rows(awaited)
+            rows = self._rows(awaited)
         except BaseException as error:  # a Rust panic is no Exception
             if len(awaited) > 1:  # which of them it is shows when each is alone
-                for part in awaited:
-                    self._queue([part])
-                return
+                return [queued for part in awaited for queued in self._read([part])]
             for job, _, _ in awaited:
                 job.fail(
                     error
                     if isinstance(error, NerveError)
                     else InferenceFailed(f"the tokenizer failed: {error!r}")
                 )
-            return
-        for (job, _, _), rows in zip(awaited, queued, strict=True):
-            try:
-                if rows:
-                    self._scheduler.submit(job.flow, rows)
-            except NerveError as error:
-                job.fail(error)
+            return []
+        return [(job.flow, some) for (job, _, _), some in zip(awaited, rows, strict=True) if some]
 
     def _rows(self, parts: Sequence[tuple["Job[Any]", int, Sequence[str]]]) -> list[list[Row]]:
         """The windows of each part's texts; blank ones, which have none, are answered."""

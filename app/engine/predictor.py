@@ -224,6 +224,7 @@ class Predictor:
         """Finish what is queued, end the threads, drop the sessions and give their memory back."""
         self._intake.close()
         self._scheduler.close()
+        self._intake.drop()
         self._sessions = ()
         give_memory_back()
 
@@ -249,9 +250,9 @@ class Predictor:
         if result.cancelled() or result.exception():
             self._scheduler.cancel(flow)
 
-    def prepare(self) -> None:
-        """Queue what has come in; see `Work`."""
-        self._intake.prepare()
+    def prepare(self) -> Sequence[tuple[Flow, Sequence[Row]]]:
+        """What has come in; see `Work`."""
+        return self._intake.prepare()
 
     def run(self, rows: Sequence[Row], alone: bool) -> None:
         """Run a batch and keep its logits; see `Work`."""

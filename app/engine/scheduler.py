@@ -59,14 +59,14 @@ class TimedRow(Row, Protocol):
 
 
 T = TypeVar("T", bound=TimedRow)
-C = TypeVar("C", bound=TimedRow, contravariant=True)
+C = TypeVar("C", bound=TimedRow)
 
 
 class Work(Protocol[C]):
     """What is done with a batch. It is called on several threads at once, with other rows."""
 
-    def prepare(self) -> None:
-        """Queue what was announced, before the next batch is chosen: to do so together takes less."""
+    def prepare(self) -> Sequence[tuple[Flow, Sequence[C]]]:
+        """What was announced, to be queued before the next batch is chosen: together it takes less."""
         ...
 
     def run(self, rows: Sequence[C], alone: bool) -> None:
@@ -118,10 +118,12 @@ class Scheduler(Generic[T]):
         self._running = 0
         self._announced = False
         self._preparing = 0
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._woken = [threading.Condition(self._lock) for _ in range(runners)]
+        self._asleep: list[int] = []  # runners, whoever fell asleep last in the end
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._loop, name=f"{name}-{number}", daemon=True)
+            threading.Thread(target=self._loop, args=(number,), name=f"{name}-{number}", daemon=True)
             for number in range(runners)
         ]
         for thread in self._threads:
@@ -160,14 +162,14 @@ class Scheduler(Generic[T]):
             Busy: the queue has no room, or it would hardly be answered in time.
             NotReady: the scheduler was closed, or a thread of it died.
         """
-        with self._changed:
+        with self._lock:
             if self._closed or not self.alive:
                 raise NotReady("this model version is closed; send the request again")
             self._admission.admit(tokens, seconds_left, overtaking(self.cost, self._max_batch_tokens))
 
     def withdraw(self, tokens: int, part: int | None = None) -> None:
         """What was admitted, or a part of it, is queued now, or will never be."""
-        with self._changed:
+        with self._lock:
             self._admission.withdraw(tokens, part)
 
     def submit(self, flow: Flow, rows: Sequence[T]) -> None:
@@ -176,36 +178,40 @@ class Scheduler(Generic[T]):
         Raises:
             NotReady: the scheduler has closed, or a thread of it died.
         """
-        with self._changed:
+        with self._lock:
             if not self.alive:
                 raise NotReady("this model version is closed; send the request again")
-            if not self._running and not self._backlog:
-                self._pace.begin(time.perf_counter())
+            self._add([(flow, rows)])
+            self._wake(len(rows))
+
+    def _add(self, queued: Sequence[tuple[Flow, Sequence[T]]]) -> None:
+        if queued and not self._running and not self._backlog:
+            self._pace.begin(time.perf_counter())
+        for flow, rows in queued:
             self._backlog.add(flow, rows)
-            self._changed.notify(len(rows))
 
     def announce(self) -> None:
-        """Something that was admitted waits to be queued by `Work.prepare`.
+        """Something that was admitted waits to be queued by `Work.prepare`, even while the scheduler closes.
 
         Raises:
-            NotReady: the scheduler was closed, or a thread of it died.
+            NotReady: the scheduler has closed, or a thread of it died.
         """
-        with self._changed:
-            if self._closed or not self.alive:
+        with self._lock:
+            if not self.alive:
                 raise NotReady("this model version is closed; send the request again")
             self._announced = True
-            self._changed.notify()
+            self._wake(1)
 
     def cancel(self, flow: Flow) -> None:
         """Forget what of a request has not run, and will be queued of it."""
-        with self._changed:
+        with self._lock:
             self._backlog.cancel(flow)
 
     def close(self) -> None:
         """Run what is queued, then end the threads and let go of what ran it."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._wake(len(self._threads))
         for thread in self._threads:
             thread.join()
         while self._work and self._backlog:  # a thread died, or it would be empty
@@ -213,11 +219,18 @@ class Scheduler(Generic[T]):
             self._work.finish([*left, *dropped], NotReady("this model version is closed; send it again"))
         self._work = None
 
-    def _loop(self) -> None:
+    def _wake(self, runners: int) -> None:
+        """Wake so many runners, or all that sleep. Whoever ran last comes first: its processor still knows
+        what to do."""
+        while runners > 0 and self._asleep:
+            self._woken[self._asleep.pop()].notify()
+            runners -= 1
+
+    def _loop(self, number: int) -> None:
         self._begin()
         while True:
-            self._prepare()
-            with self._changed:
+            self._prepare(number)
+            with self._lock:
                 batch, dropped = self._backlog.next_batch(
                     self.cost, self._max_batch_tokens, len(self._threads)
                 )
@@ -232,21 +245,25 @@ class Scheduler(Generic[T]):
             if batch:
                 self._execute(batch, alone)
 
-    def _prepare(self) -> None:
+    def _prepare(self, number: int) -> None:
         """Wait for something to do, and queue what was announced."""
-        with self._changed:
+        with self._lock:
             while not (self._backlog or self._announced or (self._closed and not self._preparing)):
-                self._changed.wait()
+                self._asleep.append(number)
+                self._woken[number].wait()
             if not self._announced or not self._work:
                 return
             self._announced = False
             self._preparing += 1
+        queued: Sequence[tuple[Flow, Sequence[T]]] = ()
         try:
-            self._work.prepare()
+            queued = self._work.prepare()
         finally:
-            with self._changed:
+            with self._lock:
                 self._preparing -= 1
-                self._changed.notify_all()
+                self._add(queued)
+                # This runner takes the next batch itself. Others that close have waited for this.
+                self._wake(len(self._threads) if self._closed else self._backlog.flows - 1)
 
     @staticmethod
     def _run(work: Work[T], rows: Sequence[T], alone: bool) -> NerveError | None:
@@ -271,7 +288,7 @@ class Scheduler(Generic[T]):
         ran = time.perf_counter()
         lengths = [row.length for row in batch]
         longest, tokens = max(lengths), sum(lengths)
-        with self._changed:
+        with self._lock:
             self._running -= 1
             self._pace.done(tokens, ran)
             if not error and (not alone or len(self._threads) == 1):

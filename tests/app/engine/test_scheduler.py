@@ -44,8 +44,8 @@ class Work:
         if go:
             self.go.set()
 
-    def prepare(self) -> None:
-        """Nothing is announced."""
+    def prepare(self) -> Sequence[tuple[Flow, Sequence[Row]]]:
+        return []
 
     def run(self, rows: Sequence[Row], alone: bool) -> None:
         self.batches.append([row.number for row in rows])
@@ -344,9 +344,8 @@ def test_a_report_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> N
 
 def test_what_is_announced_is_queued_before_the_next_batch() -> None:
     class Late(Work):
-        def prepare(self) -> None:
-            for row in rows:
-                scheduler.submit(flow, [row])
+        def prepare(self) -> Sequence[tuple[Flow, Sequence[Row]]]:
+            return [(flow, [row]) for row in rows]
 
     work, rows, flow = Late(), [Row(1), Row(2), Row(3)], Flow(12)
     scheduler = work.scheduler(DEAR)
@@ -363,10 +362,10 @@ def test_what_is_announced_is_queued_before_the_next_batch() -> None:
 
 def test_what_is_announced_is_run_though_it_closes_meanwhile() -> None:
     class Slow(Work):
-        def prepare(self) -> None:
+        def prepare(self) -> Sequence[tuple[Flow, Sequence[Row]]]:
             preparing.set()
             go_on.wait()
-            scheduler.submit(flow, [row])
+            return [(flow, [row])]
 
     preparing, go_on = threading.Event(), threading.Event()
     work, row, flow = Slow(), Row(1), Flow(4)
