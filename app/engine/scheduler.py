@@ -191,7 +191,7 @@ class Scheduler(Generic[T]):
             self._backlog.add(flow, rows)
 
     def announce(self) -> None:
-        """Something that was admitted waits to be queued by `Work.prepare`, even while the scheduler closes.
+        """Something admitted waits to be queued by `Work.prepare`, even while the scheduler closes.
 
         Raises:
             NotReady: the scheduler has closed, or a thread of it died.

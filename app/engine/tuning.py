@@ -36,7 +36,7 @@ _COST_PARTS = 4
 """A batch's cost is measured with a long row, with as much in so many short ones, and with one of these."""
 
 _LONE_PROBE = (1, 32)
-_CROWD_PROBE = (4, 32)
+_CROWD_PROBE = (2, 32)
 """Rows and length of the batches that are run to measure."""
 
 _LARGEST = 65_536
@@ -47,7 +47,7 @@ _BETTER = 1.15
 """More threads a run must do so many times as much: in service a thread is often late, as it makes or
 decodes batches or answers requests, and those of its run wait for it."""
 
-_GAIN = 1.1
+_GAIN = 1.05
 """A second session must make lone batches so many times as fast: it takes the network's memory again."""
 
 
@@ -102,7 +102,9 @@ def tune(
     session, wide_session = opened_with(threads // runs), opened_with(threads)
     if wide_session is not session:
         batch = make_batch(*_LONE_PROBE)
-        alone, with_all = _least_seconds(partial(session.run, batch), partial(wide_session.run, batch))
+        alone, with_all = _least_seconds(
+            partial(session.run, batch), partial(wide_session.run, batch), turns=_TURNS + 2
+        )
         if alone < _GAIN * with_all:
             wide_session = session
     return Sessions(session, runs, wide_session)
@@ -134,11 +136,9 @@ def measure_cost(session: Session, make_batch: MakeBatch) -> Cost:
     long = next(iter(make_batch(1, _COST_LENGTH).values())).shape[1]  # a network may take no more
     parts = _COST_PARTS if long >= 4 * _COST_PARTS else 1
     short, real = long // parts, max(1, long // parts // 4)
+    shapes = (1, short), (parts, short), (parts, short, real), (1, long)
     one, all_short, padded, all_long = _least_seconds(
-        *(
-            partial(session.run, make_batch(*batch))
-            for batch in ((1, short), (parts, short), (parts, short, real), (1, long))
-        )
+        *(partial(session.run, make_batch(*shape)) for shape in shapes), turns=_TURNS - 2
     )
     tokens, more = parts * short, (parts - 1) * short
     pair = max(0.0, all_long - all_short) / (long * long - parts * short * short or 1)
@@ -175,11 +175,11 @@ def _crowd(pool: ThreadPoolExecutor, session: Session, runs: int, batch: Arrays)
     return lambda: list(pool.map(session.run, [batch] * runs))
 
 
-def _least_seconds(*calls: Callable[[], object]) -> list[float]:
+def _least_seconds(*calls: Callable[[], object], turns: int = _TURNS) -> list[float]:
     """What each call takes at least, in turns: whatever else the machine does only adds to it."""
     for call in calls:
         call()  # threads and memory are made with the first
-    times = [[_seconds(call) for call in calls] for _ in range(_TURNS)]
+    times = [[_seconds(call) for call in calls] for _ in range(turns)]
     return [min(of_one) for of_one in zip(*times, strict=True)]
 
 

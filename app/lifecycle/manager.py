@@ -24,6 +24,10 @@ from app.metrics import Metrics
 
 log = logging.getLogger("nerve.lifecycle")
 
+_FIRST_LOOK = 10
+"""Seconds after which other versions are tried though what serves at first is still being loaded: both at
+once would make the server ready later, and disturb what is measured at load."""
+
 State = Literal["found", "ready", "loaded", "serving", "canary", "shadow", "refused"]
 
 
@@ -98,6 +102,7 @@ class ModelManager:
         self._roles = Roles(repository, store, self._checker, metrics, max_pinned, self._tell)
         self.operations = self._roles.operations
         self._stop = threading.Event()
+        self._looked = threading.Event()
         self._threads = [
             threading.Thread(
                 target=self._repeat, args=(look,), name=f"lifecycle-{look.__name__}", daemon=True
@@ -113,6 +118,7 @@ class ModelManager:
     def close(self) -> None:
         """Stop converging and close every version; call it when no request runs any more."""
         self._stop.set()
+        self._looked.set()
         self._checker.stop()
         for thread in self._threads:
             if thread.is_alive():
@@ -239,11 +245,13 @@ class ModelManager:
         """One look at the desired state of every model."""
         for name in self.names():
             self._look(name, "look", self._roles.converge)
+        self._looked.set()
         self._tell()
         self._metrics.refresh()
 
     def check(self) -> None:
         """Try versions that are new or have changed since they were tried."""
+        self._looked.wait(_FIRST_LOOK)
         for name in self.names():
             self._look(name, "check", self._check_changed)
 
