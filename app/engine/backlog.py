@@ -9,7 +9,8 @@ So a request of a thousand texts does not hold up those of one, nor they it, and
 
 *Batches.* The row whose turn it is runs, with those of the next rows in turn that make the batch
 cheapest a sub-token. A batch is no larger than pays: where its fixed cost has become small, more rows
-would only make everybody wait. And it leaves the others of several runners their share of the work.
+would only make everybody wait. Where short requests come too, those of larger ones are half as large, as
+whoever comes next waits for them. And it leaves the others of several runners their share of the work.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,9 @@ has those of up to 16 times as many."""
 
 _SMALL = 1 / 32
 """A batch's fixed cost has become small when it is such a part of the whole."""
+
+_RECENT = 64
+"""Batches for which it is remembered that a short request has come."""
 
 
 class Row(Protocol):
@@ -189,6 +193,7 @@ class Backlog(Generic[R]):
     def __init__(self) -> None:
         self._lanes: dict[int, _Lane[R]] = {}
         self._clock = 0.0
+        self._without_short = _RECENT  # batches since a short request came
 
     @property
     def tokens(self) -> int:
@@ -211,6 +216,8 @@ class Backlog(Generic[R]):
         if not lane.tokens:
             lane.served = max(lane.served, self._clock)
         lane.add(flow, rows)
+        if flow.lane == 0:
+            self._without_short = 0
 
     def cancel(self, flow: Flow) -> None:
         """Forget a request's rows, and those that it may still bring."""
@@ -260,6 +267,9 @@ class Backlog(Generic[R]):
             turns = self._turns(looks_ahead)
         if not turns:
             return [], dropped
+        if turns[0][2].lane and self._without_short < _RECENT:
+            most = min(most, cost.enough / 2)
+        self._without_short += 1
         if runners > 1:
             most = min(most, -(-self.tokens // runners))
         chosen = choose_batch([row.length for _, _, _, row, _ in turns], cost, max_tokens, most)

@@ -204,6 +204,17 @@ def test_a_request_of_a_thousand_texts_does_not_hold_up_one_of_one() -> None:
     assert 5000 in [row.number for row in [*batch, *second]]
 
 
+def test_batches_of_large_requests_are_smaller_while_short_ones_come() -> None:
+    cost, backlog = Cost(fixed=1e-3, per_token=1e-4), Backlog[Row]()  # 320 sub-tokens are enough
+    add(backlog, *[40] * 4_000)
+    sizes = [len(backlog.next_batch(cost, 10_000)[0])]
+    add(backlog, 10, first=9_000)
+    for _ in range(100):
+        batch = [row.number for row in backlog.next_batch(cost, 10_000)[0]]
+        sizes += [len(batch)] if 9_000 not in batch else []
+    assert (sizes[0], sizes[3], sizes[-1]) == (8, 4, 8)
+
+
 def test_runners_leave_each_other_their_share() -> None:
     backlog: Backlog[Row] = Backlog()
     for number in range(8):
