@@ -7,9 +7,13 @@ CPUs have time for `c / (i + n)` sentences a second, and one process answers `1 
 one would batch together, and take their memory again.
 """
 
+import json
 import math
+import os
+import subprocess
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic_core import to_json
@@ -18,7 +22,7 @@ from app.engine.memory import hold_little
 from app.engine.predictor import AnyPredictor
 from app.engine.scheduler import BatchReport
 from app.engine.session import CUDA, available_cpus, choose_provider
-from app.errors import NerveError, NotFound
+from app.errors import NerveError, NotFound, NotReady
 from app.lifecycle.deployment import DeploymentStore
 from app.lifecycle.loading import LoadOptions, load_version
 from app.lifecycle.repository import Repository
@@ -94,7 +98,7 @@ def choose_workers(settings: Settings) -> Choice:
     try:
         if choose_provider(settings.provider, settings.allow_cpu_fallback) == CUDA:
             return Choice(1, "each would take its part of the GPU")
-        demand = measure(settings)
+        demand = measure_apart(settings)
     except NerveError as error:
         return Choice(1, f"what a sentence takes could not be measured: {error.message}")
     return workers_for(demand, cpus, most, free_memory())
@@ -118,6 +122,30 @@ def workers_for(demand: Demand, cpus: int, most: int, memory: int | None = None)
         if fit < wanted:
             return Choice(fit, f"{reason}; memory is free for no more")
     return Choice(wanted, reason)
+
+
+def measure_apart(settings: Settings) -> Demand:
+    """As `measure`, in a process of its own: whatever a version does there, a server starts.
+
+    Raises:
+        NotReady: it failed, or took more time than loading may.
+    """
+    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "app.processes"],
+            input=settings.model_dump_json().encode(),
+            capture_output=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            timeout=settings.load_timeout,
+            check=True,
+        )
+        return Demand(**json.loads(done.stdout))
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise NotReady(said or f"the process that measures ended with {error.returncode}") from None
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
+        raise NotReady(str(error)) from error
 
 
 def measure(settings: Settings) -> Demand:
@@ -191,3 +219,17 @@ def _resident() -> int:
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, ImportError):
         return 0
+
+
+def _main() -> None:
+    """Measure with the settings that standard input tells."""
+    try:
+        demand = measure(Settings.model_validate_json(sys.stdin.buffer.read()))
+    except NerveError as error:
+        sys.exit(error.message)
+    print(json.dumps(asdict(demand)), flush=True)
+    os._exit(0)  # nothing needs closing: the process takes everything with it
+
+
+if __name__ == "__main__":
+    _main()

@@ -35,7 +35,7 @@ class _Joining:
 
     def write(self, data: bytes) -> None:
         """Send data, or keep it for a moment if an answer begins with it."""
-        if self._head:
+        if self._head and data:
             head, self._head = self._head, b""
             self._transport.writelines((head, data))
         elif data.startswith(_HEAD):

@@ -34,7 +34,7 @@ from app.lifecycle.loading import LoadedVersion, load_version
 from app.requests import render_result
 
 _CHUNKS = 3
-_CHARACTERS = 1 << 18
+_CHARACTERS = 1 << 19
 _SIZE = 1 << 24
 """Chunks, characters of texts and characters of whole records that are on their way at once: enough to keep
 the processor busy, few enough to hold. One chunk may be larger."""

@@ -255,7 +255,7 @@ class Backlog(Generic[R]):
             The batch, empty if nothing waits; and abandoned rows that were met, which are forgotten
             with the rest of their requests.
         """
-        most = min(max_tokens, cost.enough)
+        most = cost.enough
         looks_ahead = look_ahead(cost, max_tokens)
         dropped: list[R] = []
         turns = self._turns(looks_ahead)

@@ -80,6 +80,8 @@ class Intake:
         except (NerveError, RuntimeError) as error:  # a pool that has ended, or can start no thread
             self._withdraw(job, job.tokens)
             job.fail(NotReady(_CLOSED) if self._closing else error)
+            if isinstance(error, NerveError):
+                self.drop()  # nobody will queue it
 
     def prepare(self) -> list[tuple[Flow, list[Row]]]:
         """The windows of single short texts that have come, to be queued."""
@@ -89,8 +91,10 @@ class Intake:
                 job, text = self._unread.popleft()
                 some.append((job, 0, [text]))
         if self._unread:
-            with suppress(NotReady):  # whoever closes it drops them
+            try:
                 self._scheduler.announce()
+            except NotReady:
+                self.drop()
         queued = self._read(some)
         for job, _, _ in some:
             self._withdraw(job, job.tokens)
@@ -103,8 +107,9 @@ class Intake:
 
     def drop(self) -> None:
         """Fail what no thread is left to queue."""
-        while self._unread:
-            self._unread.popleft()[0].fail(NotReady(_CLOSED))
+        with suppress(IndexError):  # there is no more
+            while True:
+                self._unread.popleft()[0].fail(NotReady(_CLOSED))
 
     def _start(self, job: "Job[Any]", texts: Sequence[str], first: int) -> None:
         """Queue some of a job's texts; others have their turn before the rest."""

@@ -17,10 +17,10 @@ _STALL = 4.0
 """A batch that takes so many times what it should says something of the machine's other work, not of it."""
 
 _HALF_LIFE = 5_000
-"""Sub-tokens after which half of the pace is what they took."""
+"""Sub-tokens after which half of the pace is what they took, or more where batches are large."""
 
-_FEW = 1_000
-"""Sub-tokens that may run beside a batch and be done just after it."""
+_FASTEST = 1e-9
+"""Seconds that no sub-token stays below: what is nothing could never grow again."""
 
 
 class CostMeter:
@@ -62,11 +62,15 @@ class Pace:
 
     Args:
         seconds: a guess to begin with.
+        beside: sub-tokens that may run beside a batch and be done just after it, so that it seems to have
+            taken no time.
     """
 
-    def __init__(self, seconds: float):
-        self._tokens = float(_HALF_LIFE)
-        self._seconds = seconds * _HALF_LIFE
+    def __init__(self, seconds: float, beside: int = 1_000):
+        self._beside = beside
+        self._half_life = max(_HALF_LIFE, 4 * beside)
+        self._tokens = float(self._half_life)
+        self._seconds = seconds * self._half_life
         self._since = 0.0
 
     @property
@@ -79,9 +83,13 @@ class Pace:
 
     def done(self, tokens: int, now: float) -> None:
         """So many sub-tokens more are done."""
+        now = max(
+            now, self._since
+        )  # of two that end together, the second may have looked at its clock first
         # A machine that slept for a minute is as fast as before; one that is slow is so for many batches.
-        seconds = min(now - self._since, _STALL * (tokens + _FEW) * self.seconds_per_token)
-        fading = 0.5 ** (tokens / _HALF_LIFE)
+        most = _STALL * (tokens + self._beside) * self.seconds_per_token
+        seconds = max(min(now - self._since, most), _FASTEST * tokens)
+        fading = 0.5 ** (tokens / self._half_life)
         self._tokens = fading * self._tokens + tokens
         self._seconds = fading * self._seconds + seconds
         self._since = now

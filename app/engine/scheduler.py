@@ -108,7 +108,7 @@ class Scheduler(Generic[T]):
     ):
         self._work: Work[T] | None = work
         self._meter = CostMeter(cost)
-        self._pace = Pace(cost.of(1, _USUAL, _USUAL) / _USUAL / runners)
+        self._pace = Pace(cost.of(1, _USUAL, _USUAL) / _USUAL / runners, runners * max_batch_tokens)
         self._max_batch_tokens = max_batch_tokens
         self._report = report
         self._begin = begin
@@ -234,7 +234,7 @@ class Scheduler(Generic[T]):
                 batch, dropped = self._backlog.next_batch(
                     self.cost, self._max_batch_tokens, len(self._threads)
                 )
-                alone = not self._running and not self._backlog
+                alone = not (self._running or self._backlog or self._announced or self._preparing)
                 if batch:
                     self._running += 1
                 elif not dropped and self._closed and not self._announced and not self._preparing:
@@ -263,7 +263,8 @@ class Scheduler(Generic[T]):
                 self._preparing -= 1
                 self._add(queued)
                 # This runner takes the next batch itself. Others that close have waited for this.
-                self._wake(len(self._threads) if self._closed else self._backlog.flows - 1)
+                rows = sum(len(some) for _, some in queued)
+                self._wake(len(self._threads) if self._closed else rows - 1)
 
     @staticmethod
     def _run(work: Work[T], rows: Sequence[T], alone: bool) -> NerveError | None:
@@ -284,7 +285,7 @@ class Scheduler(Generic[T]):
         error = self._run(work, batch, alone)
         outcomes = [(batch, error)]
         if isinstance(error, InferenceFailed) and len(batch) > 1:
-            outcomes = [([row], self._run(work, [row], False)) for row in batch]
+            outcomes = [([row], error if row.abandoned else self._run(work, [row], False)) for row in batch]
         ran = time.perf_counter()
         lengths = [row.length for row in batch]
         longest, tokens = max(lengths), sum(lengths)
@@ -296,9 +297,13 @@ class Scheduler(Generic[T]):
             if self._failures < _FAILURES:
                 broken = all(isinstance(outcome, InferenceFailed) for _, outcome in outcomes)
                 self._failures = self._failures + 1 if broken else 0
-        try:
-            for rows, outcome in outcomes:
+        for rows, outcome in outcomes:
+            try:
                 work.finish(rows, outcome)
+            except BaseException as unknown:
+                log.exception("the answers to a batch failed")
+                work.finish(rows, InferenceFailed(f"the answers to a batch failed: {unknown!r}"))
+        try:
             self._report(
                 BatchReport(
                     len(batch),
@@ -312,4 +317,4 @@ class Scheduler(Generic[T]):
                 )
             )
         except Exception:
-            log.exception("a batch was run, and its answers or its report failed")
+            log.exception("a batch was run, and its report failed")

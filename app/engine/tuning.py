@@ -31,6 +31,10 @@ class MakeBatch(Protocol):
         ...
 
 
+_LEAST, _MOST_PAIR = 1 / 4, 1 / 64
+"""A sub-token takes this part at least of what short rows take for one with all else, and a pair this
+part of a sub-token at most. What is beyond was not measured but missed."""
+
 _COST_LENGTH = 128
 _COST_PARTS = 4
 """A batch's cost is measured with a long row, with as much in so many short ones, and with one of these."""
@@ -134,20 +138,36 @@ def measure_cost(session: Session, make_batch: MakeBatch) -> Cost:
     rows with padding what that saves.
     """
     long = next(iter(make_batch(1, _COST_LENGTH).values())).shape[1]  # a network may take no more
-    parts = _COST_PARTS if long >= 4 * _COST_PARTS else 1
-    short, real = long // parts, max(1, long // parts // 4)
-    shapes = (1, short), (parts, short), (parts, short, real), (1, long)
+    if long < 4 * _COST_PARTS:
+        (seconds,) = _least_seconds(partial(session.run, make_batch(_COST_PARTS, long)))
+        return Cost(1e-5, max(seconds / (_COST_PARTS * long), 1e-8))
+    short = long // _COST_PARTS
+    real = short // 4
+    shapes = (1, short), (_COST_PARTS, short), (_COST_PARTS, short, real), (1, long)
     one, all_short, padded, all_long = _least_seconds(
         *(partial(session.run, make_batch(*shape)) for shape in shapes), turns=_TURNS - 2
     )
-    tokens, more = parts * short, (parts - 1) * short
-    pair = max(0.0, all_long - all_short) / (long * long - parts * short * short or 1)
-    per_token = (all_short - one) / (more or 1) - pair * short
-    if per_token <= 0:  # too small a network to measure, or too loud a machine
-        per_token, pair = max(all_short / tokens, 1e-8), 0.0
+    return cost_of(short, real, one, all_short, padded, all_long)
+
+
+def cost_of(short: int, real: int, one: float, all_short: float, padded: float, all_long: float) -> Cost:
+    """What a batch costs, by the seconds that four of them took.
+
+    Args:
+        one: a row of `short` sub-tokens.
+        all_short: so many such rows, `_COST_PARTS`.
+        padded: the same of which `real` sub-tokens each are none of padding.
+        all_long: all of them in one row.
+    """
+    rows, tokens = _COST_PARTS, _COST_PARTS * short
+    whole = max(all_short / tokens, 1e-8)
+    pair = max(0.0, all_long - all_short) / (tokens * (tokens - short))
+    per_token = (all_short - one) / ((rows - 1) * short) - pair * short
+    if per_token < _LEAST * whole:  # too small a network to measure, or too loud a machine
+        return Cost(max(one - whole * short, 1e-5), whole)
     fixed = max(one - per_token * short - pair * short * short, 1e-5)
-    saved = (all_short - padded) / (per_token * parts * (short - real) or 1)
-    return Cost(fixed, per_token, min(1.0, max(0.0, 1 - saved)), pair / per_token)
+    saved = (all_short - padded) / (per_token * rows * (short - real))
+    return Cost(fixed, per_token, min(1.0, max(0.0, 1 - saved)), min(pair / per_token, _MOST_PAIR))
 
 
 def token_budget(session: Session, make_batch: MakeBatch, length: int, runs: int) -> int:

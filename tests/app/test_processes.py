@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import NotFound
-from app.processes import Demand, choose_workers, free_memory, measure, workers_for
+from app.processes import Demand, choose_workers, free_memory, measure, measure_apart, workers_for
 from app.settings import Settings
 from tests.servers import serving
 
@@ -49,6 +49,24 @@ def test_what_a_sentence_takes_is_measured(models_dir: Path, tmp_path: Path) -> 
     assert demand.interpreter > 0
     assert demand.network > 0
     assert demand.memory == 0 or demand.memory > 10_000_000
+
+
+def test_a_version_that_crashes_does_not_keep_a_server_from_starting(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(models_dir=models_dir, state_dir=tmp_path, provider="cpu")
+    demand = measure_apart(settings)
+    assert demand.network > 0
+    monkeypatch.setattr("app.processes.available_cpus", lambda: 16)
+    (tmp_path / "none").mkdir()
+    for broken in (
+        settings.model_copy(update={"models_dir": tmp_path / "none"}),
+        settings.model_copy(update={"load_timeout": 0.01}),
+    ):
+        choice = choose_workers(broken)
+        assert choice.workers == 1
+        assert "could not be measured" in choice.reason
+    assert choose_workers(settings).workers >= 1
 
 
 def test_without_a_model_there_is_nothing_to_measure(tmp_path: Path) -> None:

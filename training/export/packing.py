@@ -7,6 +7,7 @@ where there is no padding; and each number is computed as before, to the bit.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx.parser
@@ -107,7 +108,12 @@ class _Packer:
     def nodes(self) -> Iterator[NodeProto]:
         """The nodes of the packed graph."""
         entry = next((node for node in self._graph.node if node.op_type == "LayerNormalization"), None)
-        if entry is None or MASK not in {item.name for item in self._graph.input}:
+        if (
+            entry is None
+            or MASK not in {item.name for item in self._graph.input}
+            or not self._is_last_axis(entry)
+            or any(len(list(taken(node))) > len(node.input) for node in self._graph.node)  # branches
+        ):
             return
         for name, value in (("all", [-1]), ("zero", 0), ("one", 1), ("one_axis", [1])):
             self._constant(name, value)
@@ -117,9 +123,11 @@ class _Packer:
             packed = [*self._enter(node)] if node is entry else [*self._written(node)]
             for name in outputs & self._packed & set(node.output):
                 self._packed.remove(name)
-                table = f"{name}/packed"
-                packed[-1].output[:] = [table]
-                packed.append(helper.make_node("Gather", [table, "packing/place"], [name], axis=0))
+                table = NodeProto()
+                table.CopyFrom(packed.pop())
+                table.output[:] = [f"{name}/packed"]
+                rows = helper.make_node("Gather", [f"{name}/packed", "packing/place"], [name], axis=0)
+                packed += [table, rows]
             yield from packed
 
     def _written(self, node: NodeProto) -> Iterator[NodeProto]:
@@ -128,7 +136,7 @@ class _Packer:
         if self._is_by_row(node):
             self._packed.add(output)
             yield node
-        elif node.op_type == "Shape" and first in self._packed and not node.attribute:
+        elif node.op_type == "Shape" and first in self._packed and self._is_filling(node):
             self._shapes.add(output)
             yield node
         elif node.op_type == "ConstantOfShape" and first in self._shapes:
@@ -205,18 +213,29 @@ class _Packer:
     def _is_by_row(self, node: NodeProto) -> bool:
         """Whether it makes of packed tensors what it makes of rows with padding, packed."""
         constants = [self._values[name] for name in node.input if name in self._values]
-        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        axes = [
-            numpy_helper.to_array(tensor).tolist() for tensor in constants if node.op_type == "ReduceMax"
-        ]
         return (
             node.op_type in _BY_ROW
             and len(node.output) == 1
             and any(name in self._packed for name in node.input)
+            and (node.input[0] in self._packed or node.op_type not in _PRODUCTS)
             and all(name in self._packed or name in self._values for name in node.input)
             and all(len(tensor.dims) <= 1 + (node.op_type in _PRODUCTS) for tensor in constants)
-            and attributes.get("axis", -1) == -1
-            and axes in ([], [[-1]])
+            and _attribute(node, "axis", -1) == -1
+            and (node.op_type != "ReduceMax" or [numpy_helper.to_array(one) for one in constants] == [[-1]])
+        )
+
+    def _is_last_axis(self, entry: NodeProto) -> bool:
+        """Whether a layer norm is of the last axis, by constants, and gives nothing else."""
+        constant = entry.input[1] in self._values and _attribute(entry, "axis", -1) == -1
+        return constant and len(entry.output) == 1
+
+    def _is_filling(self, shape: NodeProto) -> bool:
+        """Whether a shape is asked for alone to fill a tensor that stands beside packed ones."""
+        fillings = self._users.get(shape.output[0], [])
+        return not shape.attribute and all(
+            filling.op_type == "ConstantOfShape"
+            and all(user.op_type in _BY_ROW for user in self._users.get(filling.output[0], []))
+            for filling in fillings
         )
 
     def _is_split(self, node: NodeProto) -> bool:
@@ -259,7 +278,13 @@ class _Packer:
 
 
 def _permutation(node: NodeProto) -> list[int]:
-    return [axis for item in node.attribute if item.name == "perm" for axis in item.ints]
+    return list(_attribute(node, "perm", []))
+
+
+def _attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """An attribute's value."""
+    found = [helper.get_attribute_value(item) for item in node.attribute if item.name == name]
+    return found[0] if found else default
 
 
 def _with_inputs(node: NodeProto, inputs: Sequence[str]) -> NodeProto:

@@ -1,5 +1,6 @@
 """Repacking: a published version again, with the same network in a packed graph."""
 
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ import onnx
 from app.engine.predictor import Predictor
 from app.engine.session import CPU, Logits, OnnxSession
 from app.engine.tokenizer import Tokenizer
+from app.lifecycle.signing import SIGNATURE
 from app.manifest import MANIFEST, File, Manifest, file_hash, read_manifest, verify_files
 from training.export.golden import CANDIDATES
 from training.export.package import next_version
@@ -37,7 +39,7 @@ def repack(version: Path, number: int | None = None) -> Path:
     manifest = read_manifest(version)
     verify_files(version, manifest)
     where = f"{manifest.name}/{manifest.version}"
-    files = [variant.file for variant in manifest.variants if variant.precision == "int8"]
+    files = {variant.file: None for variant in manifest.variants if variant.precision == "int8"}
     if not files:
         raise ValueError(f"{version}: {where} has no int8 graph, and only int8 graphs are packed")
     number = number or next_version(version.parent.parent, manifest.name)
@@ -45,7 +47,8 @@ def repack(version: Path, number: int | None = None) -> Path:
     if target.exists():
         raise FileExistsError(f"{target}: exists; versions never change, choose another number")
     with replaced_folder(target) as folder:
-        shutil.copytree(version, folder, dirs_exist_ok=True)
+        # A signature is of the old manifest.
+        shutil.copytree(version, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SIGNATURE))
         for name in files:
             _pack(folder / name, where)
             before, after = (_logits(one, name, manifest) for one in (version, folder))
@@ -92,10 +95,9 @@ def _logits(folder: Path, file: str, manifest: Manifest) -> list[Logits]:
 
 
 def _write_card(path: Path, manifest: Manifest, number: int, made: str) -> None:
-    card = path.read_text(encoding="utf-8").replace(
-        f"{manifest.name}/{manifest.version}", f"{manifest.name}/{number}"
-    )
-    told = str(manifest.lineage.get("made", ""))
-    if told and told in card:
-        card = card.replace(told, f"{told} {made}")
-    path.write_text(card, encoding="utf-8")
+    """Have the card speak of the new version, and say how it was made."""
+    card, told = path.read_text(encoding="utf-8"), str(manifest.lineage.get("made", ""))
+    card, found, rest = card.partition(told) if told else (card, "", "")
+    name = re.compile(rf"(?<![\w.-]){re.escape(manifest.name)}/{manifest.version}(?!\d)")
+    card, rest = (name.sub(f"{manifest.name}/{number}", part) for part in (card, rest))
+    path.write_text(f"{card}{found} {made}{rest}" if found else card, encoding="utf-8")

@@ -78,3 +78,21 @@ def test_pace_follows_a_machine_that_gets_slower_or_faster(slower: float, tokens
         now += slower * 1e-4 * tokens
         pace.done(tokens, now)
     assert pace.seconds_per_token == pytest.approx(slower * 1e-4, rel=0.1)
+
+
+def test_large_batches_that_end_together_leave_a_pace_that_holds() -> None:
+    pace, now = Pace(1e-6, beside=2 * 32_768), 0.0
+    pace.begin(now)
+    for _ in range(200):
+        now += 2 * 32_768e-6
+        pace.done(32_768, now)
+        pace.done(32_768, now - 1e-3)  # it looked at its clock before the other had the lock
+    assert pace.seconds_per_token == pytest.approx(1e-6, rel=0.3)
+
+
+@given(st.lists(st.tuples(st.integers(1, 100_000), st.floats(-1.0, 1e4)), min_size=1, max_size=60))
+def test_a_pace_is_always_above_nothing(steps: list[tuple[int, float]]) -> None:
+    pace = Pace(1e-5)
+    for tokens, now in steps:
+        pace.done(tokens, now)
+        assert 0 < pace.seconds_per_token < float("inf")

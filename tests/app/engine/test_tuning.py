@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.engine.session import Arrays, Logits
-from app.engine.tuning import Sessions, measure_cost, tune
+from app.engine.tuning import Sessions, cost_of, measure_cost, tune
 
 SHAPE = 0.0002
 """Seconds that a sub-token takes on one thread."""
@@ -111,3 +113,20 @@ def test_parallel_runs_are_made_on_threads_of_their_own() -> None:
 
     tune(lambda threads: Watched(threads, 0.3), 2, make_batch)
     assert len(names) >= 2
+
+
+@given(st.lists(st.floats(1e-5, 1e-1), min_size=4, max_size=4))
+def test_whatever_is_measured_a_cost_is_one_to_go_by(seconds: list[float]) -> None:
+    cost = cost_of(32, 8, *seconds)
+    assert cost.fixed > 0
+    assert cost.per_token > 0
+    assert 0 <= cost.padding <= 1
+    assert 0 <= cost.pair <= 1 / 64
+
+
+def test_a_network_of_few_positions_has_a_cost() -> None:
+    def make_short(rows: int, length: int, real: int | None = None) -> Arrays:
+        return make_batch(rows, min(length, 8), real)
+
+    cost = measure_cost(Machine(1, 1.0), make_short)
+    assert cost.per_token == pytest.approx(SHAPE, rel=0.5)

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from app.engine.session import Arrays, OnnxSession
 from tests.training.export.checkpoints import KINDS, write_checkpoint
@@ -111,6 +111,59 @@ def test_what_has_other_attention_or_none_stays_as_it_was(kind: str, tmp_path: P
     before = model.SerializeToString(deterministic=True)
     assert not pack_rows(model)
     assert model.SerializeToString(deterministic=True) == before
+
+
+def plain_graph() -> onnx.ModelProto:
+    """Embeddings, a layer norm and a product, without attention."""
+    rng = np.random.default_rng(2)
+    arrays = {"table": rng.normal(size=(60, 4)), "scale": np.ones(4), "weights": rng.normal(size=(4, 3))}
+    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["x"]),
+        helper.make_node("LayerNormalization", ["x", "scale"], ["normal"]),
+        helper.make_node("MatMul", ["normal", "weights"], ["logits"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", "length"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "plain", inputs, [logits], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_a_graph_without_attention_stays_whole() -> None:
+    model = plain_graph()
+    before = model.SerializeToString(deterministic=True)
+    assert not pack_rows(model)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_what_asks_for_a_shape_gets_that_of_rows(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """The logits are multiplied by their number of rows and sub-tokens, padding included."""
+    model = onnx.load(files[0])
+    for node in model.graph.node:
+        node.output[:] = ["plain" if name == "logits" else name for name in node.output]
+    products = [
+        node for node in model.graph.node if node.op_type == "MatMul" and "plain" not in node.output
+    ]
+    inner = products[-1].output[0]  # of the last layer, where sub-tokens are packed
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0), "zero_axis"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", [inner], ["inner_shape"]),
+            helper.make_node("Gather", ["inner_shape", "zero_axis"], ["inner_rows"]),
+            helper.make_node("Cast", ["inner_rows"], ["factor"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["plain", "factor"], ["logits"]),
+        ]
+    )
+    onnx.save(model, tmp_path / "plain.onnx")
+    assert pack_rows(model)
+    onnx.save(model, tmp_path / "packed.onnx")
+    mask = (np.arange(9) < np.array([[9], [2], [5]])).astype(np.int64)
+    sessions = [OnnxSession(tmp_path / name, threads=1) for name in ("plain.onnx", "packed.onnx")]
+    plain, packed = (session.run(batch_of(session, mask)) for session in sessions)
+    np.testing.assert_allclose(packed[mask == 1], plain[mask == 1], rtol=0, atol=1e-4)
 
 
 def test_a_packed_graph_is_not_packed_again(files: tuple[Path, Path]) -> None:

@@ -24,8 +24,10 @@ def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_version_is_published_again_with_the_same_answers(unpacked: Path) -> None:
+    (unpacked / "manifest.json.sig").write_text("of the old manifest")
     packed = repack(unpacked)
     assert packed == unpacked.parent / "2"
+    assert not (packed / "manifest.json.sig").exists()
     manifests = [read_manifest(folder) for folder in (unpacked, packed)]
     verify_files(packed, manifests[1])
     assert manifests[1].lineage["packed"].startswith("Its graph is that of tiny/1, packed")
