@@ -26,6 +26,7 @@ from app.errors import NerveError, NotFound, NotReady
 from app.lifecycle.deployment import DeploymentStore
 from app.lifecycle.loading import LoadOptions, load_version
 from app.lifecycle.repository import Repository
+from app.lifecycle.trial import own_process
 from app.requests import render_result
 from app.schemas import NerOptions
 from app.settings import Settings
@@ -130,13 +131,13 @@ def measure_apart(settings: Settings) -> Demand:
     Raises:
         NotReady: it failed, or took more time than loading may.
     """
-    paths = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    command, environment = own_process("app.processes")
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "app.processes"],
+            command,
             input=settings.model_dump_json().encode(),
             capture_output=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=environment,
             timeout=settings.load_timeout,
             check=True,
         )

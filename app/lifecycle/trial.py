@@ -89,15 +89,21 @@ def trial(
         raise VersionRefused(reason if reason.startswith(where) else where + reason)
 
 
-def _start(where: str) -> subprocess.Popen[bytes]:
+def own_process(module: str) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment that run a module of ours in a process of its own."""
     paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return [sys.executable, "-P", "-m", module], os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _start(where: str) -> subprocess.Popen[bytes]:
+    command, environment = own_process("app.lifecycle.trial")
     try:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "app.lifecycle.trial"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=environment,
         )
     except OSError as error:
         raise NotReady(

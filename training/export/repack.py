@@ -12,7 +12,7 @@ from app.engine.predictor import Predictor
 from app.engine.session import CPU, Logits, OnnxSession
 from app.engine.tokenizer import Tokenizer
 from app.lifecycle.signing import SIGNATURE
-from app.manifest import MANIFEST, File, Manifest, file_hash, read_manifest, verify_files
+from app.manifest import MANIFEST, File, Manifest, Variant, file_hash, read_manifest, verify_files
 from training.export.golden import CANDIDATES
 from training.export.package import next_version
 from training.export.packing import pack_rows
@@ -61,9 +61,14 @@ def repack(version: Path, number: int | None = None) -> Path:
             name: File(size=(folder / name).stat().st_size, sha256=file_hash(folder / name))
             for name in manifest.files
         }
+        variants = tuple(
+            _resized(variant, listed[variant.file].size) if variant.file in files else variant
+            for variant in manifest.variants
+        )
         packed = manifest.model_copy(
             update={
                 "version": number,
+                "variants": variants,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "files": listed,
                 "lineage": manifest.lineage | {"packed": made},
@@ -92,6 +97,12 @@ def _logits(folder: Path, file: str, manifest: Manifest) -> list[Logits]:
         return predictor.logits(CANDIDATES)
     finally:
         predictor.close()
+
+
+def _resized(variant: Variant, size: int) -> Variant:
+    """A variant with its new size, and without a speed that was another graph's."""
+    metrics = {name: value for name, value in variant.metrics.items() if name != "tokens_per_second"}
+    return variant.model_copy(update={"metrics": metrics | {"bytes": size}})
 
 
 def _write_card(path: Path, manifest: Manifest, number: int, made: str) -> None:

@@ -32,6 +32,9 @@ def test_a_version_is_published_again_with_the_same_answers(unpacked: Path) -> N
     verify_files(packed, manifests[1])
     assert manifests[1].lineage["packed"].startswith("Its graph is that of tiny/1, packed")
     assert manifests[1].golden == manifests[0].golden
+    (variant,) = manifests[1].variants
+    assert variant.metrics["bytes"] == (packed / variant.file).stat().st_size
+    assert "tokens_per_second" not in variant.metrics
     assert any(node.op_type == "NonZero" for node in onnx.load(packed / "model.int8.onnx").graph.node)
     assert "tiny/1" not in (packed / "README.md").read_text().replace("that of tiny/1", "")
     loaded = [load_version(folder) for folder in (unpacked, packed)]
