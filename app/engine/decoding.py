@@ -2,7 +2,7 @@
 
 Tag sequences form a chain whose illegal transitions have probability zero and whose legal ones are
 all alike, so `P(tags) ∝ Π_t softmax(logits_t / temperature)[tags_t]` over the legal sequences. The
-best sequence is found by Viterbi's algorithm; how an entity is scored, `posteriors` says.
+best sequence is found as `viterbi` says, and an entity is scored as `posteriors` says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from app.engine.grammar import Grammar, Scheme, grammar, joins, legal, split_tag, tags_of
 from app.engine.posteriors import Chain, Run
+from app.engine.viterbi import make_legal
 from app.engine.words import Ints
 
 __all__ = [
@@ -114,26 +115,9 @@ class Decoder:
 
     def best_tags(self, logits: npt.NDArray[np.floating]) -> Ints:
         """The legal tag sequence of highest probability, shape (decisions,)."""
-        rules = self.grammar
-        best = logits.argmax(1)
-        if rules.first[best[0]] and rules.final[best[-1]] and rules.legal[best[:-1], best[1:]].all():
-            return np.asarray(best)  # nothing legal can beat the best of all sequences
-        return self._viterbi(logits.astype(np.float64))
-
-    def _viterbi(self, logits: Floats) -> Ints:
-        rules = self.grammar
-        forbidden = np.where(rules.legal, 0.0, -np.inf)
-        back = np.zeros(logits.shape, np.int64)
-        reach = logits[0] + np.where(rules.first, 0.0, -np.inf)
-        for step in range(1, len(logits)):
-            paths = reach[:, None] + forbidden
-            back[step] = paths.argmax(0)
-            reach = paths.max(0) + logits[step]
-        path = np.zeros(len(logits), np.int64)
-        path[-1] = (reach + np.where(rules.final, 0.0, -np.inf)).argmax()
-        for step in range(len(logits) - 1, 0, -1):
-            path[step - 1] = back[step, path[step]]
-        return path
+        tags = np.pad(logits.argmax(1), 1, constant_values=self._outside)
+        make_legal(tags, logits, self.grammar)
+        return np.asarray(tags[1:-1])
 
     def _make_legal(self, tags: Ints, bases: Ints, logits: Sequence[npt.NDArray[np.floating]]) -> set[int]:
         """Give each text whose best tags are not legal its best legal ones; which texts these are."""
@@ -143,8 +127,8 @@ class Decoder:
         illegal = np.searchsorted(bases, np.flatnonzero(~legal) + 1, side="right") - 1
         texts = set(illegal.tolist())
         for text in texts:
-            base = bases[text]
-            tags[base : base + len(logits[text])] = self._viterbi(logits[text].astype(np.float64))
+            base, values = bases[text], logits[text]
+            make_legal(tags[base - 1 : base + len(values) + 1], values, self.grammar)
         return texts
 
     def _runs(self, tags: Ints, bases: Ints) -> dict[int, list[Run]]:
