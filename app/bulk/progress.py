@@ -3,10 +3,10 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _LINE_SECONDS = 10.0
 _BAR_SECONDS = 0.5
@@ -26,10 +26,7 @@ class Meter:
         self._started = self._last = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty():
-            columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}"))
-            self._bar = Progress(
-                *columns, TimeRemainingColumn(), console=Console(stderr=True), auto_refresh=False
-            )
+            self._bar = _bar()
             self._task = self._bar.add_task("", total=total, completed=begun, said="")
 
     def __enter__(self) -> Self:
@@ -67,3 +64,12 @@ class Meter:
         else:
             share = f", {100 * done / self._total:.0f} % of the input" if self._total else ""
             print(f"nerve: {said}{share}", file=sys.stderr, flush=True)
+
+
+def _bar() -> "Progress":
+    # Imported here: a server never draws a bar, and would hold 4 MB of it.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), auto_refresh=False)

@@ -77,6 +77,8 @@ def _start(options: Options, requests: list[bytes], state: str) -> Start:
             threads=0,
             poll_seconds=0.5,
         )
+        settings.pop("PYTHONDONTWRITEBYTECODE", None)  # Python's default, which a shell may have changed
+        settings["PYTHONPYCACHEPREFIX"] = str(Path(state) / "bytecode")
         started = time.perf_counter()
         process = subprocess.Popen([NERVE, "serve"], env=settings, stderr=log)
         try:
