@@ -19,14 +19,17 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, Protocol, TypeVar
 
-_LOOK_AHEAD, _PACKED_AHEAD = 10, 4
+_LOOK_AHEAD, _PACKED_AHEAD, _SHORT_AHEAD = 10, 4, 1.5
 """Rows considered at a time, in batches: more would cost time and hardly sort better. Fewer where padding
-takes no time, as there is less to gain by sorting, and who is overtaken waits."""
+takes no time, as there is less to gain by sorting, and who is overtaken waits; and still fewer for short
+requests, where the row that waits longest is somebody's whole answer."""
 
-_OVERTAKING = 2
-"""Sub-tokens that may overtake a row of their lane, in such looks ahead. A row of a rare length has few
-neighbours and waits until it is the oldest: without a bound a third more overtook it, and half of its
-request's time was theirs. Batches cost the same with it, in a simulation; with half of it 3 % more."""
+_OVERTAKING, _SHORT_OVERTAKING = 2, 1
+"""Sub-tokens that may overtake a row of their lane, in such looks ahead; the latter for short requests
+where padding takes no time. A row of a rare length has few neighbours and waits until it is the oldest:
+without a bound a third more overtook it, and half of its request's time was theirs. With 64 clients that
+send sentences, what these two took from p99 was a third, and nothing measurable from the rate (4 % in a
+simulation)."""
 
 _MOST = 1_024
 """Rows considered at most."""
@@ -178,7 +181,7 @@ class _Lane(Generic[R]):
 
     def next_tag(self) -> float:
         """The tag of the next row; there must be one."""
-        (row,) = self.first(1, 1)
+        (row,) = self.first(1)
         return self.served + row.length / self.flows
 
     def take(self, places: Iterable[int]) -> None:
@@ -189,15 +192,15 @@ class _Lane(Generic[R]):
             self.served += row.length / flows
             self.count(flow, -1, -row.length)
 
-    def first(self, tokens: int, most: int) -> list[R]:
+    def first(self, tokens: int, overtaking: int = 0, most: int = _MOST) -> list[R]:
         """The first rows, which have so many sub-tokens or are so many, and are the first entries then;
-        fewer where enough have overtaken the first. Abandoned ones are among them."""
+        fewer where `overtaking` sub-tokens came between. Abandoned ones are among them."""
         rows: list[R] = []
         walked, last = 0, 0
         for flow, row, came in self.entries:
             if not flow.cancelled:
                 if not rows:
-                    last = came + _OVERTAKING * tokens
+                    last = came + overtaking
                 elif came > last:
                     break
                 rows.append(row)
@@ -279,7 +282,8 @@ class Backlog(Generic[R]):
         """
         dropped: list[R] = []
         while lane := self._lane_in_turn():
-            rows = lane.first(look_ahead(cost, max_tokens), _MOST)
+            limits = cost, max_tokens, lane.number
+            rows = lane.first(look_ahead(*limits), overtaking(*limits))
             abandoned = [(lane.entries[place][0], row) for place, row in enumerate(rows) if row.abandoned]
             for flow, row in abandoned:
                 if not flow.cancelled:
@@ -306,15 +310,18 @@ class Backlog(Generic[R]):
         return min(waiting, key=_Lane.next_tag, default=None)
 
 
-def look_ahead(cost: Cost, max_tokens: int) -> int:
-    """Sub-tokens of the rows that a batch is chosen among."""
-    batches = _PACKED_AHEAD + (_LOOK_AHEAD - _PACKED_AHEAD) * cost.padding
+def look_ahead(cost: Cost, max_tokens: int, lane: int) -> int:
+    """Sub-tokens of the rows that a batch of a lane is chosen among."""
+    packed = _PACKED_AHEAD if lane else _SHORT_AHEAD
+    batches = packed + (_LOOK_AHEAD - packed) * cost.padding
     return int(batches * min(max_tokens, cost.enough)) + 1
 
 
-def overtaking(cost: Cost, max_tokens: int) -> int:
+def overtaking(cost: Cost, max_tokens: int, lane: int) -> int:
     """Sub-tokens that may come later than a row of their lane and run before it."""
-    return _OVERTAKING * look_ahead(cost, max_tokens)
+    packed = _OVERTAKING if lane else _SHORT_OVERTAKING
+    looks = packed + (_OVERTAKING - packed) * cost.padding
+    return int(looks * look_ahead(cost, max_tokens, lane))
 
 
 def choose_batch(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from app.engine.admission import Admission
-from app.engine.backlog import Backlog, Cost, Flow, Row, overtaking
+from app.engine.backlog import Backlog, Cost, Flow, Row, lane_of, overtaking
 from app.engine.pace import CostMeter, Pace
 from app.errors import DeadlineExceeded, InferenceFailed, NerveError, NotReady
 
@@ -165,7 +165,8 @@ class Scheduler(Generic[T]):
         with self._lock:
             if self._closed or not self.alive:
                 raise NotReady("this model version is closed; send the request again")
-            self._admission.admit(tokens, seconds_left, overtaking(self.cost, self._max_batch_tokens))
+            others = overtaking(self.cost, self._max_batch_tokens, lane_of(tokens))
+            self._admission.admit(tokens, seconds_left, others)
 
     def withdraw(self, tokens: int, part: int | None = None) -> None:
         """What was admitted, or a part of it, is queued now, or will never be."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.admission import Admission
-from app.engine.backlog import Backlog, Cost, Flow, overtaking
+from app.engine.backlog import Backlog, Cost, Flow, lane_of, overtaking
 from app.engine.pace import Pace
 from app.errors import Busy
 
@@ -85,7 +85,7 @@ class Machine:
         lengths = [min(max(int(self._random.gauss(31, 10)), 5), 80) for _ in range(texts)]
         expected = int(sum(lengths) * self._random.uniform(0.95, 1.05))
         try:
-            self._admission.admit(expected, self.deadline, overtaking(COST, BATCH))
+            self._admission.admit(expected, self.deadline, overtaking(COST, BATCH, lane_of(expected)))
         except Busy as busy:
             self.refused.append(busy.retry_after)
             return
@@ -192,7 +192,7 @@ def test_who_comes_again_when_told_is_admitted(
     request = Request(0.0, 1, 1, 1e9)
     for one in sizes:
         backlog.add(Flow(3_000), [Row(30, request, machine) for _ in range(one)])
-    tokens, later = 300 + 30 * size, overtaking(COST, BATCH)
+    tokens, later = 300 + 30 * size, overtaking(COST, BATCH, 1)
     try:
         admission.admit(tokens, seconds_left, later)
     except Busy as busy:

@@ -152,18 +152,19 @@ def test_no_row_starves_however_many_newcomers_there_are(
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=400),
     waiting=st.integers(1, 200),
+    size=st.sampled_from([100, 1_000]),
     cost=costs,
     max_tokens=st.integers(1, 200),
 )
 def test_no_row_is_overtaken_by_more_than_may(
-    lengths: list[int], waiting: int, cost: Cost, max_tokens: int
+    lengths: list[int], waiting: int, size: int, cost: Cost, max_tokens: int
 ) -> None:
     """One of a rare length waits until it is the oldest, but others do not pass it without end."""
     backlog: Backlog[Row] = Backlog()
     rows = [Row(number, length) for number, length in enumerate(lengths)]
-    flow = Flow(1_000)
+    flow = Flow(size)
     overtaken = dict.fromkeys(range(len(rows)), 0)
-    most = overtaking(cost, max_tokens) + max(lengths)
+    most = overtaking(cost, max_tokens, flow.lane) + max(lengths)
     backlog.add(flow, rows[:waiting])
     come = waiting
     while backlog:
