@@ -9,6 +9,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from app.engine.ensemble import EnsemblePredictor
+from app.engine.memory import give_memory_back
 from app.engine.predictor import AnyPredictor, Predictor
 from app.engine.priority import give_way
 from app.engine.scheduler import BatchReport
@@ -239,6 +240,7 @@ class Loader:
                 background,
             )
         _prove(where, predictor)
+        give_memory_back()  # the file's bytes, and sessions that were tried
         return LoadedSingle(
             manifest,
             variant,
