@@ -179,7 +179,9 @@ class Loader:
         if first:
             try:
                 with still_there(folder):
-                    shared.loaded.set_result(self._open(folder, options, background))
+                    opened = self._open(folder, options, background)
+                give_memory_back()  # the file's bytes, and sessions that were tried
+                shared.loaded.set_result(opened)
             except BaseException as error:
                 self._forget(key, shared)
                 shared.loaded.set_exception(error)
@@ -240,7 +242,6 @@ class Loader:
                 background,
             )
         _prove(where, predictor)
-        give_memory_back()  # the file's bytes, and sessions that were tried
         return LoadedSingle(
             manifest,
             variant,

@@ -1,10 +1,12 @@
 """From process start to ready, and memory: `nerve serve` beside a bare Python and its heaviest imports."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +36,8 @@ def run(options: Options) -> None:
     bare, imports, starts = [], [], []
     with tempfile.TemporaryDirectory() as state:  # the first start writes down what serves
         for _ in range(STARTS + 1):
-            bare.append(_run_python("pass"))
-            imports.append(_run_python("import fastapi, onnxruntime"))
+            bare.append(_run_python("pass", state))
+            imports.append(_run_python("import fastapi, onnxruntime", state))
             starts.append(_start(options, requests, state))
     seconds = [start.seconds for start in starts[1:]]
     show(
@@ -59,9 +61,15 @@ def run(options: Options) -> None:
     )
 
 
-def _run_python(code: str) -> float:
+def _with_bytecode(env: Mapping[str, str], state: str) -> dict[str, str]:
+    """An environment in which Python keeps its bytecode, as it does unless told otherwise."""
+    kept = {name: value for name, value in env.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPYCACHEPREFIX": str(Path(state) / "bytecode")}
+
+
+def _run_python(code: str, state: str) -> float:
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, env=_with_bytecode(os.environ, state))
     return time.perf_counter() - started
 
 
@@ -77,10 +85,8 @@ def _start(options: Options, requests: list[bytes], state: str) -> Start:
             threads=0,
             poll_seconds=0.5,
         )
-        settings.pop("PYTHONDONTWRITEBYTECODE", None)  # Python's default, which a shell may have changed
-        settings["PYTHONPYCACHEPREFIX"] = str(Path(state) / "bytecode")
         started = time.perf_counter()
-        process = subprocess.Popen([NERVE, "serve"], env=settings, stderr=log)
+        process = subprocess.Popen([NERVE, "serve"], env=_with_bytecode(settings, state), stderr=log)
         try:
             connection = wait_ready(process, port)
             seconds = time.perf_counter() - started
