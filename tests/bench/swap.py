@@ -17,6 +17,8 @@ from random import Random
 from statistics import median, quantiles
 from typing import Any
 
+import psutil
+
 from tests.bench.loopback import Connection, encode, free_port, wait_ready
 from tests.bench.report import Options
 from tests.bench.texts import news
@@ -24,7 +26,6 @@ from tests.servers import environment
 
 CONNECTIONS = 16
 QUIET_SECONDS = 30
-EARLY = 5
 PAUSE = 0.5
 """Seconds in which the last request of the version before ends, so that the next swap loads it anew."""
 REPOSITORY = Path(__file__).parents[2]
@@ -98,13 +99,13 @@ def run(options: Options) -> None:
         )
         try:
             wait_ready(server, port).close()
-            _measure(options, port, versions)
+            _measure(options, psutil.Process(server.pid), port, versions)
         finally:
             server.terminate()
             server.wait(60)
 
 
-def _measure(options: Options, port: int, versions: Sequence[int]) -> None:
+def _measure(options: Options, process: psutil.Process, port: int, versions: Sequence[int]) -> None:
     texts = news(options.requests or 500)
     answers: Answers = {}
     for version in versions:
@@ -120,15 +121,14 @@ def _measure(options: Options, port: int, versions: Sequence[int]) -> None:
     _ask(port, encode("GET", "/watched"))
     quiet = [_quiet(port, options, texts, answers)]
     seconds: list[float] = []
-    early: dict[str, float] = {}
+    resident: list[float] = []
     with Load(port, options.model, texts, answers) as load:
         for number in range(options.swaps):
             started = time.perf_counter()
             _swap(port, options.model, versions[number % 2])
             seconds.append(time.perf_counter() - started)
             time.sleep(PAUSE)
-            if number + 1 == EARLY:
-                early = _ask(port, encode("GET", "/watched"))
+            resident.append(process.memory_info().rss / 1e6)
     late = _ask(port, encode("GET", "/watched"))
     quiet.append(_quiet(port, options, texts, answers))
     loads = {"before": quiet[0][0], "with swaps": load, "after": quiet[1][0]}
@@ -152,13 +152,16 @@ def _measure(options: Options, port: int, versions: Sequence[int]) -> None:
         for failure in one.failed[:3]:
             print(f"    failed: {failure}")
     without = max(tails["before"], tails["after"])
+    quarter, before = max(1, len(resident) // 4), watches["before"]
+    early_mb, late_mb = median(resident[quarter : 2 * quarter] or resident), median(resident[-quarter:])
     print(
         f"  p99.9 with swaps: {tails['with swaps'] - without:+.1f} ms beside the worse without (aim 250)\n"
         f"  a swap takes {median(seconds):.2f} s, at most {max(seconds):.2f}, loading and checks included\n"
-        f"  resident {early['rss'] / 1e6:.0f} MB after {EARLY} swaps, {late['rss'] / 1e6:.0f} MB after "
-        f"{options.swaps}: {100 * (late['rss'] / early['rss'] - 1):+.1f} % (aim: 5)\n"
-        f"  threads {early['threads']:.0f} and {late['threads']:.0f}, "
-        f"open files {early['files']:.0f} and {late['files']:.0f}\n"
+        f"  resident {early_mb:.0f} MB in the second quarter of the swaps, {late_mb:.0f} MB in the last: "
+        f"{100 * (late_mb / early_mb - 1):+.1f} % (aim: 5), medians; {min(resident):.0f} to "
+        f"{max(resident):.0f} MB, as a version has one session or two\n"
+        f"  threads {before['threads']:.0f} before and {late['threads']:.0f} after, "
+        f"open files {before['files']:.0f} and {late['files']:.0f}\n"
     )
 
 
