@@ -69,16 +69,34 @@ class Sessions(Generic[S]):
     runs: int
     lone: S
 
+    @property
+    def plan(self) -> "Plan":
+        """For a network that is to run as this one does."""
+        return Plan(self.runs, self.lone is not self.session)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is settled of how a network runs.
+
+    Attributes:
+        runs: batches at a time; 0 is to be measured.
+        lone: whether a batch that comes alone gets a session of all threads; None is to be measured.
+    """
+
+    runs: int = 0
+    lone: bool | None = None
+
 
 def tune(
-    open_session: Callable[[int], S], threads: int, make_batch: MakeBatch, runs: int = 0
+    open_session: Callable[[int], S], threads: int, make_batch: MakeBatch, plan: Plan = Plan()
 ) -> Sessions[S]:
     """Open the sessions that make the most of so many threads.
 
     Args:
         open_session: opens the network on so many threads a run.
         threads: in all.
-        runs: batches at a time, where that is settled; 0 measures it.
+        plan: what is not to be measured.
     """
     if threads == 1:
         session = open_session(1)
@@ -90,6 +108,7 @@ def tune(
             opened[each] = open_session(each)
         return opened[each]
 
+    runs = plan.runs
     if not runs:
         each, *wider = _shares(threads)
         batch = make_batch(*_CROWD_PROBE)
@@ -103,8 +122,9 @@ def tune(
                 each = more
         runs = threads // each
     runs = min(runs, threads)
-    session, wide_session = opened_with(threads // runs), opened_with(threads)
-    if wide_session is not session:
+    session = opened_with(threads // runs)
+    wide_session = session if plan.lone is False else opened_with(threads)
+    if plan.lone is None and wide_session is not session:
         batch = make_batch(*_LONE_PROBE)
         alone, with_all = _least_seconds(
             partial(session.run, batch), partial(wide_session.run, batch), turns=_TURNS + 2

@@ -15,7 +15,7 @@ from app.engine.priority import give_way
 from app.engine.scheduler import BatchReport
 from app.engine.session import CUDA, OnnxSession, Provider, available_cpus, choose_provider
 from app.engine.tokenizer import Tokenizer
-from app.engine.tuning import Sessions, make_batches, token_budget, tune
+from app.engine.tuning import Plan, Sessions, make_batches, token_budget, tune
 from app.engine.words import WordRule
 from app.errors import VersionRefused
 from app.lifecycle.proof import check_ensemble, check_golden, check_tokenizer
@@ -39,6 +39,9 @@ Report = Callable[[BatchReport], None]
 
 CPU_BATCH_TOKENS = 512
 """Sub-tokens of a batch on a CPU: larger ones are no faster, and what the largest took is kept."""
+
+_ALIKE = 0.1
+"""Networks whose files differ in size by no more than this part are taken for alike."""
 
 _CUDA_RUNS = 2
 """Batches at a time on a GPU: it runs one while the other is made or decoded."""
@@ -124,6 +127,7 @@ class Loader:
         self._report = report
         self._lock = threading.Lock()  # held for moments only, never while loading or closing
         self._shared: dict[_Key, _Shared] = {}
+        self._plans: dict[tuple[str, int], tuple[int, Plan]] = {}  # with the bytes of the network
         self._tokenizers: WeakValueDictionary[tuple[str, WordRule], Tokenizer] = WeakValueDictionary()
 
     def load(self, folder: Path, *, models: Path | None = None, background: bool = False) -> LoadedVersion:
@@ -212,6 +216,7 @@ class Loader:
             first = _open_session(folder, manifest, variant, provider, 1)
         with refusing(where, "does not run"):
             batches = make_batches(manifest, tokenizer.pad_id)
+            size = manifest.files[variant.file].size
             if provider == CUDA:
                 sessions = Sessions(first, options.runs or _CUDA_RUNS, first)
             else:
@@ -223,8 +228,9 @@ class Loader:
                     ),
                     options.threads or available_cpus(),
                     batches,
-                    options.runs,
+                    self._plan(manifest.name, options, size),
                 )
+                self._plans[manifest.name, options.threads] = size, sessions.plan
             max_batch_tokens = options.max_batch_tokens or (
                 token_budget(first, batches, manifest.max_length, sessions.runs)
                 if provider == CUDA
@@ -251,6 +257,12 @@ class Loader:
             predictor,
             release=predictor.close,
         )
+
+    def _plan(self, model: str, options: LoadOptions, size: int) -> Plan:
+        """How a version of a model, whose network has so many bytes, is to run: as the one before, where
+        that is about as large. Most likely it serves, and measuring would tell more of its load."""
+        before, plan = self._plans.get((model, options.threads), (0, Plan()))
+        return plan if abs(size - before) <= _ALIKE * before else Plan(options.runs)
 
     def _tokenizer(self, folder: Path, manifest: Manifest) -> Tokenizer:
         """The tokenizer of a version. One is held while any version uses it: to read it takes long, and

@@ -159,7 +159,7 @@ def _measure(options: Options, process: psutil.Process, port: int, versions: Seq
         f"  a swap takes {median(seconds):.2f} s, at most {max(seconds):.2f}, loading and checks included\n"
         f"  resident {early_mb:.0f} MB in the second quarter of the swaps, {late_mb:.0f} MB in the last: "
         f"{100 * (late_mb / early_mb - 1):+.1f} % (aim: 5), medians; {min(resident):.0f} to "
-        f"{max(resident):.0f} MB, as a version has one session or two\n"
+        f"{max(resident):.0f} MB in all\n"
         f"  threads {before['threads']:.0f} before and {late['threads']:.0f} after, "
         f"open files {before['files']:.0f} and {late['files']:.0f}\n"
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.session import Arrays, Logits
-from app.engine.tuning import Sessions, cost_of, measure_cost, tune
+from app.engine.tuning import Plan, Sessions, cost_of, measure_cost, tune
 
 SHAPE = 0.0002
 """Seconds that a sub-token takes on one thread."""
@@ -55,9 +55,11 @@ def opener(alike: float, opened: list[int]) -> Callable[[int], Machine]:
     return open_session
 
 
-def tuned(alike: float, threads: int, runs: int = 0) -> tuple[Sessions[Machine], list[int]]:
+def tuned(
+    alike: float, threads: int, runs: int = 0, lone: bool | None = None
+) -> tuple[Sessions[Machine], list[int]]:
     opened: list[int] = []
-    return tune(opener(alike, opened), threads, make_batch, runs), opened
+    return tune(opener(alike, opened), threads, make_batch, Plan(runs, lone)), opened
 
 
 def test_where_threads_wait_for_each_other_batches_run_beside_each_other() -> None:
@@ -87,6 +89,14 @@ def test_one_thread_needs_no_measuring() -> None:
 def test_what_is_settled_is_not_measured(runs: int, each: int) -> None:
     sessions, _ = tuned(alike=0.3, threads=4, runs=runs)
     assert (sessions.session.threads, sessions.runs) == (each, min(runs, 4))
+
+
+@pytest.mark.parametrize(("lone", "alike"), [(True, 0.01), (False, 0.3)])
+def test_a_network_runs_as_another_did_whatever_would_be_measured(lone: bool, alike: float) -> None:
+    sessions, opened = tuned(alike, threads=4, runs=4, lone=lone)
+    assert (sessions.lone is not sessions.session) is lone
+    assert opened == [1, 4][: 1 + lone]
+    assert sessions.plan == Plan(4, lone)
 
 
 def test_cost_is_the_line_through_what_batches_take() -> None:

@@ -578,6 +578,18 @@ def test_threads_that_load_at_the_same_time_load_once(models_dir: Path, counted:
     assert not found[0].predictor.alive
 
 
+def test_versions_of_a_model_run_as_the_first_was_found_to_run_best(models_dir: Path) -> None:
+    """Measured again it would be chance, with a network of a few microseconds."""
+    write_tiny_version(models_dir, "ner-en", 2)
+    loader = Loader(LoadOptions(threads=4))
+    found = []
+    for number in range(8):
+        loaded = loader.load(models_dir / "ner-en" / str(1 + number % 2))
+        found.append((loaded.runs, loaded.threads))
+        loaded.close()
+    assert len(set(found)) == 1
+
+
 def test_a_folder_that_changed_is_loaded_anew(models_dir: Path) -> None:
     loader = Loader(ONE_THREAD)
     old = loader.load(models_dir / "ner-en/1")
