@@ -83,9 +83,8 @@ class Pace:
 
     def done(self, tokens: int, now: float) -> None:
         """So many sub-tokens more are done."""
-        now = max(
-            now, self._since
-        )  # of two that end together, the second may have looked at its clock first
+        # Of two that end together, the second may have looked at its clock first.
+        now = max(now, self._since)
         # A machine that slept for a minute is as fast as before; one that is slow is so for many batches.
         most = _STALL * (tokens + self._beside) * self.seconds_per_token
         seconds = max(min(now - self._since, most), _FASTEST * tokens)

@@ -56,6 +56,19 @@ _GAIN = 1.05
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What is settled of how a network runs.
+
+    Attributes:
+        runs: batches at a time; 0 is to be measured.
+        lone: whether a batch that comes alone gets a session of all threads; None is to be measured.
+    """
+
+    runs: int = 0
+    lone: bool | None = None
+
+
+@dataclass(frozen=True)
 class Sessions(Generic[S]):
     """A network, ready to run.
 
@@ -70,22 +83,9 @@ class Sessions(Generic[S]):
     lone: S
 
     @property
-    def plan(self) -> "Plan":
+    def plan(self) -> Plan:
         """For a network that is to run as this one does."""
         return Plan(self.runs, self.lone is not self.session)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is settled of how a network runs.
-
-    Attributes:
-        runs: batches at a time; 0 is to be measured.
-        lone: whether a batch that comes alone gets a session of all threads; None is to be measured.
-    """
-
-    runs: int = 0
-    lone: bool | None = None
 
 
 def tune(
