@@ -10,18 +10,19 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from app import __version__
+from app.api import admin, health, stream
+from app.api.dialects import native
+from app.api.middleware import RequestMiddleware
+from app.api.responses import error_response
 from app.engine.memory import collect_seldom, hold_little
-from app.engine.session import available_cpus
+from app.engine.runtimes.session import available_cpus
 from app.errors import NerveError, NotFound, RequestError
-from app.lifecycle.deployment import DeploymentStore
-from app.lifecycle.loading import LoadOptions
-from app.lifecycle.manager import ModelManager
-from app.lifecycle.repository import Repository
 from app.metrics import Metrics
-from app.middleware import RequestMiddleware
-from app.routes import health, models, ner, stream
-from app.routes.answers import error_response
 from app.settings import Settings
+from app.versions.loading.loader import LoadOptions
+from app.versions.rollout.desired import DeploymentStore
+from app.versions.rollout.manager import ModelManager
+from app.versions.storage.repository import Repository
 
 _SWITCH_SECONDS = 0.0005
 """How long a thread may hold the interpreter where others want it. A batch that is done, and a request that
@@ -83,9 +84,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.manager = manager
     app.state.draining = threading.Event()
-    app.router.routes += ner.router.routes  # an included router is matched twice
+    app.router.routes += native.router.routes  # an included router is matched twice
     app.include_router(stream.router)
-    app.include_router(models.router)
+    app.include_router(admin.router)
     app.include_router(health.router)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     app.add_exception_handler(NerveError, _on_error)

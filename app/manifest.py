@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.engine.decoding import Scheme, split_tag, tags_of
-from app.engine.words import WordRule
 from app.errors import VersionRefused
+from app.labels import Scheme, WordRule, split_tag, tags_of
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"

@@ -14,11 +14,11 @@ from prometheus_client import (
 )
 from prometheus_client.samples import Sample
 
-from app.engine.predictor import AnyPredictor
-from app.engine.scheduler import BatchReport
-from app.lifecycle.loading import LoadedVersion
-from app.metric_files import FOLDER, AllWorkers, ServerProcesses
+from app.engine.batching.runner import BatchReport
+from app.engine.model import Model
 from app.metric_kinds import Counter, Gauge, Histogram
+from app.server.metric_files import FOLDER, AllWorkers, ServerProcesses
+from app.versions.loading.loader import LoadedVersion
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MODEL = ("model", "version")
@@ -38,7 +38,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._server = _whole_server(self.registry)
-        self._predictors: list[tuple[weakref.ref[AnyPredictor], tuple[str, str]]] = []
+        self._predictors: list[tuple[weakref.ref[Model], tuple[str, str]]] = []
         self._looking = threading.Lock()
         r = self.registry
         self.workers = Gauge(
@@ -190,7 +190,7 @@ class Metrics:
         self.model_info.labels(*_info(version)).inc()
         of = (version.manifest.name, str(version.manifest.version))
         with self._looking:
-            self._predictors.append((weakref.ref(version.predictor), of))
+            self._predictors.append((weakref.ref(version.model), of))
         self.refresh()
 
     def closed(self, version: LoadedVersion) -> None:

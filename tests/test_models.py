@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.lifecycle.loading import load_version
+from app.versions.loading.loader import load_version
 from tests.bench.texts import news
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -24,17 +24,17 @@ class TestVersion:
     def test_it_is_small_and_passes_its_checks(self, folder: Path) -> None:
         assert sum(path.stat().st_size for path in folder.iterdir()) < 30e6
         loaded = load_version(folder)
-        loaded.predictor.close()
+        loaded.model.close()
         assert len(loaded.manifest.golden) >= 5
 
     def test_an_answer_does_not_depend_on_batch_mates(self, folder: Path) -> None:
         loaded = load_version(folder)
         texts = news(48)
-        alone = [loaded.predictor.logits([text])[0] for text in texts]
-        together = loaded.predictor.logits(texts)
-        answers = loaded.predictor.predict(texts)
-        singly = [loaded.predictor.predict([text])[0] for text in texts]
-        loaded.predictor.close()
+        alone = [loaded.model.logits([text])[0] for text in texts]
+        together = loaded.model.logits(texts)
+        answers = loaded.model.predict(texts)
+        singly = [loaded.model.predict([text])[0] for text in texts]
+        loaded.model.close()
         assert all((a == b).all() for a, b in zip(alone, together, strict=True))
         assert answers == singly
         assert sum(len(answer.entities) for answer in answers) > 20

@@ -18,8 +18,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from app.engine.decoding import tags_of
-from app.engine.session import CPU, CUDA
+from app.engine.runtimes.session import CPU, CUDA
+from app.labels import tags_of
 from app.manifest import MANIFEST, File, Golden, GoldenEntity, Manifest, Variant, file_hash
 
 TEXT = "Angela Merkel visited IBM in New York."

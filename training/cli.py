@@ -10,9 +10,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from app.engine.decoding import Scheme
-from app.engine.words import WordRule
 from app.errors import NerveError
+from app.labels import Scheme, WordRule
 from app.manifest import Method, Precision
 from training.recipe import Recipe, load_recipe
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.engine.decoding import tags_of
 from app.files import write_whole
-from app.lifecycle.loading import load_version
+from app.labels import tags_of
 from app.manifest import read_manifest
+from app.versions.loading.loader import load_version
 from training.data.corpora import LoadedCorpus, load_held_out, load_train
 from training.data.documents import Document, text_key
 from training.data.transfer import TransferSet, build_transfer_set
@@ -253,7 +253,7 @@ def _measured(version: Path, recipe: Recipe) -> Interval:
     """The average F1 on the test files, through the serving engine."""
     loaded = load_version(version)
     try:
-        answers = [ask(loaded.predictor, corpus) for corpus in load_held_out(recipe.test, recipe)]
+        answers = [ask(loaded.model, corpus) for corpus in load_held_out(recipe.test, recipe)]
     finally:
-        loaded.predictor.close()
+        loaded.model.close()
     return average_interval(answers, recipe.labels, resamples=_RESAMPLES)

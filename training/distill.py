@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from app.engine.decoding import tags_of
-from app.engine.tokenizer import Tokenizer
-from app.engine.words import Ints, split_words
+from app.engine.text.tokenizer import Tokenizer
+from app.engine.text.words import Ints, split_words
 from app.files import write_whole
+from app.labels import tags_of
 from app.manifest import file_hash
 from training.data.corpora import LoadedCorpus, load_held_out, load_train
 from training.data.encode import NO_TARGET, encode, encode_raw

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from app.engine.tokenizer import EncodedText, Tokenizer
-from app.engine.windows import cut_windows
+from app.engine.text.tokenizer import EncodedText, Tokenizer
+from app.engine.text.windows import cut_windows
 from training.data.encode import NOTHING, Example, collate
 from training.models.tagger import Tagger
 

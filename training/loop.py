@@ -21,8 +21,9 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from app.engine.decoding import Decoder, tags_of
-from app.engine.tokenizer import Tokenizer
+from app.engine.decoding.spans import Decoder
+from app.engine.text.tokenizer import Tokenizer
+from app.labels import tags_of
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
 from training.data.encode import (

@@ -7,8 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.engine.decoding import Scheme
-from app.engine.words import WordRule
+from app.labels import Scheme, WordRule
 from training.data.cleaning import CLEANING
 from training.data.readers import READERS
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from app.engine.decoding import tags_of
-from app.engine.tokenizer import Tokenizer
+from app.engine.text.tokenizer import Tokenizer
+from app.labels import tags_of
 from training.data.corpora import LoadedCorpus, load_held_out
 from training.folders import replaced_folder
 from training.loop import f1_of

@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from app.engine.tokenizer import EncodedText, Tokenizer
-from app.engine.words import Ints, WordRule, split_words
+from app.engine.text.tokenizer import EncodedText, Tokenizer
+from app.engine.text.words import Ints, split_words
 from app.files import write_whole
-from app.lifecycle.loading import LoadOptions, load_single
+from app.labels import WordRule
 from app.manifest import MANIFEST, file_hash
+from app.versions.loading.loader import LoadOptions, load_single
 from training.data.encode import NO_TARGET
 from training.inference import logits_of
 from training.models import load_tagger
@@ -80,10 +81,10 @@ class VersionMember:
         try:
             self._columns = _columns(folder, manifest.tags, tags)
         except ValueError:
-            loaded.predictor.close()
+            loaded.model.close()
             raise
         self.rule = manifest.words
-        self._predictor = loaded.predictor
+        self._predictor = loaded.model
         self._temperature = manifest.temperature
 
     def answer(self, texts: Sequence[str]) -> list[tuple[EncodedText, Floats]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
+from app.api.requests import render_result
 from app.bulk.chunks import Chunk, Reader, Reject
 from app.bulk.errors import BadRecord, BulkError, Stopped
 from app.bulk.journal import Journal
@@ -27,11 +28,11 @@ from app.bulk.progress import Meter
 from app.bulk.signals import Stop
 from app.bulk.task import Files, Task
 from app.bulk.writers import Sink, Writer, make_writer
+from app.engine.decoding.entities import Prediction
 from app.engine.memory import hold_little
-from app.engine.predictor import AnyPredictor, Prediction
+from app.engine.model import Model
 from app.errors import InferenceFailed
-from app.lifecycle.loading import LoadedVersion, load_version
-from app.requests import render_result
+from app.versions.loading.loader import LoadedVersion, load_version
 
 _CHUNKS = 3
 _CHARACTERS = 1 << 19
@@ -127,7 +128,7 @@ class _Run:
         self.journal = journal
         self.rate = 0.0
         self._task, self._reader, self._writer, self._rejects = task, reader, writer, rejects
-        self._predictor: AnyPredictor = loaded.predictor
+        self._predictor: Model = loaded.model
         self._stop = stop
         self._flying: deque[_Flight] = deque()
         self._end = Position(journal.number, journal.offset, journal.digest)

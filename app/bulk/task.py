@@ -7,6 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from app.api.requests import check_labels
+from app.api.schemas import NerOptions
 from app.bulk.chunks import ENTITIES, Reader
 from app.bulk.errors import BulkError, OutputExists
 from app.bulk.formats import Format
@@ -14,10 +16,8 @@ from app.bulk.journal import Journal, Setup, identify, read_journal
 from app.bulk.lines import Lines
 from app.bulk.parquet import ParquetReader, remove_parts
 from app.bulk.records import CsvReader, JsonlReader, TextReader
-from app.lifecycle.loading import LoadOptions
 from app.manifest import MANIFEST, file_hash, read_manifest
-from app.requests import check_labels
-from app.schemas import NerOptions
+from app.versions.loading.loader import LoadOptions
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from contextlib import suppress
 from itertools import chain, islice
 from typing import Any
 
-from app.engine.backlog import Flow
-from app.engine.jobs import Job, Row, Text, answer
-from app.engine.scheduler import Scheduler
-from app.engine.tokenizer import Tokenizer
-from app.engine.windows import cut_windows
+from app.engine.batching.queue import Flow
+from app.engine.batching.rows import Job, Row, Text, answer
+from app.engine.batching.runner import Scheduler
+from app.engine.text.tokenizer import Tokenizer
+from app.engine.text.windows import cut_windows
 from app.errors import DeadlineExceeded, InferenceFailed, NerveError, NotReady
 from app.manifest import Manifest
 

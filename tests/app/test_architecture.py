@@ -31,27 +31,27 @@ def test_the_server_imports_nothing_of_training() -> None:
 
 def test_the_engine_knows_no_http() -> None:
     found = loaded_by(modules("engine"))
-    assert not found & {"fastapi", "starlette", "uvicorn", "app.routes", "app.lifecycle", "app.main"}
+    assert not found & {"fastapi", "starlette", "uvicorn", "app.api", "app.versions", "app.main"}
 
 
-@pytest.mark.parametrize("module", modules("routes"))
-def test_routes_know_no_onnx(module: str) -> None:
+@pytest.mark.parametrize("module", modules("api"))
+def test_api_knows_no_onnx(module: str) -> None:
     source = (PACKAGE.parent / (module.replace(".", "/") + ".py")).with_suffix(".py")
-    text = source.read_text() if source.exists() else (PACKAGE / "routes/__init__.py").read_text()
+    text = source.read_text() if source.exists() else (PACKAGE / "api/__init__.py").read_text()
     assert "onnxruntime" not in text
     assert "tokenizers" not in text
 
 
-def test_lifecycle_knows_no_http() -> None:
-    assert not loaded_by(modules("lifecycle")) & {
+def test_versions_know_no_http() -> None:
+    assert not loaded_by(modules("versions")) & {
         "fastapi",
         "starlette",
         "uvicorn",
-        "app.routes",
+        "app.api",
         "app.main",
     }
 
 
 def test_bulk_knows_no_server_and_needs_no_parquet() -> None:
     found = loaded_by(modules("bulk"))
-    assert not found & {"fastapi", "uvicorn", "app.routes", "app.main", "app.server", "pyarrow"}
+    assert not found & {"fastapi", "uvicorn", "app.api", "app.main", "app.server.serve", "pyarrow"}

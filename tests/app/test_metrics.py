@@ -12,9 +12,9 @@ import httpx
 import psutil
 import pytest
 
-from app.lifecycle.loading import load_version
+from app.api.responses import count_answers
 from app.metrics import Metrics
-from app.routes.answers import count_answers
+from app.versions.loading.loader import load_version
 from tests.servers import Server, sample_sum, serving, until
 from tests.tiny import TEXT, write_tiny_version
 
@@ -253,7 +253,7 @@ def test_a_version_is_told_while_it_is_loaded(models_dir: Path) -> None:
     assert total(metrics, "nerve_model_info", model="ner-en", version="1") == 1
     assert b'nerve_queue_tokens{model="ner-en",version="1"} 0.0' in metrics.exposition()
     metrics.queue_tokens.labels("ner-en", "1").set(7)
-    loaded.predictor.close()
+    loaded.model.close()
     metrics.closed(loaded)
     assert total(metrics, "nerve_model_info", model="ner-en", version="1") == 0
     assert total(metrics, "nerve_queue_tokens") == 0

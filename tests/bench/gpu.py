@@ -24,8 +24,8 @@ import torch
 from transformers import BertConfig, BertForTokenClassification
 from transformers.utils import logging
 
-from app.engine.session import CUDA, Arrays, OnnxSession, check_installation, choose_provider
-from app.engine.shapes import find_token_budget
+from app.engine.runtimes.batch_shapes import find_token_budget
+from app.engine.runtimes.session import CUDA, Arrays, OnnxSession, check_installation, choose_provider
 from app.errors import SettingsError
 from training.export.fusion import fuse_fp16
 from training.export.onnx_file import export_onnx

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from statistics import median
 
-from app.lifecycle.loading import LoadOptions, load_single
+from app.versions.loading.loader import LoadOptions, load_single
 from tests.bench import crowd
 from tests.bench.loopback import Connection
 from tests.bench.offline import Offline
@@ -45,7 +45,7 @@ def _measure(options: Options, version: int, served: Connection, constant: Conne
         for name, threads in own.items()
     }
     cases |= {
-        "predictor.predict, in this process": lambda: loaded.predictor.predict([text]),
+        "predictor.predict, in this process": lambda: loaded.model.predict([text]),
         "POST to FastAPI that answers a constant": lambda: constant.exchange(request),
         whole: lambda: served.exchange(request),
     }

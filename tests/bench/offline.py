@@ -16,13 +16,13 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.decoding import Decoder, ScoredSpan
-from app.engine.session import OnnxSession, available_cpus, choose_provider
-from app.engine.tokenizer import EncodedText, Tokenizer
-from app.engine.tuning import make_batches, measure_cost
-from app.engine.windows import Window, cut_windows
-from app.lifecycle.loading import choose_variant
+from app.engine.decoding.spans import Decoder, ScoredSpan
+from app.engine.runtimes.session import OnnxSession, available_cpus, choose_provider
+from app.engine.runtimes.tuning import make_batches, measure_cost
+from app.engine.text.tokenizer import EncodedText, Tokenizer
+from app.engine.text.windows import Window, cut_windows
 from app.manifest import Feature, read_manifest
+from app.versions.loading.loader import choose_variant
 from tests.bench.report import Options
 from tests.bench.split import best_split
 

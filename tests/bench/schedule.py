@@ -1,6 +1,6 @@
 """The loss of the scheduler's batches against the best possible split, simulated.
 
-`Backlog` decides which rows run together, as it does in service; clients and runners are simulated. The
+`Queue` decides which rows run together, as it does in service; clients and runners are simulated. The
 best split knows all rows beforehand, which no server does; the best split of what waits at a time, each
 client's request once, shows how much of the loss is owed to that. Costs are this machine's, where batches
 hardly get cheaper by being larger, and those of one that needs larger ones.
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import count
 from random import Random
 
-from app.engine.backlog import Backlog, Cost, Flow
-from app.lifecycle.loading import CPU_BATCH_TOKENS
+from app.engine.batching.cost import Cost
+from app.engine.batching.queue import Flow, Queue
+from app.versions.loading.loader import CPU_BATCH_TOKENS
 from tests.bench.offline import Offline
 from tests.bench.report import Options, table
 from tests.bench.split import best_split
@@ -124,7 +125,7 @@ def simulate(
 
     A runner that becomes free takes its next batch before those whom its last one answered send again.
     """
-    backlog: Backlog[Row] = Backlog()
+    backlog: Queue[Row] = Queue()
     waiting = iter([lengths[at : at + crowd.texts] for at in range(0, len(lengths), crowd.texts)])
     numbers, batches, free, now = count(), list[tuple[int, int, int]](), runners, 0.0
     running: list[tuple[float, int, list[Row]]] = []

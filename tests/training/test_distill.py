@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.engine.tokenizer import Tokenizer
+from app.engine.text.tokenizer import Tokenizer
 from tests.training.toy import write_encoder
 from training.data.corpora import load_held_out
 from training.data.encode import NO_TARGET

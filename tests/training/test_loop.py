@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from app.engine.decoding import tags_of
-from app.engine.tokenizer import Tokenizer
+from app.engine.text.tokenizer import Tokenizer
+from app.labels import tags_of
 from tests.servers import until
 from tests.training.toy import toy_corpus
 from training.data.corpora import LoadedCorpus

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.decoding import tags_of
+from app.labels import tags_of
 from training.data.readers import READERS
 from training.recipe import load_recipe
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.lifecycle.loading import load_version
 from app.manifest import read_manifest
+from app.versions.loading.loader import load_version
 from tests.training.toy import write_recipe
 from training.cli import main
 
@@ -89,9 +89,9 @@ def plain(run: Path) -> Path:
 def found_by(folder: Path) -> list[tuple[str, str]]:
     loaded = load_version(folder)
     try:
-        (prediction,) = loaded.predictor.predict([TEXT])
+        (prediction,) = loaded.model.predict([TEXT])
     finally:
-        loaded.predictor.close()
+        loaded.model.close()
     return [(TEXT[e.start : e.end], e.label) for e in prediction.entities]
 
 

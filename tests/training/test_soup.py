@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.engine.decoding import tags_of
+from app.labels import tags_of
 from tests.training.models.teachers import student, toy_teacher
 from tests.training.toy import write_corpus, write_recipe
 from training.data.corpora import load_train

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.decoding import tags_of
-from app.engine.words import split_words
+from app.engine.text.words import split_words
+from app.labels import tags_of
 from tests.tiny import TAGS, write_tiny_version
 from tests.training.toy import toy_documents
 from training import teacher

@@ -20,7 +20,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
-from app.engine.words import split_words
+from app.engine.text.words import split_words
 from training.data.documents import Document, Span
 from training.recipe import Augmentation
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from app.engine.decoding import Scheme
-from app.engine.words import WordRule, split_words
+from app.engine.text.words import split_words
+from app.labels import Scheme, WordRule
 from training.data.corpora import Dropped, LoadedCorpus, read_corpus, under_labels, without_repeats
 from training.data.documents import Document
 from training.data.readers import read_tagged

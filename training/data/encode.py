@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from app.engine.decoding import Scheme, tags_of
-from app.engine.tokenizer import EncodedText, Tokenizer
-from app.engine.windows import cut_windows
-from app.engine.words import Ints, split_words
+from app.engine.text.tokenizer import EncodedText, Tokenizer
+from app.engine.text.windows import cut_windows
+from app.engine.text.words import Ints, split_words
+from app.labels import Scheme, tags_of
 from training.data.documents import Document
 
 IGNORED = -100

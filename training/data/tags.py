@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.engine.decoding import Scheme, joins, legal, split_tag
+from app.labels import Scheme, joins, legal, split_tag
 from training.data.documents import Document, Span
 
 _SPELLINGS = {"L": "E", "U": "S", "M": "I", "W": "S"}  # BILOU, BMES, BMEWO

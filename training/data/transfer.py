@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.engine.words import Ints, split_words
+from app.engine.text.words import Ints, split_words
 from training.data.augmentation import augment
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, text_key
@@ -55,7 +55,7 @@ class TransferSet:
 
     @cached_property
     def words(self) -> int:
-        """Words of all texts, as `app.engine.words` splits them."""
+        """Words of all texts, as `app.engine.text.words` splits them."""
         return int(_word_counts(self.texts).sum())
 
     @cached_property

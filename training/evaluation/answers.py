@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from app.engine.predictor import Prediction
+from app.engine.decoding.entities import Prediction
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
 

@@ -20,13 +20,14 @@ import numpy as np
 import onnx
 import torch
 
-from app.engine.decoding import Decoder, tags_of
-from app.engine.session import CPU, OnnxSession, available_cpus
-from app.engine.tokenizer import EncodedText, Tokenizer
-from app.engine.windows import cut_windows
-from app.engine.words import Ints
-from app.lifecycle.loading import LoadOptions, choose_variant, load_version
+from app.engine.decoding.spans import Decoder
+from app.engine.runtimes.session import CPU, OnnxSession, available_cpus
+from app.engine.text.tokenizer import EncodedText, Tokenizer
+from app.engine.text.windows import cut_windows
+from app.engine.text.words import Ints
+from app.labels import tags_of
 from app.manifest import Feature, read_manifest
+from app.versions.loading.loader import LoadOptions, choose_variant, load_version
 from training.export.heads import read_head
 from training.models.transformer import TransformerTagger, load_tokenizer
 from training.recipe import Recipe
@@ -233,7 +234,7 @@ def _seconds(call: Callable[..., object], *arguments: str) -> float:
 
 def _version_runner(folder: Path, name: str, threads: int, variant: str, stack: ExitStack) -> _Runner:
     loaded = load_version(folder, LoadOptions(threads=threads, variant=variant))
-    stack.callback(loaded.predictor.close)
+    stack.callback(loaded.model.close)
     members = [folder.parent.parent / member for member in loaded.manifest.members] or [folder]
     networks = [_network(member, loaded.threads, variant) for member in members]
     return _Runner(
@@ -245,7 +246,7 @@ def _version_runner(folder: Path, name: str, threads: int, variant: str, stack: 
         bytes=sum(network.bytes for network in networks),
         tokens=networks[0].tokens,
         batch=lambda: [network.run() for network in networks],
-        sentence=lambda text: loaded.predictor.predict([text]),
+        sentence=lambda text: loaded.model.predict([text]),
     )
 
 

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
-from app.engine.decoding import Decoder
-from app.engine.predictor import Predictor
-from app.engine.tokenizer import EncodedText
-from app.engine.words import Ints
+from app.engine.decoding.spans import Decoder
+from app.engine.model import Network
+from app.engine.text.tokenizer import EncodedText
+from app.engine.text.words import Ints
 from training.data.corpora import LoadedCorpus
 from training.data.encode import IGNORED, tag_ids
 from training.evaluation.answers import Answers, Found
@@ -209,7 +209,7 @@ class Calibration:
 
 
 def calibrate(
-    predictor: Predictor,
+    model: Network,
     corpora: Sequence[LoadedCorpus],
     least_gain: float = 0.1,
     fit: Literal["entities", "words"] = "entities",
@@ -221,8 +221,8 @@ def calibrate(
         least_gain: see `fit_thresholds`.
         fit: what the temperature makes most likely, see above.
     """
-    manifest = predictor.manifest
-    outputs = [_run(predictor, corpus) for corpus in corpora]
+    manifest = model.manifest
+    outputs = [_run(model, corpus) for corpus in corpora]
 
     def answered(temperature: float) -> list[Answers]:
         decoder = Decoder(manifest.tags, manifest.scheme, temperature)
@@ -266,7 +266,7 @@ class _Output:
         return Answers(self.corpus.name, self.corpus.documents, found)
 
 
-def _run(predictor: Predictor, corpus: LoadedCorpus) -> _Output:
+def _run(predictor: Network, corpus: LoadedCorpus) -> _Output:
     texts = [document.text for document in corpus.documents]
     slices = [texts[at : at + _SLICE] for at in range(0, len(texts), _SLICE)]
     encoded = tuple(one for some in slices for one in predictor.tokenizer.encode(some))

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from app.engine.words import Ints
+from app.engine.text.words import Ints
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Span
 from training.evaluation.answers import Answers, Found

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.lifecycle.loading import LoadOptions, load_version
+from app.versions.loading.loader import LoadOptions, load_version
 from training.data.corpora import LoadedCorpus
 from training.evaluation.answers import Answers, ask
 from training.evaluation.spans import Scores, score
@@ -24,11 +24,11 @@ def evaluate(
     loaded = load_version(folder, LoadOptions(variant=variant))
     try:
         results = {
-            corpus.name: _corpus(ask(loaded.predictor, corpus), loaded.manifest.labels, tokens)
+            corpus.name: _corpus(ask(loaded.model, corpus), loaded.manifest.labels, tokens)
             for corpus in corpora
         }
     finally:
-        loaded.predictor.close()
+        loaded.model.close()
     mean = sum(r["f1"] for r in results.values()) / len(results) if results else 0.0
     return {"average_f1": round(mean, 2), "corpora": results}
 

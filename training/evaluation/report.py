@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from app.files import write_whole
-from app.lifecycle.loading import load_version
 from app.manifest import MANIFEST, read_manifest
+from app.versions.loading.loader import load_version
 from training.data.corpora import LoadedCorpus, load_held_out, load_train
 from training.evaluation.answers import Answers, ask
 from training.evaluation.benchmark import machine, measure_together
@@ -179,12 +179,12 @@ def _ask(
     """A version's answers, and its F1 after each perturbation."""
     loaded = load_version(folder)
     try:
-        answers = [ask(loaded.predictor, corpus) for corpus in test]
+        answers = [ask(loaded.model, corpus) for corpus in test]
         scores = {UNCHANGED: _f1s(answers, labels)} if disturbed else {}
         for name, corpora in disturbed.items():
-            scores[name] = _f1s([ask(loaded.predictor, corpus) for corpus in corpora], labels)
+            scores[name] = _f1s([ask(loaded.model, corpus) for corpus in corpora], labels)
     finally:
-        loaded.predictor.close()
+        loaded.model.close()
     return answers, scores
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from app.engine.words import PUNCTUATION, character_classes
+from app.engine.text.words import PUNCTUATION, character_classes
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
 

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.words import Ints
+from app.engine.text.words import Ints
 from training.evaluation.answers import Answers
 from training.evaluation.spans import Score, score
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from app.engine.words import split_words
+from app.engine.text.words import split_words
 from training.data.documents import Document, Span
 from training.evaluation.spans import Score
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.engine.decoding import tags_of
-from app.lifecycle.loading import load_version
+from app.labels import tags_of
 from app.manifest import MANIFEST, File, Manifest, Method, file_hash, read_manifest
+from app.versions.loading.loader import load_version
 from training.evaluation.evaluate import as_text
 from training.export.card import front_matter
 from training.export.golden import choose_golden
@@ -159,12 +159,12 @@ def publish_ensemble(
     with staged(manifest, models) as candidate:
         loaded = load_version(candidate)
         try:
-            golden = choose_golden([loaded.predictor], candidates or list(dict.fromkeys(texts)))
+            golden = choose_golden([loaded.model], candidates or list(dict.fromkeys(texts)))
         finally:
-            loaded.predictor.close()
+            loaded.model.close()
     manifest = manifest.model_copy(update={"golden": golden, "metrics": dict(metrics or {})})
     with staged(manifest, models, ensemble_card(manifest, members)) as proof:
-        load_version(proof).predictor.close()
+        load_version(proof).model.close()
         target.parent.mkdir(parents=True, exist_ok=True)
         with replaced_folder(target) as folder:
             shutil.copytree(proof, folder, dirs_exist_ok=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.engine.predictor import AnyPredictor
+from app.engine.model import Model
 from app.manifest import Golden, GoldenEntity
 
 LEAST_SCORE = 0.9
@@ -29,7 +29,7 @@ CANDIDATES = (
 """Sentences of our own making, for versions that bring no candidates."""
 
 
-def choose_golden(predictors: Sequence[AnyPredictor], candidates: Sequence[str]) -> tuple[Golden, ...]:
+def choose_golden(predictors: Sequence[Model], candidates: Sequence[str]) -> tuple[Golden, ...]:
     """Texts in which every variant finds the same entities, each with a score of at least 0.9.
 
     Each text is run alone, as the check at load does. At most ten are kept; the server's own check

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.engine.decoding import Scheme, split_tag, tags_of
+from app.labels import Scheme, split_tag, tags_of
 from training.data.tags import plain_tag
 
 _NO_TAGS = frozenset({"[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "<PAD>", "PAD", "X"})

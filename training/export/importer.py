@@ -15,12 +15,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from app.engine.decoding import Scheme
-from app.engine.predictor import AnyPredictor
-from app.engine.tokenizer import Tokenizer
-from app.engine.words import WordRule
-from app.lifecycle.loading import LoadedVersion, LoadOptions, load_version
+from app.engine.model import Model
+from app.engine.text.tokenizer import Tokenizer
+from app.labels import Scheme, WordRule
 from app.manifest import Golden, Manifest, Precision
+from app.versions.loading.loader import LoadedVersion, LoadOptions, load_version
 from training.export.card import front_matter
 from training.export.golden import CANDIDATES, choose_golden
 from training.export.heads import read_head
@@ -139,7 +138,7 @@ def import_checkpoint(
             variant_metrics={"int8": {"agreement_with_fp32": agreement}},
             lineage=lineage,
         )
-        load_version(write_version(package, work / "proof", number)).predictor.close()
+        load_version(write_version(package, work / "proof", number)).model.close()
         card = import_card(package, number, lineage, agreement)
         return write_version(package, models, number, card)
 
@@ -264,17 +263,17 @@ def _try(
     loaded: list[LoadedVersion] = []
     try:
         loaded.extend(load_version(folder, LoadOptions(variant=precision)) for precision in files)
-        predictors = [one.predictor for one in loaded]
+        predictors = [one.model for one in loaded]
         for predictor in predictors:
             predictor.predict([" ".join(candidates) * 20])  # full windows run too
         agreement = _agreement(predictors, candidates) if len(predictors) == 2 else None
         return choose_golden(predictors, candidates), agreement
     finally:
         for one in loaded:
-            one.predictor.close()
+            one.model.close()
 
 
-def _agreement(predictors: Sequence[AnyPredictor], texts: Sequence[str]) -> float:
+def _agreement(predictors: Sequence[Model], texts: Sequence[str]) -> float:
     """F1 of one variant's entities against another's; 1 where neither finds any."""
     left, right = (
         {

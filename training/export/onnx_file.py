@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 from optimum.exporters.onnx import main_export
 from transformers import AutoModelForTokenClassification
 
-from app.engine.session import OnnxSession
-from app.engine.words import SHAPES
+from app.engine.runtimes.session import OnnxSession
+from app.engine.text.words import SHAPES
 from training.models import load_tagger
 from training.models.tagger import MEASURES, Tagger
 

@@ -9,9 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from app.engine.decoding import Scheme
-from app.engine.session import CPU, CUDA
-from app.engine.words import WordRule
+from app.engine.runtimes.session import CPU, CUDA
+from app.labels import Scheme, WordRule
 from app.manifest import (
     MANIFEST,
     Feature,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from app.engine.decoding import tags_of
-from app.lifecycle.loading import load_single, load_version
+from app.labels import tags_of
 from app.manifest import Golden, Precision
+from app.versions.loading.loader import load_single, load_version
 from training.data.corpora import LoadedCorpus, load_held_out
 from training.evaluation.benchmark import machine, measure_together
 from training.evaluation.calibration import Calibration, calibrate
@@ -198,9 +198,9 @@ def _choose(considered: Mapping[Precision, Mapping[str, float]], recipe: Recipe,
 def _calibrated(candidate: Path, dev: Sequence[LoadedCorpus], recipe: Recipe) -> Calibration:
     loaded = load_single(candidate)
     try:
-        calibration = calibrate(loaded.predictor, dev)
+        calibration = calibrate(loaded.model, dev)
     finally:
-        loaded.predictor.close()
+        loaded.model.close()
     if not recipe.export.calibrate:
         return replace(calibration, temperature=1.0, thresholds={}, after=calibration.before)
     return calibration
@@ -209,6 +209,6 @@ def _calibrated(candidate: Path, dev: Sequence[LoadedCorpus], recipe: Recipe) ->
 def _golden(candidate: Path, recipe: Recipe) -> tuple[Golden, ...]:
     loaded = load_version(candidate)
     try:
-        return choose_golden([loaded.predictor], recipe.export.golden)
+        return choose_golden([loaded.model], recipe.export.golden)
     finally:
-        loaded.predictor.close()
+        loaded.model.close()

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from app.engine.predictor import Predictor
-from app.engine.session import CPU, Logits, OnnxSession
-from app.engine.tokenizer import Tokenizer
-from app.lifecycle.signing import SIGNATURE
+from app.engine.model import Network
+from app.engine.runtimes.session import CPU, Logits, OnnxSession
+from app.engine.text.tokenizer import Tokenizer
 from app.manifest import MANIFEST, File, Manifest, Variant, file_hash, read_manifest, verify_files
+from app.versions.storage.signatures import SIGNATURE
 from training.export.golden import CANDIDATES
 from training.export.package import next_version
 from training.export.packing import pack_rows
@@ -92,7 +92,7 @@ def _pack(path: Path, where: str) -> None:
 def _logits(folder: Path, file: str, manifest: Manifest) -> list[Logits]:
     """Of some sentences, as they are served."""
     tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
-    predictor = Predictor(manifest, tokenizer, OnnxSession(folder / file, CPU, 1, manifest.output))
+    predictor = Network(manifest, tokenizer, OnnxSession(folder / file, CPU, 1, manifest.output))
     try:
         return predictor.logits(CANDIDATES)
     finally:

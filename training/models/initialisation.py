@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from app.engine.words import SHAPES
+from app.engine.text.words import SHAPES
 from training.models.tagger import MeasuredTagger, Range, Size, Tagger, read_size
 
 

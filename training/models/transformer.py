@@ -21,8 +21,9 @@ from transformers import (
 )
 from transformers import PreTrainedModel as HFModel
 
-from app.engine.tokenizer import Tokenizer
-from app.engine.words import SHAPES, WordRule
+from app.engine.text.tokenizer import Tokenizer
+from app.engine.text.words import SHAPES
+from app.labels import WordRule
 from training.models.initialisation import inherited_weights, seeded
 from training.models.tagger import Range, Size, Tagger, read_size
 

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from app.api.schemas import NerOptions
 from app.bulk.formats import input_format, output_format
 from app.bulk.task import Task
-from app.lifecycle.loading import LoadOptions
-from app.schemas import NerOptions
+from app.versions.loading.loader import LoadOptions
 
 NAMES = ("Angela Merkel", "IBM", "New York", "nobody", "北京", "🗼")
 

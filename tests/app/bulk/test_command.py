@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.lifecycle.deployment import DeploymentStore
+from app.versions.rollout.desired import DeploymentStore
 from tests.app.bulk.corpora import NAMES, read_corpus, rejected, texts, write_corpus
 from tests.servers import NERVE, environment, nerve
 from tests.tiny import TEXT, write_tiny_version
@@ -121,7 +121,7 @@ def test_what_cannot_be_done_is_a_message_and_no_traceback(
 
 def test_without_pyarrow_parquet_says_what_to_install(models_dir: Path, tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "in.parquet", ["IBM"])
-    program = "import sys; sys.modules['pyarrow'] = None; from app.cli import main; main()"
+    program = "import sys; sys.modules['pyarrow'] = None; from app.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "annotate", source, "-o", tmp_path / "out.jsonl"],
         env=environment(models_dir),
@@ -138,7 +138,7 @@ def test_without_pyarrow_parquet_says_what_to_install(models_dir: Path, tmp_path
 MEASURED = """
 import atexit, re
 from pathlib import Path
-from app.cli import main
+from app.cli.main import main
 atexit.register(lambda: print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
 main()
 """

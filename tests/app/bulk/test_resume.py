@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from app.api.schemas import NerOptions
 from app.bulk.chunks import CHUNK_TEXTS
 from app.bulk.errors import BulkError, JournalDiffers, OutputExists
 from app.bulk.journal import Journal
 from app.bulk.run import annotate
 from app.bulk.task import Files
-from app.schemas import NerOptions
 from tests.app.bulk.corpora import read_corpus, rejected, task, texts, write_corpus
 from tests.servers import NERVE, environment, until
 

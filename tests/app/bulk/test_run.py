@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from app.api.requests import render_result
+from app.api.schemas import NerOptions
 from app.bulk.errors import BadRecord, BulkError, OutputExists
 from app.bulk.run import annotate
 from app.errors import InferenceFailed, Unprocessable, VersionRefused
-from app.lifecycle.loading import load_version
-from app.requests import render_result
-from app.schemas import NerOptions
+from app.versions.loading.loader import load_version
 from tests.app.bulk.corpora import read_corpus, rejected, task, texts, write_corpus
 from tests.tiny import POISON, TEXT
 
@@ -22,7 +22,7 @@ def entities(models: Path, of: list[str], options: NerOptions = EVERYTHING) -> l
     """As `POST /ner` has them."""
     loaded = load_version(models / "ner-en/1")
     try:
-        found = loaded.predictor.predict(of)
+        found = loaded.model.predict(of)
     finally:
         loaded.close()
     return [render_result(text, one, options)["entities"] for text, one in zip(of, found, strict=True)]

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from app.engine.decoding import Scheme
+from app.labels import Scheme
 from training.data.documents import Span
 
 SCHEMES: tuple[Scheme, ...] = ("IO", "IOB1", "IOB2", "BIOES")

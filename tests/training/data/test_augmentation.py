@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from app.engine.tokenizer import Tokenizer
-from app.engine.words import split_words
+from app.engine.text.tokenizer import Tokenizer
+from app.engine.text.words import split_words
 from tests.texts import texts
 from training.data.augmentation import MASK, VARIATIONS, augment, masks, mentions, ngrams, words
 from training.data.documents import Document, Span

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.decoding import Scheme
+from app.labels import Scheme
 from tests.training.data.tagging import Tagged, spell
 from training.data.check import CorpusCheck, Report, as_text, check
 from training.recipe import Corpus, Encoder, Recipe, load_recipe

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from app.engine.decoding import Scheme, tags_of
-from app.engine.tokenizer import Tokenizer
-from app.engine.words import Ints, split_words
+from app.engine.text.tokenizer import Tokenizer
+from app.engine.text.words import Ints, split_words
+from app.labels import Scheme, tags_of
 from tests.texts import texts
 from tests.training.data.tagging import LABELS, SCHEMES, runs
 from training.data.documents import Document, Span

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.engine.decoding import Scheme
+from app.labels import Scheme
 from tests.training.data.tagging import SCHEMES, Tagged, sentences, spell
 from training.data.tags import detect_scheme, illegal_tags, plain_tag, read_runs
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.words import split_words
+from app.engine.text.words import split_words
 from tests.texts import texts
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span, text_key

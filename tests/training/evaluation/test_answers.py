@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.lifecycle.loading import LoadOptions, load_version
+from app.versions.loading.loader import LoadOptions, load_version
 from tests.tiny import SPANS, TEXT, write_tiny_version
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
@@ -13,7 +13,7 @@ def test_a_version_is_asked_about_every_document_in_order(tmp_path: Path) -> Non
     count = 300  # more than are asked at once
     texts = [TEXT if number % 7 == 0 else f"word {number}" for number in range(count)]
     corpus = LoadedCorpus("c", tuple(Document(f"c:{n}", text) for n, text in enumerate(texts)))
-    predictor = load_version(write_tiny_version(tmp_path), LoadOptions(threads=1)).predictor
+    predictor = load_version(write_tiny_version(tmp_path), LoadOptions(threads=1)).model
     answers = ask(predictor, corpus)
     alone = [predictor.predict([text])[0].entities for text in texts]
     predictor.close()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.lifecycle.loading import LoadOptions, load_version
+from app.versions.loading.loader import LoadOptions, load_version
 from tests.tiny import write_tiny_version
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
@@ -146,7 +146,7 @@ def dev(right: int, wrong: int, name: str = "dev") -> LoadedCorpus:
 
 
 def calibrated(folder: Path, *corpora: LoadedCorpus, fit: Any = "entities", **changes: Any) -> Calibration:
-    predictor = load_version(write_tiny_version(folder, **changes), LoadOptions(threads=1)).predictor
+    predictor = load_version(write_tiny_version(folder, **changes), LoadOptions(threads=1)).model
     try:
         return calibrate(predictor, corpora, fit=fit)
     finally:
@@ -184,7 +184,7 @@ def test_what_was_fitted_is_what_is_served(tmp_path: Path) -> None:
     assert result.thresholds["PER"] > 0  # "perhaps" is nobody, and found with a low score
     assert result.thresholds["ORG"] == result.thresholds["LOC"] == 0.0
     folder = write_tiny_version(tmp_path / "b", temperature=result.temperature)
-    predictor = load_version(folder, LoadOptions(threads=1)).predictor
+    predictor = load_version(folder, LoadOptions(threads=1)).model
     served = reliability([ask(predictor, corpus)])
     predictor.close()
     assert served == result.after

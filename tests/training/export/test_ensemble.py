@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from app.errors import VersionRefused
-from app.lifecycle.deployment import DeploymentStore
-from app.lifecycle.loading import LoadOptions, load_version
-from app.lifecycle.manager import ModelManager
-from app.lifecycle.repository import Repository
 from app.manifest import MANIFEST, file_hash, read_manifest
 from app.metrics import Metrics
+from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.rollout.desired import DeploymentStore
+from app.versions.rollout.manager import ModelManager
+from app.versions.storage.repository import Repository
 from tests.servers import sample_sum, serving
 from tests.tiny import SCORES, SPANS, TEXT, edit_manifest, write_tiny_version
 from training.data.corpora import LoadedCorpus
@@ -41,8 +41,8 @@ def models(tmp_path: Path) -> Path:
 
 def answers(folder: Path, text: str = TEXT) -> list[tuple[int, int, str]]:
     loaded = load_version(folder, LoadOptions(threads=1))
-    (prediction,) = loaded.predictor.predict([text])
-    loaded.predictor.close()
+    (prediction,) = loaded.model.predict([text])
+    loaded.model.close()
     return [(e.start, e.end, e.label) for e in prediction.entities]
 
 
@@ -157,11 +157,11 @@ def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: 
     with manager.lease("ner-en") as old:
         manager.operations.activate("ner-en", 3, "me")
         with manager.lease("ner-en") as new:
-            assert new.predictor.predict([TEXT])[0].entities[1].label == "ORG"
+            assert new.model.predict([TEXT])[0].entities[1].label == "ORG"
             assert new.variant.precision == "fp32"
-        assert old.predictor.predict([TEXT])[0].entities[1].label == "PER"
+        assert old.model.predict([TEXT])[0].entities[1].label == "PER"
     manager.operations.rollback("ner-en", "me")
-    assert not new.predictor.alive
+    assert not new.model.alive
 
 
 def test_a_server_answers_with_an_ensemble(models: Path, tmp_path: Path) -> None:

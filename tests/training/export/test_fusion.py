@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnxruntime.transformers.fusion_options import FusionOptions
 
-from app.engine.session import OnnxSession
+from app.engine.runtimes.session import OnnxSession
 from tests.training.models.teachers import inputs, toy_teacher
 from training.export.fusion import fuse_fp16
 from training.export.onnx_file import export_onnx

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from app.engine.predictor import Predictor
-from app.engine.words import WordRule, split_words
-from app.lifecycle.loading import LoadedVersion, LoadOptions, load_version
+from app.engine.model import Network
+from app.engine.text.words import split_words
+from app.labels import WordRule
 from app.manifest import Manifest, read_manifest, verify_files
+from app.versions.loading.loader import LoadedVersion, LoadOptions, load_version
 from tests.training.export.checkpoints import IOB2, KINDS, POSITIONS, SPELLINGS, write_checkpoint
 from training.export.importer import import_checkpoint
 
@@ -43,8 +44,8 @@ class Imported:
         return self.loaded.manifest
 
     @property
-    def predictor(self) -> Predictor:
-        return self.loaded.predictor
+    def predictor(self) -> Network:
+        return self.loaded.model
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -59,7 +60,7 @@ def imported(
     version = import_checkpoint(str(checkpoint), "tiny", folder / "models", say=said.append)
     loaded = load_version(version, LoadOptions(threads=1))
     yield Imported(kind, checkpoint, version, loaded, said)
-    loaded.predictor.close()
+    loaded.model.close()
 
 
 def torch_logits(checkpoint: Path, text: str, words: WordRule = "bert") -> npt.NDArray[np.float32]:
@@ -97,26 +98,24 @@ def test_every_kind_and_spelling_becomes_a_version_that_serves(imported: Importe
 
 def test_the_version_computes_what_pytorch_does(imported: Imported) -> None:
     for text in TEXTS:
-        (got,) = imported.predictor.logits([text])
+        (got,) = imported.model.logits([text])
         np.testing.assert_allclose(got, torch_logits(imported.checkpoint, text), atol=1e-4)
 
 
 def test_special_tokens_in_a_text_are_text(imported: Imported) -> None:
     known = AutoTokenizer.from_pretrained(imported.checkpoint)
     specials = set(known.all_special_ids) - {known.unk_token_id}
-    for text, encoded in zip(LITERALS, imported.predictor.tokenizer.encode(LITERALS), strict=True):
+    for text, encoded in zip(LITERALS, imported.model.tokenizer.encode(LITERALS), strict=True):
         assert not specials & set(encoded.ids.tolist())
-        assert len(imported.predictor.logits([text])[0]) == len(encoded.heads) > 0
+        assert len(imported.model.logits([text])[0]) == len(encoded.heads) > 0
 
 
 def test_a_long_text_runs_in_windows(imported: Imported) -> None:
     text = " ".join(TEXTS * 20)
-    (prediction,) = imported.predictor.predict([text])
+    (prediction,) = imported.model.predict([text])
     assert prediction.windows > 5
     assert prediction.entities
-    assert len(imported.predictor.logits([text])[0]) == len(
-        imported.predictor.tokenizer.encode([text])[0].heads
-    )
+    assert len(imported.model.logits([text])[0]) == len(imported.model.tokenizer.encode([text])[0].heads)
 
 
 def test_the_window_is_what_positions_allow(imported: Imported) -> None:
@@ -150,7 +149,7 @@ def test_int8_is_compared_with_fp32(bert: Path, tmp_path: Path) -> None:
     assert variant.metrics["agreement_with_fp32"] > 0.9
     assert any("of the entities as fp32" in line for line in said)
     assert "int8 and fp32 agree" in (folder / "README.md").read_text()
-    load_version(folder).predictor.close()
+    load_version(folder).model.close()
 
 
 def test_options_reach_the_manifest(bert: Path, tmp_path: Path) -> None:
@@ -174,11 +173,11 @@ def test_options_reach_the_manifest(bert: Path, tmp_path: Path) -> None:
     assert "license: mit" in (folder / "README.md").read_text()
     loaded = load_version(folder)
     for text in TEXTS:
-        if len(loaded.predictor.tokenizer.encode([text])[0]) <= 30:
+        if len(loaded.model.tokenizer.encode([text])[0]) <= 30:
             np.testing.assert_allclose(
-                loaded.predictor.logits([text])[0], torch_logits(bert, text, "space"), atol=1e-4
+                loaded.model.logits([text])[0], torch_logits(bert, text, "space"), atol=1e-4
             )
-    loaded.predictor.close()
+    loaded.model.close()
 
 
 def test_columns_that_are_no_tags_are_cut_off(tmp_path: Path) -> None:
@@ -186,9 +185,9 @@ def test_columns_that_are_no_tags_are_cut_off(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "padded", "bert", names)
     loaded = load_version(import_checkpoint(str(checkpoint), "tiny", tmp_path / "models"))
     assert loaded.manifest.tags == IOB2
-    (got,) = loaded.predictor.logits([TEXTS[0]])
+    (got,) = loaded.model.logits([TEXTS[0]])
     np.testing.assert_allclose(got, torch_logits(checkpoint, TEXTS[0])[:, 1:-1], atol=1e-4)
-    loaded.predictor.close()
+    loaded.model.close()
 
 
 def test_without_a_sure_text_there_are_no_golden_ones(tmp_path: Path) -> None:
@@ -243,8 +242,8 @@ def test_a_network_with_few_positions_gets_short_windows(tmp_path: Path) -> None
     checkpoint = write_checkpoint(tmp_path / "short", max_position_embeddings=40)
     folder = import_checkpoint(str(checkpoint), "tiny", tmp_path / "models")
     loaded = load_version(folder)
-    (prediction,) = loaded.predictor.predict(["one word after another " * 40])
-    loaded.predictor.close()
+    (prediction,) = loaded.model.predict(["one word after another " * 40])
+    loaded.model.close()
     assert loaded.manifest.max_length == 40
     assert prediction.windows > 1
 

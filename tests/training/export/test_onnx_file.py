@@ -11,7 +11,7 @@ from transformers import (
     CanineForTokenClassification,
 )
 
-from app.engine.session import OnnxSession
+from app.engine.runtimes.session import OnnxSession
 from tests.training.export.checkpoints import POSITIONS, write_checkpoint
 from tests.training.models.teachers import TAGS, inputs, student, toy_teacher
 from training.export import onnx_file

@@ -3,9 +3,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from app.lifecycle.loading import load_version
-from app.lifecycle.repository import Repository
 from app.manifest import MANIFEST, read_manifest, verify_files
+from app.versions.loading.loader import load_version
+from app.versions.storage.repository import Repository
 from tests.tiny import LABELS, TAGS, tiny_graph, tiny_tokenizer
 from training.export.package import Package, environment, features_of, next_version, write_version
 
@@ -38,7 +38,7 @@ def test_what_is_written_verifies_and_loads(package: Package, tmp_path: Path) ->
     assert {path.name for path in folder.iterdir()} == {*manifest.files, MANIFEST}
     assert manifest.variants[0].metrics == {"f1": 0.5}
     assert manifest.lineage == {"seeds": [1]}
-    load_version(folder).predictor.close()
+    load_version(folder).model.close()
 
 
 def test_a_version_is_never_overwritten(package: Package, tmp_path: Path) -> None:

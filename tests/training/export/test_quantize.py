@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from app.engine.session import Logits, OnnxSession
+from app.engine.runtimes.session import Logits, OnnxSession
 from tests.training.export.checkpoints import write_checkpoint
 from tests.training.models.teachers import student
 from training.export.onnx_file import export_onnx

@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from app.errors import VersionRefused
-from app.lifecycle.loading import load_version
 from app.manifest import read_manifest, verify_files
+from app.versions.loading.loader import load_version
 from tests.training.export.checkpoints import write_checkpoint
 from training.export.importer import import_checkpoint
 from training.export.repack import repack
@@ -39,11 +39,11 @@ def test_a_version_is_published_again_with_the_same_answers(unpacked: Path) -> N
     assert "tiny/1" not in (packed / "README.md").read_text().replace("that of tiny/1", "")
     loaded = [load_version(folder) for folder in (unpacked, packed)]
     try:
-        answers = [one.predictor.predict(TEXTS) for one in loaded]
+        answers = [one.model.predict(TEXTS) for one in loaded]
         assert answers[0] == answers[1]
     finally:
         for one in loaded:
-            one.predictor.close()
+            one.model.close()
 
 
 def test_what_is_packed_or_cannot_be_is_refused_and_nothing_is_written(unpacked: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from app.engine.decoding import tags_of
+from app.labels import tags_of
 from tests.training.toy import write_encoder
 from training.models import Tagger, student_of
 from training.models.tagger import Size

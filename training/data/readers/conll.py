@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from app.engine.decoding import Scheme
+from app.labels import Scheme
 from training.data.documents import Document
 from training.data.tags import TaggedFile, TaggedSentence, detect_scheme, plain_tag
 

@@ -1,0 +1,1 @@
+"""Dialects: how a caller asks and is answered."""

@@ -1,0 +1,30 @@
+"""`/healthz`, `/readyz` and `/metrics`: for orchestrators and Prometheus."""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from app.api.responses import documented
+from app.errors import NotReady
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", summary="The process lives")
+async def healthz() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="The default model answers", responses=documented(503))
+async def readyz(request: Request) -> dict[str, str]:
+    state = request.app.state
+    if state.draining.is_set():
+        raise NotReady("the server is shutting down")
+    name, manager = state.settings.default_model, state.manager
+    if not manager.ready(name):
+        raise NotReady(f"{name} does not answer: {manager.problem(name) or 'no version of it is loaded'}")
+    return {"status": "ready"}
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+def metrics(request: Request) -> Response:
+    return Response(request.app.state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

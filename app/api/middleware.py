@@ -1,0 +1,115 @@
+"""Around every request: its id, its log line, its metrics, and an answer even to a crash."""
+
+import logging
+import random
+import re
+import time
+from dataclasses import dataclass
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.responses import error_response
+from app.errors import ClientLeft, NerveError
+from app.metrics import Metrics
+
+log = logging.getLogger("nerve.request")
+
+_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What is known of a request by its end; routes fill in what they learn. Never its text.
+
+    Attributes:
+        started: when it came, a point of `time.monotonic()`.
+    """
+
+    id: str
+    started: float
+    model: str = ""
+    version: str = ""
+    texts: int = 0
+    characters: int = 0
+
+
+class RequestMiddleware:
+    """ASGI middleware; the record is `scope["nerve"]`."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = scope["nerve"] = RequestRecord(_request_id(scope), time.monotonic())
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", record.id.encode())]
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = ClientLeft.status
+        except Exception as error:
+            log.exception("request %s crashed", record.id)
+            if not status:
+                crash = NerveError(f"the server failed ({type(error).__name__}); see its log")
+                await error_response(crash, record.id)(scope, receive, send_with_id)
+        finally:
+            self._metrics.in_flight.dec()
+            self._finish(scope, record, status)
+
+    def _finish(self, scope: Scope, record: RequestRecord, status: int) -> None:
+        seconds = time.monotonic() - record.started
+        route = getattr(scope.get("route"), "path", "other")
+        of = (route, record.model, record.version, str(status))
+        self._metrics.requests.labels(*of).inc()
+        self._metrics.request_seconds.labels(*of).observe(seconds)
+        quiet = route in ("/healthz", "/readyz", "/metrics")
+        level = logging.DEBUG if quiet and status == 200 else logging.INFO
+        if log.isEnabledFor(level):
+            version = f" {record.model}/{record.version}" if record.model else ""
+            texts = f" {record.texts} texts {record.characters} chars" if record.texts else ""
+            log.log(
+                level,
+                "%s %s %d %.1f ms%s%s %s",
+                scope["method"],
+                scope["path"],
+                status,
+                1000 * seconds,
+                version,
+                texts,
+                record.id,
+                extra={
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "duration_ms": round(1000 * seconds, 3),
+                    "request_id": record.id,
+                    "model": record.model or None,
+                    "version": int(record.version) if record.version else None,
+                    "texts": record.texts,
+                    "characters": record.characters,
+                },
+            )
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's id if it is fit for a log, else a new one. That is no secret: one from the system would
+    have the thread wait for its turn again, which is long where all processors are busy."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            if _ID.fullmatch(value):
+                return bytes(value).decode()
+            break
+    return f"{random.getrandbits(128):032x}"

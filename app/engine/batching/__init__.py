@@ -1,0 +1,1 @@
+"""Batching: who may wait, what runs next and what runs it; from rows to logits."""

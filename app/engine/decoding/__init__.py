@@ -1,0 +1,1 @@
+"""Decoding: from logits to entities with exact probabilities."""

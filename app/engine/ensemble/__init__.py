@@ -1,0 +1,1 @@
+"""Ensemble: several networks that answer as one."""

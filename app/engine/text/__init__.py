@@ -1,0 +1,1 @@
+"""Text: words, sub-tokens and windows; from a text to rows."""

@@ -1,0 +1,119 @@
+"""Alignment: which sub-token speaks for which words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Encoding
+
+from app.engine.text.words import Ints, split_words
+from app.labels import WordRule
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """One text as a network and a decoder see it.
+
+    A *decision* is a run of words that get one label together: nearly always a single word, more
+    where words share a sub-token or have none.
+
+    Attributes:
+        ids: sub-token ids without special tokens, shape (sub-tokens,).
+        shapes: the word shape of each sub-token, shape (sub-tokens,).
+        heads: the sub-token each decision is read from, ascending, shape (decisions,).
+        starts: code point at which each decision's words start, shape (decisions,).
+        ends: code point at which they end, shape (decisions,).
+    """
+
+    ids: Ints
+    shapes: Ints
+    heads: Ints
+    starts: Ints
+    ends: Ints
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class EncodedTexts(NamedTuple):
+    """Several texts, one after another in the same arrays: numpy's calls cost more than its work.
+
+    Attributes:
+        tokens: ids and shapes, shape (2, sub-tokens).
+        decisions: heads, starts and ends, each counted from its own text's start, shape (3, decisions).
+        token_counts: sub-tokens of each text.
+        decision_counts: decisions of each text.
+    """
+
+    tokens: Ints
+    decisions: Ints
+    token_counts: Sequence[int]
+    decision_counts: Sequence[int]
+
+    def cut(self) -> list[EncodedText]:
+        """Each text by itself."""
+        ids, shapes = self.tokens
+        heads, starts, ends = self.decisions
+        if len(self.token_counts) == 1:
+            return [EncodedText(ids, shapes, heads, starts, ends)]
+        return [
+            EncodedText(
+                ids[token:token_end],
+                shapes[token:token_end],
+                heads[decision:decision_end],
+                starts[decision:decision_end],
+                ends[decision:decision_end],
+            )
+            for (token, token_end), (decision, decision_end) in zip(
+                pairwise(accumulate(self.token_counts, initial=0)),
+                pairwise(accumulate(self.decision_counts, initial=0)),
+                strict=True,
+            )
+        ]
+
+
+def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -> EncodedTexts:
+    """Join the sub-tokens of texts to their words.
+
+    A word is read from its first sub-token, the first whose first character that is not blank lies
+    in the word. Words that share a sub-token are one decision; a word without a sub-token joins the
+    word before it (at the start, the one after).
+    """
+    # One long text, in which blanks part the texts.
+    words = split_words("\n".join(texts), rule)
+    bases = np.fromiter(accumulate((len(text) + 1 for text in texts), initial=0), np.int64)
+    token_counts = np.array([len(encoding) for encoding in encodings], np.int64)
+    ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int64)
+    spans = chain.from_iterable(encoding.offsets for encoding in encodings)
+    offsets = np.fromiter(chain.from_iterable(spans), np.int64, 2 * len(ids)).reshape(-1, 2).T
+    offsets = offsets + bases[:-1].repeat(token_counts)
+
+    borders = np.searchsorted(words.starts, bases)  # each text's first word
+    first = np.searchsorted(words.ends, offsets[0], side="right")
+    last = np.searchsorted(words.starts, offsets[1], side="left") - 1
+    real = np.flatnonzero(first <= last)  # the others hold no character, or blanks alone
+
+    tokens = np.zeros((2, len(ids)), np.int64)
+    tokens[0] = ids
+    tokens[1, real] = words.shapes[first[real]]
+    head = np.full(len(words) + 1, -1, np.int64)
+    head[first[real][::-1]] = real[::-1]  # the last write wins: the first sub-token
+    opens = head >= 0
+    for token in real[first[real] < last[real]]:
+        opens[first[token] + 1 : last[token] + 1] = False
+
+    at = np.flatnonzero(opens)
+    text = np.searchsorted(borders, at, side="right") - 1
+    counts = np.bincount(text, minlength=len(texts))
+    begin, end = at.copy(), np.empty_like(at)  # the words of each decision
+    some = counts > 0
+    begin[(counts.cumsum() - counts)[some]] = borders[:-1][some]
+    end[:-1], end[-1:] = at[1:], len(words)
+    np.minimum(end, borders[text + 1], out=end)
+    decisions = np.empty((3, len(at)), np.int64)
+    decisions[0] = head[at] - (token_counts.cumsum() - token_counts)[text]
+    decisions[1] = words.starts[begin] - bases[text]
+    decisions[2] = words.ends[end - 1] - bases[text]
+    return EncodedTexts(tokens, decisions, token_counts.tolist(), counts.tolist())

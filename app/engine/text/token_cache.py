@@ -1,0 +1,205 @@
+"""TokenCache: what stands between the spaces of a text, encoded once and kept.
+
+A BERT tokenizer encodes a text as it encodes its chunks one by one: it normalizes single characters
+and parts words at blanks. TokenCache recur, and to join them costs a fraction of encoding them anew.
+"""
+
+import json
+import re
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence, Set
+from itertools import chain, pairwise
+from typing import NamedTuple, cast
+
+import numpy as np
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import WordPiece
+
+from app.engine.text.alignment import EncodedText, EncodedTexts
+from app.engine.text.words import split_words
+from app.labels import WordRule
+
+LONGEST_TEXT = 10_000
+"""Texts of so many characters are not joined from chunks: that would hold other threads up for long."""
+
+_LONGEST = 64
+"""A chunk of more characters is not kept."""
+
+_INTS = np.dtype(np.intc)
+
+
+class _Chunk(NamedTuple):
+    """A chunk and the space after it.
+
+    Attributes:
+        tokens: id and shape of each sub-token, as bytes.
+        decisions: head, start and end of each decision, counted from the chunk's start, as bytes.
+        token_count, decision_count, length: its sub-tokens, decisions, characters.
+    """
+
+    tokens: bytes
+    decisions: bytes
+    token_count: int
+    decision_count: int
+    length: int
+
+
+class TokenCache:
+    """The chunks that a tokenizer has met. Any thread may use it.
+
+    Args:
+        rust: a tokenizer that encodes texts chunk by chunk.
+        marks: see `end_marks`.
+        rule: what a word is.
+        kept: when there are more chunks than this, of some 400 bytes each, collecting starts anew.
+    """
+
+    def __init__(self, rust: RustTokenizer, marks: tuple[str, ...], rule: WordRule, kept: int = 32_768):
+        self._rust = rust
+        self._marks = marks
+        self._rule = rule
+        self._kept = kept
+        self._known: dict[str, _Chunk] = {}
+
+    def encode(self, texts: Sequence[str]) -> list[EncodedText | None]:
+        """Each text joined from its chunks; None for one that must be encoded as a whole."""
+        names = [self._split(text) for text in texts]
+        found = [list(map(self._known.get, chunks)) for chunks in names]
+        if any(None in chunks for chunks in found):
+            pairs = [list(zip(*pair, strict=True)) for pair in zip(names, found, strict=True)]
+            learned = self._learn({name for name, chunk in chain.from_iterable(pairs) if chunk is None})
+            found = [[chunk or learned.get(name) for name, chunk in pair] for pair in pairs]
+        # A text that was not split has no chunks at all.
+        complete = [cast(list[_Chunk], chunks) for chunks in found if chunks and None not in chunks]
+        joined = iter(_join(complete).cut() if complete else ())
+        return [next(joined) if chunks and None not in chunks else None for chunks in found]
+
+    def _split(self, text: str) -> list[str]:
+        if len(text) >= LONGEST_TEXT or text.endswith(self._marks):
+            return []
+        return text.split(" ")
+
+    def _learn(self, names: Set[str]) -> dict[str, _Chunk]:
+        """The chunks of these names, without those whose first word has no sub-token: what it joins
+        stands before the chunk."""
+        ordered = list(names)
+        text = " ".join([*ordered, ""])
+        if len(text) < LONGEST_TEXT:
+            encoding = self._rust.encode(text, add_special_tokens=False)
+        else:
+            encoding = self._rust.encode_batch([text], add_special_tokens=False)[0]
+        split = split_words(text, self._rule)
+        words = _Words(split.starts.tolist(), split.ends.tolist(), split.shapes.tolist())
+        spans = list(zip(encoding.ids, encoding.offsets, strict=True))
+        learned = {}
+        base = token = 0
+        for name in ordered:
+            after, first = base + len(name) + 1, token
+            while token < len(spans) and spans[token][1][0] < after:
+                token += 1
+            chunk = _align(spans[first:token], words, base, after)
+            if chunk:
+                learned[name] = chunk
+            base = after
+        short = [(name, chunk) for name, chunk in learned.items() if len(name) <= _LONGEST][: self._kept]
+        if len(self._known) + len(short) > self._kept:
+            self._known.clear()
+        self._known.update(short)
+        return learned
+
+
+class _Words(NamedTuple):
+    """The words of a text, as `app.engine.text.words.Words`."""
+
+    starts: list[int]
+    ends: list[int]
+    shapes: list[int]
+
+
+def _align(
+    tokens: Sequence[tuple[int, tuple[int, int]]], words: _Words, base: int, after: int
+) -> _Chunk | None:
+    """The chunk from `base` to `after`, by the rules of `alignment.align`, which is for long texts: this
+    one is for a few words. None where the chunk's first word has no sub-token.
+
+    Args:
+        tokens: id and span of each sub-token of the chunk.
+        words: the words of the whole text.
+        base, after: where the chunk and the space after it start and end.
+    """
+    shaped: list[int] = []
+    heads: dict[int, int] = {}
+    shared: set[int] = set()
+    for number, (token, (start, end)) in enumerate(tokens):
+        first, last = bisect_right(words.ends, start), bisect_left(words.starts, end) - 1
+        if first > last:  # no character, or blanks alone
+            shaped += token, 0
+            continue
+        shaped += token, words.shapes[first]
+        heads.setdefault(first, number)
+        shared.update(range(first + 1, last + 1))
+
+    low, high = bisect_left(words.starts, base), bisect_left(words.starts, after)
+    opens = [word for word in range(low, high) if word in heads and word not in shared]
+    if low < high and low not in opens:
+        return None
+    decisions: list[int] = []
+    for word, following in pairwise([*opens, high]):
+        decisions += heads[word], words.starts[word] - base, words.ends[following - 1] - base
+    return _Chunk(
+        array("i", shaped).tobytes(),
+        array("i", decisions).tobytes(),
+        len(tokens),
+        len(opens),
+        after - base,
+    )
+
+
+def _join(texts: Sequence[Sequence[_Chunk]]) -> EncodedTexts:
+    """Texts from their chunks."""
+    tokens, decisions, token_counts, decision_counts, lengths = zip(
+        *chain.from_iterable(texts), strict=True
+    )
+    sizes = np.array([token_counts, lengths, decision_counts], np.int64)
+    before = sizes.cumsum(axis=1) - sizes  # what stands before each chunk
+    in_token_counts, in_decision_counts = [sum(token_counts)], [sum(decision_counts)]
+    if len(texts) > 1:
+        counts = np.array([len(chunks) for chunks in texts])
+        firsts = counts.cumsum() - counts
+        in_token_counts, _, in_decision_counts = np.add.reduceat(sizes, firsts, axis=1).tolist()
+        before -= before[:, firsts].repeat(counts, axis=1)  # each text counts from its own start
+    table = np.array(np.frombuffer(b"".join(decisions), _INTS).reshape(-1, 3).T, np.int64, order="C")
+    table += before[[0, 1, 1]].repeat(sizes[2], axis=1)
+    return EncodedTexts(
+        np.array(np.frombuffer(b"".join(tokens), _INTS).reshape(-1, 2).T, np.int64, order="C"),
+        table,
+        in_token_counts,
+        in_decision_counts,
+    )
+
+
+_BEFORE_BLANK = re.compile(r"\\?(.)\(\?=\\s\)")
+"""The pattern of one character before a blank."""
+
+
+def end_marks(rust: RustTokenizer) -> tuple[str, ...] | None:
+    """How texts end that are not their chunks: in characters that the tokenizer reads in another way
+    before a blank. None where it does not encode a text chunk by chunk, as far as can be told.
+    """
+    parts = [
+        json.loads(part.__getstate__()) if part else {} for part in (rust.normalizer, rust.pre_tokenizer)
+    ]
+    *replacements, bert = parts[0].get("normalizers", parts[:1])
+    marks = [_BEFORE_BLANK.fullmatch(step.get("pattern", {}).get("Regex", "")) for step in replacements]
+    added = rust.get_added_tokens_decoder().values()
+    if (
+        bert.get("type") != "BertNormalizer"
+        or parts[1].get("type") != "BertPreTokenizer"
+        or not isinstance(rust.model, WordPiece)
+        or not all(step.get("type") == "Replace" for step in replacements)
+        or not all(marks)
+        or not all(token.special for token in added)
+    ):
+        return None
+    return tuple(mark[1] for mark in marks if mark)

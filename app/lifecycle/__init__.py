@@ -1,1 +1,0 @@
-"""Which versions exist, which should be served, and getting from one to the other."""

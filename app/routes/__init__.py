@@ -1,1 +1,0 @@
-"""Routes: parse, call, render. What they call knows no HTTP."""

@@ -1,0 +1,1 @@
+"""The server: its processes, their log and their metrics."""

@@ -1,0 +1,136 @@
+"""Metric files: how the workers of one server share their metrics, and what is kept of dead ones.
+
+Each worker counts in files of its own in one folder, which `prometheus_client` maps into its memory;
+whoever is asked reads them all. What a dead worker has counted goes into one archive a kind of metric.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock
+from prometheus_client import Metric, ProcessCollector
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from app.versions.rollout.workers import process_start
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that `prometheus_client` reads the folder from, as it is imported."""
+
+_ARCHIVE = "archive"
+_KEPT = ("counter", "histogram")
+_HEADER, _ENTRY = 8, 28
+"""Bytes at the start of a file, and, at most, of an entry beside its key."""
+
+_STAT_CHILDREN_CPU = slice(13, 15)
+"""Where `/proc/<pid>/stat` tells the CPU ticks of children that ended, user's and system's."""
+
+
+def fold_dead(folder: Path, alive: Collection[int]) -> None:
+    """Move what dead workers have counted into the archive, and remove their files.
+
+    Args:
+        alive: process numbers of the workers that live.
+
+    Raises:
+        OSError: there is no room, or somebody has been reading the files for a second; try again later.
+    """
+    dead = {pid for pid in _pids(folder) if pid not in alive}
+    if not dead:
+        return
+    with _locked(folder, seconds=1):
+        for kind in _KEPT:
+            files = [path for pid in dead if (path := folder / f"{kind}_{pid}.db").exists()]
+            if files:
+                _fold(files, folder / f"{kind}_{_ARCHIVE}.db")
+        for pid in dead:
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
+class AllWorkers(Collector):
+    """What all workers have counted, and the gauges of those that live."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        with _locked(self._folder):
+            files = [
+                str(path)
+                for path in sorted(self._folder.glob("*.db"))
+                if path.stat().st_size and not _gone(path)  # a worker that starts has empty files
+            ]
+            return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+
+
+class ServerProcesses(Collector):
+    """What `ProcessCollector` tells of one process, summed over the workers and their supervisor.
+
+    The start is the supervisor's. CPU seconds include those of workers that ended, so they never fall.
+    """
+
+    def __init__(self, folder: Path, supervisor: int):
+        self._folder = folder
+        self._supervisor = supervisor
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        values: dict[str, list[float]] = defaultdict(list)
+        for pid in {self._supervisor, *_pids(self._folder)}:
+            if not process_start(pid):
+                continue
+            for family in ProcessCollector(pid=partial(str, pid), registry=None).collect():
+                families.setdefault(family.name, family)
+                values[family.name] += [sample.value for sample in family.samples]
+        for name, family in families.items():
+            (sample,) = family.samples
+            total = min(values[name]) if name == "process_start_time_seconds" else sum(values[name])
+            if name == "process_cpu_seconds":
+                total += self._ended_cpu_seconds()
+            family.samples = [sample._replace(value=total)]
+            yield family
+
+    def _ended_cpu_seconds(self) -> float:
+        try:
+            stat = Path(f"/proc/{self._supervisor}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it was killed, and this worker is about to end
+            return 0
+        return sum(map(int, stat[_STAT_CHILDREN_CPU])) / os.sysconf("SC_CLK_TCK")
+
+
+def _locked(folder: Path, seconds: float = 10) -> FileLock:
+    """Guards folding against reading: in between, counts would be missing or there twice."""
+    return FileLock(folder / "lock", timeout=seconds)
+
+
+def _pids(folder: Path) -> set[int]:
+    """The processes that have files."""
+    owners = {path.stem.rpartition("_")[2] for path in folder.glob("*.db")}
+    return {int(owner) for owner in owners if owner != _ARCHIVE}
+
+
+def _gone(path: Path) -> bool:
+    """Whether these are the gauges of a worker that died and has not been folded yet."""
+    return path.name.startswith("gauge") and not process_start(int(path.stem.rpartition("_")[2]))
+
+
+def _fold(files: list[Path], archive: Path) -> None:
+    sums: dict[str, float] = defaultdict(float)
+    for path in [archive, *files] if archive.exists() else files:
+        if path.stat().st_size:
+            for key, value, _, _ in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
+                sums[key] += value
+    new = archive.with_suffix(".new")
+    # Written beforehand, as a disk that is full is an error here, and would be the end of us there.
+    new.write_bytes(bytes(_HEADER + sum(len(key.encode()) + _ENTRY for key in sums)))
+    written = MmapedDict(str(new))  # type: ignore[no-untyped-call]
+    for key, value in sums.items():
+        written.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
+    written.close()  # type: ignore[no-untyped-call]
+    new.rename(archive)
+    for path in files:
+        path.unlink()

@@ -1,0 +1,236 @@
+"""Processes: how many serve where nobody said it, by what a request takes of the interpreter.
+
+All Python of a request (HTTP, JSON, tokenizing, decoding, the log) runs under one lock in its process, the
+network beside it. Let a sentence take `i` seconds of the interpreter and `n` of the network on one CPU: `c`
+CPUs have time for `c / (i + n)` sentences a second, and one process answers `1 / i` at most. So from some
+`c` on, which depends on the model, one process leaves CPUs idle; below it, several only batch apart what
+one would batch together, and take their memory again.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic_core import to_json
+
+from app.api.requests import render_result
+from app.api.schemas import NerOptions
+from app.engine.batching.runner import BatchReport
+from app.engine.memory import hold_little
+from app.engine.model import Model
+from app.engine.runtimes.session import CUDA, available_cpus, choose_provider
+from app.errors import NerveError, NotFound, NotReady
+from app.settings import Settings
+from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.sandbox import own_process
+from app.versions.rollout.desired import DeploymentStore
+from app.versions.storage.repository import Repository
+
+_FEW = 4
+"""With fewer CPUs one process serves, and nothing is measured: a start there would take half a second
+longer, and for all but the fastest models one is the best choice."""
+
+_HTTP = 3.0
+"""What a request takes of the interpreter, in times of its tokenizing, decoding and rendering: the rest is
+reading and writing, the schedule, threads that wake each other, and the log; docs/performance.md has how
+that was found."""
+
+_BUSY = 0.85
+"""The part of its time that an interpreter may be busy before requests wait for it and not for a CPU."""
+
+_MEMORY = 0.5
+"""The part of the free memory that processes may take at their start."""
+
+_SENTENCES = 16
+_ROUNDS = 5
+_JOINED = 3
+"""So many golden texts, which are short, are about as long as a sentence of news."""
+
+_STATM = Path("/proc/self/statm")
+_MEMINFO = Path("/proc/meminfo")
+_CGROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How many processes, and why, for people."""
+
+    workers: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a sentence takes, in seconds.
+
+    Attributes:
+        interpreter: of its process's interpreter.
+        network: of one CPU.
+        memory: bytes of a process that has loaded the model; 0 where the system does not tell.
+    """
+
+    interpreter: float
+    network: float
+    memory: int = 0
+
+
+def choose_workers(settings: Settings) -> Choice:
+    """The processes that serve: as many as `NERVE_WORKERS` says, or as the interpreter needs."""
+    if settings.workers:
+        return Choice(settings.workers, "NERVE_WORKERS says so")
+    cpus = available_cpus()
+    most = cpus // (settings.threads or 1)
+    if cpus < _FEW or most < 2:
+        why = (
+            f"too few to measure, below {_FEW}" if cpus < _FEW else "NERVE_THREADS takes all in one process"
+        )
+        return Choice(1, f"{cpus} CPUs; {why}")
+    try:
+        if choose_provider(settings.provider, settings.allow_cpu_fallback) == CUDA:
+            return Choice(1, "each would take its part of the GPU")
+        demand = measure_apart(settings)
+    except NerveError as error:
+        return Choice(1, f"what a sentence takes could not be measured: {error.message}")
+    return workers_for(demand, cpus, most, free_memory())
+
+
+def workers_for(demand: Demand, cpus: int, most: int, memory: int | None = None) -> Choice:
+    """As many as keep no interpreter busy for more than a part of its time, `_BUSY`.
+
+    Args:
+        most: that these CPUs have room for.
+        memory: bytes that are free, None where the system does not tell.
+    """
+    share = demand.interpreter / (demand.interpreter + demand.network)
+    wanted = min(most, max(1, math.ceil(cpus * share / _BUSY)))
+    reason = (
+        f"{cpus} CPUs; a sentence takes {1e3 * demand.interpreter:.2f} ms of the interpreter and "
+        f"{1e3 * demand.network:.2f} ms of a CPU for the network"
+    )
+    if memory is not None and demand.memory:
+        fit = max(1, int(_MEMORY * memory / demand.memory))
+        if fit < wanted:
+            return Choice(fit, f"{reason}; memory is free for no more")
+    return Choice(wanted, reason)
+
+
+def measure_apart(settings: Settings) -> Demand:
+    """As `measure`, in a process of its own: whatever a version does there, a server starts.
+
+    Raises:
+        NotReady: it failed, or took more time than loading may.
+    """
+    command, environment = own_process("app.server.worker_count")
+    try:
+        done = subprocess.run(
+            command,
+            input=settings.model_dump_json().encode(),
+            capture_output=True,
+            env=environment,
+            timeout=settings.load_timeout,
+            check=True,
+        )
+        return Demand(**json.loads(done.stdout))
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise NotReady(said or f"the process that measures ended with {error.returncode}") from None
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
+        raise NotReady(str(error)) from error
+
+
+def measure(settings: Settings) -> Demand:
+    """What a sentence takes, of the version that should serve, on one thread.
+
+    Raises:
+        NerveError: there is none, or it cannot be loaded.
+    """
+    hold_little()
+    name, repository = settings.default_model, Repository(settings.models_dir)
+    deployment = DeploymentStore(settings.state_folder).read(name)
+    version = (deployment and deployment.stable) or repository.require(name)[-1]
+    options = LoadOptions(
+        settings.provider,
+        settings.allow_cpu_fallback,
+        settings.variant,
+        threads=1,
+        trusted_keys=settings.trusted_keys,
+    )
+    reports: list[BatchReport] = []
+    loaded = load_version(repository.path(name, version), options, reports.append)
+    try:
+        golden = [one.text for one in loaded.manifest.golden]
+        if not golden:
+            raise NotFound(f"{name}/{version} has no golden texts to measure with")
+        texts = [
+            " ".join(golden[(at + more) % len(golden)] for more in range(_JOINED))
+            for at in range(_SENTENCES)
+        ]
+        memory = _resident()
+        reports.clear()  # of the golden texts, which were the first to run
+        render = sum(_round(loaded.model, texts) for _ in range(_ROUNDS))
+    finally:
+        loaded.close()  # after which the last report has come
+    python = render + sum(report.tokenize_seconds + report.decode_seconds for report in reports)
+    network = sum(report.seconds for report in reports)
+    count = _ROUNDS * _SENTENCES
+    return Demand(_HTTP * python / count, network / count, memory)
+
+
+def _round(predictor: Model, texts: list[str]) -> float:
+    """Answer texts as so many callers' at once; returns what rendering them took, in seconds."""
+    waiting = [predictor.submit([text]) for text in texts]
+    answers = [future.result()[0] for future in waiting]
+    started = time.perf_counter()
+    for text, answer in zip(texts, answers, strict=True):
+        to_json(render_result(text, answer, NerOptions()))
+    return time.perf_counter() - started
+
+
+def free_memory() -> int | None:
+    """Bytes that this process and others like it may still take; None where the system does not tell."""
+    free = []
+    try:
+        fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+        free.append(1024 * int(fields["MemAvailable"].split()[0]))
+    except (OSError, ValueError, KeyError):
+        pass
+    for limit, used in _CGROUPS:
+        try:
+            free.append(max(0, int(limit.read_text()) - int(used.read_text())))
+        except (OSError, ValueError):  # no such cgroup, or no limit
+            continue
+    return min(free, default=None)
+
+
+def _resident() -> int:
+    try:
+        import resource
+
+        return int(_STATM.read_text().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, ImportError):
+        return 0
+
+
+def _main() -> None:
+    """Measure with the settings that standard input tells."""
+    try:
+        demand = measure(Settings.model_validate_json(sys.stdin.buffer.read()))
+    except NerveError as error:
+        sys.exit(error.message)
+    print(json.dumps(asdict(demand)), flush=True)
+    os._exit(0)  # nothing needs closing: the process takes everything with it
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,1 @@
+"""Versions: where they lie, how they are loaded, and which of them serves."""

@@ -1,0 +1,1 @@
+"""Loading: from a version's folder to a model that passed its self-test."""

@@ -1,0 +1,156 @@
+"""Checks: trying and loading versions, and remembering what came of it for each folder as it was."""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from app.engine.runtimes.session import CUDA
+from app.errors import VersionRefused
+from app.manifest import Manifest, read_manifest
+from app.metrics import Metrics
+from app.versions.loading.loader import LoadedVersion, Loader, LoadOptions
+from app.versions.loading.sandbox import trial
+from app.versions.storage.repository import Fingerprint, Repository
+
+log = logging.getLogger("nerve.lifecycle")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What came of a version, from its folder as it was.
+
+    Attributes:
+        manifest: of a version that passed.
+        refused: why one did not.
+    """
+
+    fingerprint: Fingerprint
+    manifest: Manifest | None = None
+    refused: str | None = None
+
+
+class Checker:
+    """Checks and loads the versions of a repository, and counts, logs and remembers how that went."""
+
+    def __init__(self, repository: Repository, options: LoadOptions, metrics: Metrics):
+        self._repository = repository
+        self._options = options
+        self._metrics = metrics
+        self._checks: defaultdict[str, dict[int, Check]] = defaultdict(dict)
+        self._loader = Loader(options, lambda model, version: partial(metrics.batch, model, str(version)))
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._turns: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
+
+    def outcomes(self, name: str) -> dict[int, Check]:
+        """What came of each version of a model that was ever checked or loaded."""
+        return dict(self._checks.get(name, {}))
+
+    def current(self, name: str, version: int) -> Check | None:
+        """The outcome for a version's folder as it is now; None where that was not tried yet."""
+        check = self._checks.get(name, {}).get(version)
+        if check and check.fingerprint == self._repository.fingerprint(name, version):
+            return check
+        return None
+
+    def check(self, name: str, version: int) -> None:
+        """Try a version in a process of its own, whatever came of it before.
+
+        Raises:
+            NotFound: there is no such version. VersionRefused: it fails its checks.
+            NotReady: `stop` was called, or no process can be started; nothing is known of it.
+        """
+        folder = self._repository.path(name, version)
+        with self._outcome(name, version) as passed:
+            trial(folder, self._options, stop=self._stop)
+            passed(read_manifest(folder))
+            log.info("%s/%d passed its checks", name, version)
+
+    def ensure(self, name: str, version: int, again: bool = False) -> None:
+        """Try a version, unless it passed as its folder is now; one that was refused only `again`.
+
+        Raises:
+            As `check`.
+        """
+        with self._lock:
+            turn = self._turns[name, version]
+        with turn:  # who comes second finds what came of it
+            check = self.current(name, version)
+            if check and check.refused and not again:
+                raise VersionRefused(check.refused)
+            if not check or check.refused:
+                self.check(name, version)
+
+    def load(self, name: str, version: int, background: bool = False) -> LoadedVersion:
+        """Load a version into this process; it is the caller's to close.
+
+        Args:
+            background: run it only where nothing else wants the processor; see `Loader.load`.
+
+        Raises:
+            NotFound: there is no such version. VersionRefused: it fails its checks.
+        """
+        folder = self._repository.path(name, version)
+        with self._outcome(name, version) as passed:
+            loaded = self._loader.load(folder, background=background)
+            passed(loaded.manifest)
+        log.info(
+            "%s/%d is loaded (%s on %s, %d threads%s)",
+            name,
+            version,
+            loaded.variant.precision,
+            loaded.provider,
+            loaded.threads,
+            ", in the background" if background else "",
+        )
+        if hint := fp16_hint(loaded.manifest, loaded.provider):
+            log.warning("%s", hint)
+        return loaded
+
+    def refuse(self, name: str, version: int, reason: str) -> None:
+        """Note that a version failed in service: refused until it changes or is checked again."""
+        self._note(name, version, Check(self._repository.fingerprint(name, version), refused=reason))
+
+    def stop(self) -> None:
+        """End a check that runs, and let none run any more."""
+        self._stop.set()
+
+    @contextmanager
+    def _outcome(self, name: str, version: int) -> Iterator[Callable[[Manifest], None]]:
+        """Time and remember what comes of a version: that it passed, or why it was refused."""
+        fingerprint = self._repository.fingerprint(name, version)
+        started = time.perf_counter()
+
+        def done(outcome: str, check: Check) -> None:
+            self._metrics.load_seconds.labels(name, outcome).observe(time.perf_counter() - started)
+            self._note(name, version, check)
+
+        try:
+            yield lambda manifest: done("loaded", Check(fingerprint, manifest=manifest))
+        except VersionRefused as error:
+            self._metrics.swaps.labels(name, "refused").inc()
+            done("refused", Check(fingerprint, refused=error.message))
+            raise
+
+    def _note(self, name: str, version: int, check: Check) -> None:
+        before = self._checks[name].get(version)
+        self._checks[name][version] = check
+        if check.refused and (not before or before.refused != check.refused):
+            log.warning("version refused: %s", check.refused)
+
+
+def fp16_hint(manifest: Manifest, provider: str) -> str:
+    """How to make the file that a GPU is best at, where a version runs on one without it; else empty."""
+    recipe = manifest.lineage.get("recipe_file")
+    if provider != CUDA or not recipe or any(v.precision == "fp16" for v in manifest.variants):
+        return ""
+    student = f" --student {manifest.name}" if manifest.lineage.get("student") else ""
+    return (
+        f"{manifest.name}/{manifest.version} runs on a GPU without an fp16 file; this makes a version that "
+        f"has one: nerve-train export {recipe}{student} --set export.fp16=true"
+    )

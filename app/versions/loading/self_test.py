@@ -1,0 +1,89 @@
+"""Proof: what a version must show, beyond its files, before it answers anybody."""
+
+from pathlib import Path
+
+from app.engine.ensemble.model import check_members
+from app.engine.model import Model
+from app.engine.text.tokenizer import Tokenizer
+from app.errors import VersionRefused
+from app.manifest import MANIFEST, Manifest, file_hash, read_manifest
+
+
+def check_golden(where: str, predictor: Model) -> None:
+    """Run each golden text alone; spans and labels must be exactly the manifest's.
+
+    Raises:
+        VersionRefused: a text gave others.
+    """
+    for golden in predictor.manifest.golden:
+        (prediction,) = predictor.predict([golden.text])
+        found = [(e.start, e.end, e.label) for e in prediction.entities]
+        meant = [(e.start, e.end, e.label) for e in golden.entities]
+        if found != meant:
+            raise VersionRefused(
+                f"{where}: golden text {golden.text!r} gave {found}, must give {meant}; the file "
+                "or this machine computes something else than what was exported"
+            )
+
+
+def check_tokenizer(where: str, manifest: Manifest, tokenizer: Tokenizer) -> None:
+    """A tokenizer tells words apart: those of the golden texts, or where there are none, its own.
+
+    One that maps all of them to a single sub-token is damaged, or another model's. That sub-token is
+    the unknown one, by whatever name. Texts with fewer than two different words prove nothing.
+
+    Raises:
+        VersionRefused: it maps every word to one sub-token, or to none.
+    """
+    texts = [golden.text for golden in manifest.golden] or tokenizer.samples()
+    words, seen = set[str](), set[int]()
+    for text, encoded in zip(texts, tokenizer.encode(texts), strict=True):
+        words |= {word for word in text.split() if any(map(str.isalnum, word))}
+        for head, start, end in zip(encoded.heads, encoded.starts, encoded.ends, strict=True):
+            if any(map(str.isalnum, text[start:end])):
+                seen.add(int(encoded.ids[head]))
+    if len(words) > 1 and len(seen) < 2:
+        onto = f"its sub-token {tokenizer.token(seen.pop())!r}" if seen else "no sub-token"
+        of = "the golden texts" if manifest.golden else "its own vocabulary"
+        raise VersionRefused(
+            f"{where}: {manifest.tokenizer} maps every word of {of} to {onto}; it is damaged or another "
+            "model's, restore it or export the version again"
+        )
+
+
+def check_ensemble(where: str, ensemble: Manifest, models: Path) -> None:
+    """Whether all members are there, fit, and are those that the ensemble was made with.
+
+    Raises:
+        VersionRefused: one does not.
+    """
+    members = [_read_member(where, models, member) for member in ensemble.members]
+    try:
+        check_members(ensemble, members)
+    except VersionRefused as error:
+        raise VersionRefused(f"{where}: {error.message}") from error
+    for member, meant in ensemble.member_hashes.items():
+        try:
+            found = file_hash(models / member / MANIFEST)
+        except OSError as error:
+            raise VersionRefused(
+                f"{where}: member {member} cannot be read: {error}; copy it again"
+            ) from error
+        if found != meant:
+            raise VersionRefused(
+                f"{where}: member {member} is not the one it was made with: sha256 of {MANIFEST} differs "
+                f"(got {found[:8]}…, want {meant[:8]}…); restore it, or package the ensemble again under a "
+                "new version"
+            )
+
+
+def _read_member(where: str, models: Path, member: str) -> Manifest:
+    folder = models / member
+    if not folder.is_dir():
+        raise VersionRefused(
+            f"{where}: member {member} is not there; copy its folder to {folder}, then it is tried again"
+        )
+    try:
+        return read_manifest(folder)
+    except VersionRefused as error:
+        raise VersionRefused(f"{where}: member {error.message}") from error

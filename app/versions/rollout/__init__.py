@@ -1,0 +1,1 @@
+"""Rollout: from what should serve to what serves."""

@@ -1,0 +1,1 @@
+"""Storage: the models folder, what is added to it, and who signed it."""

@@ -1,0 +1,90 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from app.engine.runtimes.session import CPU, CUDA, OnnxSession, available_cpus, choose_provider
+from app.errors import InferenceFailed, SettingsError
+from tests.tiny import SCORES, TAGS, VOCABULARY
+
+no_cuda = pytest.mark.skipif(
+    CUDA in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
+)
+
+
+@pytest.fixture
+def session(models_dir: Path) -> OnnxSession:
+    return OnnxSession(models_dir / "ner-en/1/model.fp32.onnx", threads=1)
+
+
+def test_it_gives_a_logit_for_each_row_sub_token_and_tag(session: OnnxSession) -> None:
+    ids = np.array([[VOCABULARY.index("angela"), VOCABULARY.index("ibm"), 0]])
+    logits = session.run({"input_ids": ids, "attention_mask": np.array([[1, 1, 0]])})
+    assert logits.shape == (1, 3, len(TAGS))
+    assert logits.dtype == np.float32
+    assert logits[0, 0, TAGS.index("B-PER")] == SCORES["angela"]["B-PER"]
+    assert logits[0, 1, TAGS.index("B-ORG")] == SCORES["ibm"]["B-ORG"]
+
+
+def test_it_tells_what_it_runs_on(session: OnnxSession) -> None:
+    assert session.provider == CPU
+    assert session.threads == 1
+    assert session.inputs == ("input_ids", "attention_mask")
+    assert session.outputs == ("logits",)
+
+
+def test_threads_default_to_the_cpus_of_this_process(models_dir: Path) -> None:
+    session = OnnxSession(models_dir / "ner-en/1/model.fp32.onnx")
+    assert session.threads == available_cpus()
+
+
+def test_batches_keep_their_shape_on_the_cpu(session: OnnxSession) -> None:
+    assert session.shape(3, 13) == (3, 13)
+
+
+def test_it_runs_for_several_threads_at_once(session: OnnxSession) -> None:
+    ids = [np.random.default_rng(seed).integers(0, len(VOCABULARY) - 1, (4, 16)) for seed in range(64)]
+    batches = [{"input_ids": some, "attention_mask": np.ones_like(some)} for some in ids]
+    alone = [session.run(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        for want, got in zip(alone, pool.map(session.run, batches), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@no_cuda
+@pytest.mark.filterwarnings("ignore:Specified provider")  # the runtime's own word on it
+def test_a_session_is_on_the_provider_that_was_asked_for_or_there_is_none(models_dir: Path) -> None:
+    """The runtime itself takes the CPU in silence where a GPU has no room."""
+    with pytest.raises(SettingsError, match=r"CUDAExecutionProvider was asked for.*NERVE_PROVIDER=cpu"):
+        OnnxSession(models_dir / "ner-en/1/model.fp32.onnx", CUDA)
+
+
+def test_what_the_runtime_refuses_is_our_error(session: OnnxSession) -> None:
+    with pytest.raises(InferenceFailed, match="the session failed on a batch"):
+        session.run({"input_ids": np.zeros((1, 3), np.int64)})
+    outside = np.full((1, 3), len(VOCABULARY))
+    with pytest.raises(InferenceFailed):
+        session.run({"input_ids": outside, "attention_mask": np.ones((1, 3), np.int64)})
+
+
+def test_cpus_are_those_the_process_may_use() -> None:
+    assert 1 <= available_cpus() <= len(os.sched_getaffinity(0))
+
+
+@no_cuda
+def test_cuda_without_cuda_is_refused_with_a_remedy() -> None:
+    with pytest.raises(SettingsError, match=r"onnxruntime-gpu is missing.*NERVE_ALLOW_CPU_FALLBACK"):
+        choose_provider("cuda")
+
+
+@no_cuda
+def test_without_cuda_the_cpu_is_taken_where_that_is_allowed() -> None:
+    assert choose_provider("cuda", allow_cpu_fallback=True) == CPU
+    assert choose_provider("auto") == CPU
+
+
+def test_the_cpu_is_taken_where_it_is_asked_for() -> None:
+    assert choose_provider("cpu") == CPU
