@@ -15,8 +15,8 @@ from app.api.dialects import native
 from app.api.middleware import RequestMiddleware
 from app.api.responses import error_response
 from app.engine.memory import collect_seldom, hold_little
-from app.engine.runtimes.session import available_cpus
 from app.errors import NerveError, NotFound, RequestError
+from app.machine import available_cpus
 from app.metrics import Metrics
 from app.settings import Settings
 from app.versions.loading.loader import LoadOptions

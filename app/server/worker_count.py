@@ -23,8 +23,9 @@ from app.api.schemas import NerOptions
 from app.engine.batching.runner import BatchReport
 from app.engine.memory import hold_little
 from app.engine.model import Model
-from app.engine.runtimes.session import CUDA, available_cpus, choose_provider
+from app.engine.runtimes.session import CUDA, choose_provider
 from app.errors import NerveError, NotFound, NotReady
+from app.machine import available_cpus
 from app.settings import Settings
 from app.versions.loading.loader import LoadOptions, load_version
 from app.versions.loading.sandbox import own_process

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.decoding.spans import Decoder, ScoredSpan
-from app.engine.runtimes.session import OnnxSession, available_cpus, choose_provider
+from app.engine.runtimes.session import OnnxSession, choose_provider
 from app.engine.runtimes.tuning import make_batches, measure_cost
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.engine.text.windows import Window, cut_windows
+from app.machine import available_cpus
 from app.manifest import Feature, read_manifest
 from app.versions.loading.loader import choose_variant
 from tests.bench.report import Options

@@ -21,11 +21,12 @@ import onnx
 import torch
 
 from app.engine.decoding.spans import Decoder
-from app.engine.runtimes.session import CPU, OnnxSession, available_cpus
+from app.engine.runtimes.session import CPU, OnnxSession
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.engine.text.windows import cut_windows
 from app.engine.text.words import Ints
 from app.labels import tags_of
+from app.machine import available_cpus
 from app.manifest import Feature, read_manifest
 from app.versions.loading.loader import LoadOptions, choose_variant, load_version
 from training.export.heads import read_head

@@ -1,7 +1,5 @@
 """Session: one ONNX file on one execution provider, threads chosen for this machine."""
 
-import math
-import os
 from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
@@ -14,6 +12,7 @@ import onnxruntime
 from app.engine.runtimes.batch_shapes import gpu_shape
 from app.engine.runtimes.binding import DeviceBinding, pinned_memory
 from app.errors import InferenceFailed, SettingsError
+from app.machine import available_cpus
 
 Arrays = Mapping[str, npt.NDArray[np.int64]]
 Logits = npt.NDArray[np.float32]
@@ -178,27 +177,3 @@ def _cuda_works() -> bool:
     except Exception:  # the runtime's own exception types share no root
         return False
     return bool(probe.get_providers()[0] == CUDA)
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its affinity, further limited by the cgroup's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = _cgroup_quota()
-    cpus = allowed or 1
-    return max(1, min(cpus, math.ceil(quota)) if quota else cpus)
-
-
-def _cgroup_quota() -> float | None:
-    """CPUs the cgroup (v2, then v1) grants, or None where it grants all."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        folder = Path("/sys/fs/cgroup/cpu")
-        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
-        period_us = int((folder / "cpu.cfs_period_us").read_text())
-        return quota_us / period_us if quota_us > 0 else None
-    except (OSError, ValueError):
-        return None

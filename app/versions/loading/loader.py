@@ -13,11 +13,12 @@ from app.engine.ensemble.model import Ensemble
 from app.engine.memory import give_memory_back
 from app.engine.model import Model, Network
 from app.engine.priority import give_way
-from app.engine.runtimes.session import CUDA, OnnxSession, Provider, available_cpus, choose_provider
+from app.engine.runtimes.session import CUDA, OnnxSession, Provider, choose_provider
 from app.engine.runtimes.tuning import Plan, Sessions, make_batches, token_budget, tune
 from app.engine.text.tokenizer import Tokenizer
 from app.errors import VersionRefused
 from app.labels import WordRule
+from app.machine import available_cpus
 from app.manifest import Manifest, Variant, read_manifest, verify_files
 from app.versions.loading.refusals import refusing, still_there, where_of
 from app.versions.loading.self_test import check_ensemble, check_golden, check_tokenizer

@@ -1,4 +1,3 @@
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -6,8 +5,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from app.engine.runtimes.session import CPU, CUDA, OnnxSession, available_cpus, choose_provider
+from app.engine.runtimes.session import CPU, CUDA, OnnxSession, choose_provider
 from app.errors import InferenceFailed, SettingsError
+from app.machine import available_cpus
 from tests.tiny import SCORES, TAGS, VOCABULARY
 
 no_cuda = pytest.mark.skipif(
@@ -68,10 +68,6 @@ def test_what_the_runtime_refuses_is_our_error(session: OnnxSession) -> None:
     outside = np.full((1, 3), len(VOCABULARY))
     with pytest.raises(InferenceFailed):
         session.run({"input_ids": outside, "attention_mask": np.ones((1, 3), np.int64)})
-
-
-def test_cpus_are_those_the_process_may_use() -> None:
-    assert 1 <= available_cpus() <= len(os.sched_getaffinity(0))
 
 
 @no_cuda
