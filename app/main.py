@@ -6,16 +6,16 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from app import __version__
 from app.api import admin, health, stream
 from app.api.dialects import native
+from app.api.failures import on_error, on_http
 from app.api.middleware import RequestMiddleware
-from app.api.responses import error_response
 from app.engine.memory import collect_seldom, hold_little
-from app.errors import NerveError, NotFound, RequestError
+from app.errors import NerveError
 from app.machine import available_cpus
 from app.metrics import Metrics
 from app.settings import Settings
@@ -89,26 +89,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(admin.router)
     app.include_router(health.router)
     app.add_middleware(RequestMiddleware, metrics=metrics)
-    app.add_exception_handler(NerveError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(NerveError, on_error)
+    app.add_exception_handler(HTTPException, on_http)
     return app
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, NerveError)
-    return error_response(error, request.scope["nerve"].id)
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
-    """The framework's own: no such route, or not with this method."""
-    assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
-        mended: NerveError = NotFound(f"there is no {where}; see /docs")
-    else:
-        code = "method_not_allowed" if error.status_code == 405 else "http_error"
-        mended = RequestError(f"{where}: {error.detail}", code)
-        mended.status = error.status_code
-    response = error_response(mended, request.scope["nerve"].id)
-    response.headers.update(error.headers or {})
-    return response

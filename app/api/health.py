@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from app.api.responses import documented
+from app.api.statuses import documented
 from app.errors import NotReady
 
 router = APIRouter(tags=["operations"])

@@ -1,6 +1,5 @@
 """Answers that every route shares: JSON, errors, and how they are documented."""
 
-import math
 from typing import Any
 
 import pydantic_core
@@ -9,8 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.schemas import ErrorBody, NerOptions
-from app.errors import Busy, NerveError
+from app.api.schemas import NerOptions
 from app.metrics import Metrics
 
 
@@ -31,16 +29,6 @@ class DirectRoute(APIRoute):
 def json_response(content: Any, status: int = 200) -> Response:
     """JSON straight from plain values: validating our own answers would cost more than making them."""
     return Response(pydantic_core.to_json(content), status, media_type="application/json")
-
-
-def error_response(error: NerveError, request_id: str) -> Response:
-    """An error as every route answers it."""
-    body: dict[str, Any] = {"error": error.message, "code": error.code, "request_id": request_id}
-    if not isinstance(error, Busy):
-        return json_response(body, error.status)
-    response = json_response(body | {"retry_after": round(error.retry_after, 3)}, error.status)
-    response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    return response
 
 
 def count_answers(metrics: Metrics, of: tuple[str, str], results: list[dict[str, Any]]) -> None:
@@ -76,29 +64,3 @@ def option_parameters(note: str = "") -> list[dict[str, Any]]:
         }
         for name, schema in NerOptions.model_json_schema()["properties"].items()
     ]
-
-
-_MEANINGS = {
-    400: "The body is not UTF-8 (`invalid_utf8`), or not JSON (`invalid_json`).",
-    404: "No such model (`unknown_model`) or version (`unknown_version`).",
-    409: "The version fails its checks (`version_refused`), or there is none to go back to "
-    "(`no_previous_version`), or no canary (`no_canary`); nothing changed.",
-    412: "Somebody else changed it since the generation that `If-Match` names (`generation_changed`).",
-    413: "More bytes (`body_too_large`), characters (`text_too_long`) or texts (`too_many_texts`) than "
-    "the settings allow.",
-    415: "Neither JSON nor plain text in UTF-8 (`unsupported_media_type`).",
-    422: "A field is missing, unknown or of the wrong kind (`invalid_request`), the model has no such "
-    "label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string holds "
-    "half of a surrogate pair (`lone_surrogate`).",
-    429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`); "
-    "`Retry-After` says in how many seconds to come again.",
-    500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
-    "(`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",
-    503: "Nothing is served yet, or the server is shutting down (`not_ready`).",
-    504: "The answer was not there in time (`deadline_exceeded`): see `X-Request-Timeout-Ms`.",
-}
-
-
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that can fail with these statuses."""
-    return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}

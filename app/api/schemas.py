@@ -115,25 +115,6 @@ class NerBatchResponse(BaseModel):
     results: list[NerResult] = Field(description="In the order of the texts.")
 
 
-class ErrorBody(BaseModel):
-    """Any error."""
-
-    error: str = Field(
-        description="What is wrong and what to do, for people.",
-        examples=["give exactly one of 'text' and 'texts'"],
-    )
-    code: str = Field(description="For programs; stable.", examples=["invalid_request"])
-    request_id: str = Field(
-        description="As in the X-Request-Id header and the server's log.",
-        examples=["4f0e3c6a1b7d4d0f9a52c8e61d3b7a90"],
-    )
-    retry_after: float | None = Field(
-        None,
-        description="With 429: seconds until there will be room; `Retry-After` is the same, rounded up.",
-        examples=[0.35],
-    )
-
-
 class DeploymentBody(Deployment):
     """What should be served, after a change: and whether it already is."""
 

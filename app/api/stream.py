@@ -4,7 +4,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from app.api.requests import invalid, media_type, query_options
-from app.api.responses import DirectRoute, documented, option_parameters
+from app.api.responses import DirectRoute, option_parameters
+from app.api.statuses import documented
 from app.api.streams import NDJSON, Stream
 from app.errors import NotReady
 

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
 from app.api.requests import check_labels, read_content, read_ner_request, read_timeout, render_result
-from app.api.responses import DirectRoute, count_answers, documented, option_parameters
+from app.api.responses import DirectRoute, count_answers, option_parameters
 from app.api.schemas import NerBatchResponse, NerRequest, NerResponse
+from app.api.statuses import documented
 from app.api.waiting import answer_of, in_time
 from app.engine.decoding.entities import Prediction
 from app.manifest import Manifest

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Literal
 
 from app.engine.decoding.entities import Prediction
-from app.errors import NerveError, NotReady
+from app.errors import FAULTS, NerveError, NotReady
 from app.manifest import Manifest
 from app.metrics import Metrics
 from app.versions.loading.loader import LoadedVersion, LoadOptions
@@ -66,7 +66,7 @@ class Lent:
     ) -> None:
         """Give it back, and let the canary's rule know of an answer or a failure of the server's."""
         self._shelf.give_back(self._lease)
-        failed = isinstance(error, Exception) and getattr(error, "status", 500) in (500, 504)
+        failed = isinstance(error, Exception) and getattr(error, "kind", "failed") in FAULTS
         if self._watch and (failed or error is None):
             self._watch.record(self._by_canary, time.perf_counter() - self._started, failed)
 

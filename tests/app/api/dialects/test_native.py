@@ -11,7 +11,8 @@ import httpx
 import pytest
 from hypothesis import given, settings
 
-from app.api.schemas import ErrorBody, NerBatchResponse, NerResponse
+from app.api.schemas import NerBatchResponse, NerResponse
+from app.api.statuses import ErrorBody
 from tests.app.test_requests import UNITS, slice_in
 from tests.servers import Server, serving
 from tests.texts import AWKWARD, texts
