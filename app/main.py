@@ -20,8 +20,8 @@ from app.machine import available_cpus
 from app.metrics import Metrics
 from app.settings import Settings
 from app.versions.loading.loader import LoadOptions
-from app.versions.rollout.desired import DeploymentStore
-from app.versions.rollout.manager import ModelManager
+from app.versions.rollout.manager import VersionManager
+from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 _SWITCH_SECONDS = 0.0005
@@ -45,9 +45,9 @@ def load_options(settings: Settings) -> LoadOptions:
     )
 
 
-def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
+def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
     """The manager of a server's models, not yet started."""
-    return ModelManager(
+    return VersionManager(
         Repository(settings.models_dir),
         DeploymentStore(settings.state_folder),
         load_options(settings),

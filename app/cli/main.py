@@ -28,15 +28,9 @@ from app.server.serve import run
 from app.settings import Settings, read_settings
 from app.versions.loading.outcomes import Checker
 from app.versions.loading.sandbox import trial
-from app.versions.rollout.desired import (
-    AbortRule,
-    Canary,
-    Deployment,
-    DeploymentChange,
-    DeploymentStore,
-    Shadow,
-)
+from app.versions.rollout.desired import AbortRule, Canary, Deployment, DeploymentChange, Shadow
 from app.versions.rollout.operations import Operations
+from app.versions.rollout.store import DeploymentStore
 from app.versions.rollout.workers import Workers
 from app.versions.storage import signatures
 from app.versions.storage.adding import add_version

@@ -29,7 +29,7 @@ from app.machine import available_cpus
 from app.settings import Settings
 from app.versions.loading.loader import LoadOptions, load_version
 from app.versions.loading.sandbox import own_process
-from app.versions.rollout.desired import DeploymentStore
+from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 _FEW = 4

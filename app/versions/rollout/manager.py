@@ -16,9 +16,9 @@ from app.metrics import Metrics
 from app.versions.loading.loader import LoadedVersion, LoadOptions
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.canary import CanaryWatch, chosen
-from app.versions.rollout.desired import DeploymentStore
 from app.versions.rollout.reconciler import Reconciler
 from app.versions.rollout.registry import Lease, Registry
+from app.versions.rollout.store import DeploymentStore
 from app.versions.rollout.workers import ModelReport, Workers
 from app.versions.storage.repository import Repository
 
@@ -71,7 +71,7 @@ class Lent:
             self._watch.record(self._by_canary, time.perf_counter() - self._started, failed)
 
 
-class ModelManager:
+class VersionManager:
     """Serves the versions of one models folder. `start` begins, `close` ends.
 
     Args:

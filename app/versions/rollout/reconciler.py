@@ -17,10 +17,11 @@ from app.metrics import Metrics
 from app.versions.loading.loader import LoadedVersion
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.canary import CanaryWatch, Tryout
-from app.versions.rollout.desired import Deployment, DeploymentStore, StateUnreadable
+from app.versions.rollout.desired import Deployment
 from app.versions.rollout.operations import Operations
 from app.versions.rollout.registry import Registry
 from app.versions.rollout.shadow import ShadowRunner
+from app.versions.rollout.store import DeploymentStore, StateUnreadable
 from app.versions.storage.repository import Repository
 
 log = logging.getLogger("nerve.lifecycle")

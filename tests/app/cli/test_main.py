@@ -12,7 +12,8 @@ import pytest
 
 from app import __version__
 from app.engine.runtimes.session import CUDA
-from app.versions.rollout.desired import AbortRule, DeploymentStore, Shadow
+from app.versions.rollout.desired import AbortRule, Shadow
+from app.versions.rollout.store import DeploymentStore
 from tests.servers import environment, nerve, serving
 from tests.tiny import TEXT, edit_manifest, write_tiny_version
 
