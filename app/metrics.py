@@ -1,8 +1,6 @@
 """Metrics: every Prometheus metric of the server in one place."""
 
 import os
-import threading
-import weakref
 from pathlib import Path
 
 from prometheus_client import (
@@ -15,10 +13,8 @@ from prometheus_client import (
 from prometheus_client.samples import Sample
 
 from app.engine.batching.runner import BatchReport
-from app.engine.model import Model
 from app.metric_kinds import Counter, Gauge, Histogram
 from app.server.metric_files import FOLDER, AllWorkers, ServerProcesses
-from app.versions.loading.loader import LoadedVersion
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MODEL = ("model", "version")
@@ -38,8 +34,6 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._server = _whole_server(self.registry)
-        self._predictors: list[tuple[weakref.ref[Model], tuple[str, str]]] = []
-        self._looking = threading.Lock()
         r = self.registry
         self.workers = Gauge(
             "nerve_workers", "Processes that take requests", registry=r, multiprocess_mode="livesum"
@@ -185,42 +179,13 @@ class Metrics:
         if report.failed:
             self.batch_failures.labels(*of).inc()
 
-    def loaded(self, version: LoadedVersion) -> None:
-        """Count a version among those that are loaded, and its queue from now on."""
-        self.model_info.labels(*_info(version)).inc()
-        of = (version.manifest.name, str(version.manifest.version))
-        with self._looking:
-            self._predictors.append((weakref.ref(version.model), of))
-        self.refresh()
-
-    def closed(self, version: LoadedVersion) -> None:
-        """The end of what `loaded` began."""
-        self.model_info.labels(*_info(version)).dec()
-
-    def refresh(self) -> None:
-        """Look up what is not counted as it happens: the queues of the versions loaded in this process."""
-        with self._looking:
-            waiting = {of: 0 for _, of in self._predictors}
-            living = {}  # a predictor that several share is one queue
-            for reference, of in self._predictors:
-                if predictor := reference():
-                    living[id(predictor), of] = (reference, of)
-            self._predictors = list(living.values())
-            for reference, of in self._predictors:
-                if predictor := reference():
-                    waiting[of] += predictor.waiting_tokens
-            for of, tokens in waiting.items():
-                self.queue_tokens.labels(*of).set(tokens)
-
     def exposition(self) -> bytes:
         """The whole server's metrics, all workers together, as Prometheus reads them."""
-        self.refresh()
         return generate_latest(self._server)
 
     def samples(self, *names: str, **labels: str) -> list[Sample]:
         """The whole server's samples that are called so (such as `nerve_requests_total`) and have these
         labels. Each call reads the files of all workers, so ask for all that you need at once."""
-        self.refresh()
         return [
             sample
             for family in self._server.collect()
@@ -240,15 +205,3 @@ def _whole_server(process: CollectorRegistry) -> CollectorRegistry:
     else:
         ProcessCollector(registry=registry)
     return registry
-
-
-def _info(version: LoadedVersion) -> tuple[str, ...]:
-    manifest = version.manifest
-    return (
-        manifest.name,
-        str(manifest.version),
-        version.variant.precision,
-        version.provider,
-        str(version.threads),
-        str(version.runs),
-    )

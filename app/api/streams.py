@@ -27,7 +27,7 @@ from app.api.spool import Spool
 from app.engine.decoding.entities import Prediction
 from app.errors import Busy, InferenceFailed, NerveError, NotReady
 from app.versions.loading.loader import LoadedVersion
-from app.versions.rollout.manager import Lent
+from app.versions.rollout.registry import Lease
 
 log = logging.getLogger("nerve.stream")
 
@@ -60,18 +60,13 @@ the last lines."""
 _Answers = list[Prediction | NerveError]
 
 
-class _Unjudged(Exception):
-    """How a stream gives its version back: what it took says nothing of a canary's latency."""
-
-    kind = "unjudged"
-
-
 @contextmanager
-def _unjudged(lent: Lent) -> Iterator[LoadedVersion]:
+def _unjudged(lease: Lease) -> Iterator[LoadedVersion]:
+    """Use a lease and release it: what a stream took says nothing of a canary's latency."""
     try:
-        yield lent.__enter__()
+        yield lease.loaded
     finally:
-        lent.__exit__(_Unjudged, _Unjudged(), None)
+        lease.release()
 
 
 @dataclass
@@ -120,7 +115,7 @@ class Stream(Response):
         """
         settings = self._settings
         with (
-            _unjudged(await self._lend()) as self._served,
+            _unjudged(await self._lease()) as self._served,
             Spool(settings.stream_spool_bytes, _FULL_SECONDS) as self._spool,
         ):
             manifest = self._served.manifest
@@ -142,7 +137,7 @@ class Stream(Response):
             except BaseExceptionGroup as several:
                 raise several.exceptions[0] from None
 
-    async def _lend(self) -> Lent:
+    async def _lease(self) -> Lease:
         headers, options = self._request.headers, self._options
         name = options.model or self._settings.default_model
 
@@ -150,9 +145,9 @@ class Stream(Response):
             return None if sticky == "text" else headers.get(sticky)
 
         while True:
-            lent: Lent | None = self._manager.lend(name, options.version, key)
-            if lent:
-                return lent
+            lease: Lease | None = self._manager.lease(name, options.version, key)
+            if lease:
+                return lease
             await asyncio.to_thread(self._manager.load_pinned, name, options.version)
 
     # in
@@ -308,7 +303,7 @@ class Stream(Response):
         record.texts += len(texts)
         record.characters += sum(map(len, texts))
         count_answers(self._metrics, self._of, results)
-        self._manager.copy(self._served, texts, predictions)
+        self._manager.shadow(self._served, texts, predictions)
 
     def _last_line(self) -> bytes:
         error = self._ended_by

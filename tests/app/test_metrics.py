@@ -14,7 +14,6 @@ import pytest
 
 from app.api.responses import count_answers
 from app.metrics import Metrics
-from app.versions.loading.loader import load_version
 from tests.servers import Server, sample_sum, serving, until
 from tests.tiny import TEXT, write_tiny_version
 
@@ -244,16 +243,3 @@ def test_answers_are_counted_by_text_and_label() -> None:
     assert total(metrics, "nerve_entity_score_sum", label="PER") == pytest.approx(1.3)
     assert total(metrics, "nerve_entity_score_bucket", label="PER", le="0.6") == 0
     assert total(metrics, "nerve_entity_score_bucket", label="PER", le="0.7") == 2
-
-
-def test_a_version_is_told_while_it_is_loaded(models_dir: Path) -> None:
-    metrics = Metrics()
-    loaded = load_version(models_dir / "ner-en/1")
-    metrics.loaded(loaded)
-    assert total(metrics, "nerve_model_info", model="ner-en", version="1") == 1
-    assert b'nerve_queue_tokens{model="ner-en",version="1"} 0.0' in metrics.exposition()
-    metrics.queue_tokens.labels("ner-en", "1").set(7)
-    loaded.model.close()
-    metrics.closed(loaded)
-    assert total(metrics, "nerve_model_info", model="ner-en", version="1") == 0
-    assert total(metrics, "nerve_queue_tokens") == 0

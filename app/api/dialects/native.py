@@ -14,6 +14,7 @@ from app.api.schemas import NerBatchResponse, NerRequest, NerResponse
 from app.api.statuses import documented
 from app.api.waiting import answer_of, in_time
 from app.engine.decoding.entities import Prediction
+from app.errors import FAULTS
 from app.manifest import Manifest
 from app.metrics import Metrics
 
@@ -89,19 +90,28 @@ async def _answer(request: Request, deadline: float | None) -> Response:
     def key(sticky: str) -> str | None:
         return "\0".join(texts) if sticky == "text" else request.headers.get(sticky)
 
-    lent = manager.lend(name, asked.version, key)
-    while lent is None:  # loading takes a while, and others may have pinned something else by then
+    lease = manager.lease(name, asked.version, key)
+    while lease is None:  # loading takes a while, and others may have pinned something else by then
         await asyncio.to_thread(manager.load_pinned, name, asked.version)
-        lent = manager.lend(name, asked.version, key)
-    with lent as served:
+        lease = manager.lease(name, asked.version, key)
+    failed: bool | None = None
+    try:
+        served = lease.loaded
         manifest = served.manifest
         of = record.model, record.version = manifest.name, str(manifest.version)
         check_labels(asked.labels, manifest.labels)
         record.texts, record.characters = len(texts), sum(map(len, texts))
         metrics.stage_seconds.labels(*of, "parse").inc(parse_seconds)
         predictions = await answer_of(served.model.submit(texts, deadline), request.receive)
-        manager.copy(served, texts, predictions)
-        return await _rendered(asked, texts, predictions, manifest, metrics)
+        manager.shadow(served, texts, predictions)
+        response = await _rendered(asked, texts, predictions, manifest, metrics)
+        failed = False
+        return response
+    except Exception as error:
+        failed = getattr(error, "kind", "failed") in FAULTS or None
+        raise
+    finally:
+        lease.release(failed)
 
 
 async def _rendered(
