@@ -28,7 +28,7 @@ from app.engine.text.words import Ints
 from app.labels import tags_of
 from app.manifest import Feature, read_manifest
 from app.versions.loading.loader import LoadOptions, choose_variant, load_version
-from training.export.heads import read_head
+from training.models.heads import read_head
 from training.models.transformer import TransformerTagger, load_tokenizer
 from training.recipe import Recipe
 

@@ -22,10 +22,10 @@ from app.manifest import Golden, Manifest, Precision
 from app.versions.loading.loader import LoadedVersion, LoadOptions, load_version
 from training.export.card import front_matter
 from training.export.golden import CANDIDATES, choose_golden
-from training.export.heads import read_head
 from training.export.onnx_file import export_onnx, input_names, keep_columns
 from training.export.package import Package, environment, features_of, next_version, write_version
 from training.export.quantize import quantize_by_row
+from training.models.heads import read_head
 from training.models.transformer import fast_tokenizer, find_encoder, load_tokenizer
 
 Say = Callable[[str], None]

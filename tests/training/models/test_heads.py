@@ -1,6 +1,6 @@
 import pytest
 
-from training.export.heads import read_head
+from training.models.heads import read_head
 
 IOB2 = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
