@@ -113,7 +113,7 @@ class Offline:
             chunks = [texts[at : at + _CHUNK] for at in range(0, len(texts), _CHUNK)]
             encoded = [text for chunk in pool.map(self._tokenizer.encode, chunks) for text in chunk]
             rows = sorted(self._rows(encoded), key=lambda row: row.length)
-            logits = [np.zeros((len(text.heads), len(self.manifest.tags)), np.float32) for text in encoded]
+            logits = [np.zeros((len(text.firsts), len(self.manifest.tags)), np.float32) for text in encoded]
             left = [0] * len(encoded)
             for row in rows:
                 left[row.number] += 1
@@ -129,7 +129,7 @@ class Offline:
             def run(batch: Sequence[_Row]) -> None:
                 given = session.run(self._batch(batch))
                 for index, row in enumerate(batch):
-                    window, heads = row.window, row.text.heads
+                    window, heads = row.window, row.text.firsts
                     low, high = np.searchsorted(heads, (window.keep_from, window.keep_to))
                     at = heads[low:high] + (len(self._tokenizer.prefix) - window.start)
                     logits[row.number][low:high] = given[index, at]
@@ -170,7 +170,7 @@ class Offline:
     def _rows(self, texts: Sequence[EncodedText]) -> Iterator[_Row]:
         specials = self._tokenizer.specials
         for number, text in enumerate(texts):
-            if len(text.heads):
+            if len(text.firsts):
                 for window in cut_windows(
                     len(text), self.manifest.max_length - specials, self.manifest.stride
                 ):

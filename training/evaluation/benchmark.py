@@ -309,7 +309,7 @@ def _torch_runner(
             values = run(_rows(tokenizer, [encoded.ids[inside]], [encoded.shapes[inside]]))[0]
             at = len(tokenizer.prefix) - window.start
             logits[window.keep_from : window.keep_to] = values[window.keep_from + at : window.keep_to + at]
-        return decoder.decode(logits[encoded.heads][:, columns])
+        return decoder.decode(logits[encoded.firsts][:, columns])
 
     weights = list(tagger.parameters())
     return _Runner(

@@ -243,9 +243,9 @@ def _unknown_words(
         ValueError: it knows none.
     """
     read = [
-        int(encoded.ids[head]) == unknown
+        int(encoded.ids[first]) == unknown
         for text, encoded in zip(candidates, tokenizer.encode(candidates), strict=True)
-        for head, start, end in zip(encoded.heads, encoded.starts, encoded.ends, strict=True)
+        for first, start, end in zip(encoded.firsts, encoded.starts, encoded.ends, strict=True)
         if any(character.isalnum() for character in text[start:end])
     ]
     if all(read):

@@ -11,8 +11,9 @@ from weakref import WeakValueDictionary
 from app.engine.batching.runner import BatchReport
 from app.engine.ensemble.model import Ensemble
 from app.engine.memory import give_memory_back
-from app.engine.model import Model, Network
+from app.engine.model import Limits, Model, Network
 from app.engine.priority import give_way
+from app.engine.runtimes.runtime import Running
 from app.engine.runtimes.session import CUDA, OnnxSession, Provider, available_cpus, choose_provider
 from app.engine.runtimes.tuning import Plan, Sessions, make_batches, token_budget, tune
 from app.engine.text.tokenizer import Tokenizer
@@ -239,11 +240,15 @@ class Loader:
             predictor = Network(
                 manifest,
                 tokenizer,
-                sessions.session,
-                sessions.runs,
-                sessions.lone,
-                options.max_queue_tokens,
-                max_batch_tokens,
+                Running(
+                    sessions.session,
+                    sessions.lone,
+                    sessions.runs,
+                    first.provider,
+                    sessions.runs * sessions.session.threads,
+                    max_batch_tokens,
+                ),
+                Limits(options.max_queue_tokens),
                 self._report(manifest.name, manifest.version),
                 background,
             )

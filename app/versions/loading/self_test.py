@@ -39,9 +39,9 @@ def check_tokenizer(where: str, manifest: Manifest, tokenizer: Tokenizer) -> Non
     words, seen = set[str](), set[int]()
     for text, encoded in zip(texts, tokenizer.encode(texts), strict=True):
         words |= {word for word in text.split() if any(map(str.isalnum, word))}
-        for head, start, end in zip(encoded.heads, encoded.starts, encoded.ends, strict=True):
+        for first, start, end in zip(encoded.firsts, encoded.starts, encoded.ends, strict=True):
             if any(map(str.isalnum, text[start:end])):
-                seen.add(int(encoded.ids[head]))
+                seen.add(int(encoded.ids[first]))
     if len(words) > 1 and len(seen) < 2:
         onto = f"its sub-token {tokenizer.token(seen.pop())!r}" if seen else "no sub-token"
         of = "the golden texts" if manifest.golden else "its own vocabulary"
