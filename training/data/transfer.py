@@ -21,6 +21,7 @@ from app.engine.text.words import Ints, split_words
 from training.data.augmentation import augment
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, text_key
+from training.data.json_lines import json_lines
 from training.folders import replaced_folder
 from training.recipe import Augmentation, Recipe
 
@@ -91,7 +92,7 @@ class TransferSet:
         try:
             summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
             with gzip.open(folder / _TEXTS) as lines:
-                texts = tuple(map(json.loads, lines))
+                texts = tuple(text for _, text in json_lines(lines, folder / _TEXTS, "a transfer set"))
             loaded, key = cls(texts, summary["counts"], summary["dropped"]), summary["key"]
         except FileNotFoundError:
             raise FileNotFoundError(

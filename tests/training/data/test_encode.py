@@ -26,7 +26,7 @@ from training.data.encode import (
     tag_ids,
     training_windows,
 )
-from training.data.tags import illegal_tags, read_runs
+from training.data.tags import illegal_tags, read_spans
 
 
 def tokenizer() -> Tokenizer:
@@ -59,7 +59,7 @@ def test_spans_become_tags_and_spans_again(scheme: Scheme, text: str, data: st.D
     spans = tuple(Span(int(encoded.starts[a]), int(encoded.ends[b]), label) for a, b, label in meant)
     names = tags_of(LABELS, scheme)
     tags = [names[number] for number in tag_ids(encoded, Document("d", text, spans), scheme, names)]
-    assert read_runs(tags, scheme) == meant
+    assert read_spans(tags, scheme) == meant
     assert not illegal_tags(tags, scheme)
 
 
