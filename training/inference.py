@@ -10,10 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from app.engine.decoding.spans import Decoder
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.engine.text.windows import cut_windows
+from app.labels import tags_of
+from training.data.documents import Document, Span
 from training.data.encode import NOTHING, Example, collate
+from training.evaluation.spans import score
 from training.models.tagger import Tagger
+from training.recipe import Recipe
 
 _ROWS = 32
 
@@ -55,3 +60,20 @@ def logits_of(
             shift = len(tokenizer.prefix) - w.start
             logits[n][w.keep_from : w.keep_to] = values[row, w.keep_from + shift : w.keep_to + shift]
     return [values[text.firsts] for text, values in zip(encoded, logits, strict=True)]
+
+
+def f1_of(tagger: Tagger, tokenizer: Tokenizer, documents: Sequence[Document], recipe: Recipe) -> float:
+    """Entity F1 of a network in training. What is reported later runs through the serving engine."""
+    decoder = Decoder(tags_of(recipe.labels, recipe.scheme), recipe.scheme)
+    encoded = tokenizer.encode([document.text for document in documents])
+    logits = logits_of(
+        tagger, tokenizer, encoded, len(decoder.tags), recipe.export.max_length, recipe.export.stride
+    )
+    found = [
+        [
+            Span(int(text.starts[first]), int(text.ends[last]), label)
+            for first, last, label, _ in decoder.decode(values)
+        ]
+        for text, values in zip(encoded, logits, strict=True)
+    ]
+    return score(found, [document.spans for document in documents], recipe.labels).overall.f1
