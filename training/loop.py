@@ -32,7 +32,6 @@ from training.data.encode import (
     Batch,
     Example,
     batches,
-    collate,
     training_windows,
 )
 from training.evaluation.spans import score
@@ -266,7 +265,7 @@ def _learn(learner: nn.Module, step: Step, task: Task, stage: Stage, accelerator
     """Gradients of one step; returns its loss in this process."""
     losses = []
     for number, rows in enumerate(step):
-        batch = collate(rows, task.tokenizer).to(accelerator.device)
+        batch = Batch.of(rows, task.tokenizer).to(accelerator.device)
         more = number < len(step) - 1
         with accelerator.no_sync(learner) if more else nullcontext():
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
