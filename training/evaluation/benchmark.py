@@ -28,7 +28,7 @@ from app.engine.text.words import Ints
 from app.labels import tags_of
 from app.manifest import Feature, read_manifest
 from app.versions.loading.loader import LoadOptions, choose_variant, load_version
-from training.models.heads import read_head
+from training.models.columns import read_columns
 from training.models.transformer import TransformerTagger, load_tokenizer
 from training.recipe import Recipe
 
@@ -291,8 +291,8 @@ def _torch_runner(
     stack.callback(torch.set_num_threads, before)
     torch.set_num_threads(threads)
     device = next(tagger.parameters()).device
-    head = read_head(tagger.tags)
-    decoder, columns = Decoder(head.tags, head.scheme), list(head.columns)
+    meaning = read_columns(tagger.tags)
+    decoder, columns = Decoder(meaning.tags, meaning.scheme), list(meaning.numbers)
     size = tagger.network.config.max_position_embeddings - 2 - tokenizer.specials  # RoBERTa skips two
     batch = _batch(tokenizer, LENGTH)
 

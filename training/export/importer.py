@@ -25,7 +25,7 @@ from training.export.golden import CANDIDATES, choose_golden
 from training.export.onnx_file import export_onnx, input_names, keep_columns
 from training.export.package import Package, environment, features_of, next_version, write_version
 from training.export.quantize import quantize_by_row
-from training.models.heads import read_head
+from training.models.columns import read_columns
 from training.models.transformer import fast_tokenizer, find_encoder, load_tokenizer
 
 Say = Callable[[str], None]
@@ -83,8 +83,8 @@ def import_checkpoint(
     _check_target(name, number, models, precision)
     source, called = find_encoder(checkpoint), _called(checkpoint)
     config = _config(source)
-    head = read_head(_columns(config, called), scheme)
-    say(f"{called}: labels {', '.join(head.labels)}; scheme {head.scheme}, {head.reason}")
+    columns = read_columns(_columns(config, called), scheme)
+    say(f"{called}: labels {', '.join(columns.labels)}; scheme {columns.scheme}, {columns.reason}")
     fast, tokenizer = fast_tokenizer(source), load_tokenizer(source, words)
     length = _window(called, _positions(config), fast.model_max_length, max_length)
     candidates = tuple(golden) or CANDIDATES
@@ -96,8 +96,8 @@ def import_checkpoint(
         fp32, int8 = work / "model.fp32.onnx", work / "model.int8.onnx"
         report = export_onnx(source, fp32, longest=length)
         say(f"fp32: logits within {report['parity_max_abs']:.1e} of PyTorch's")
-        if len(head.columns) < config.num_labels:
-            keep_columns(fp32, head.columns)
+        if len(columns.numbers) < config.num_labels:
+            keep_columns(fp32, columns.numbers)
         files: dict[Precision, Path] = {"fp32": fp32}
         if precision == "int8":
             quantize_by_row(fp32, int8)
@@ -105,9 +105,9 @@ def import_checkpoint(
         tokenizer.save(work / "tokenizer.json")
         package = Package(
             name=name,
-            labels=head.labels,
-            tags=head.tags,
-            scheme=head.scheme,
+            labels=columns.labels,
+            tags=columns.tags,
+            scheme=columns.scheme,
             files=files,
             tokenizer=work / "tokenizer.json",
             inputs=features_of(input_names(fp32), bool(getattr(config, "word_shapes", False))),
@@ -124,7 +124,7 @@ def import_checkpoint(
             "checkpoint": called,
             "revision": getattr(config, "_commit_hash", None) or "",
             "architecture": config.model_type,
-            "scheme": f"{head.scheme}, {head.reason}",
+            "scheme": f"{columns.scheme}, {columns.reason}",
             "words": words,
             "unknown_words": round(unknown, 4),
             "export": report,
