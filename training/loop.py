@@ -28,7 +28,6 @@ from training.data.encode import (
     Batch,
     Example,
     batches,
-    collate,
     training_windows,
 )
 from training.folders import replaced_folder
@@ -231,7 +230,7 @@ def _learn(
     """Compute the gradients of one step; returns its loss in this process."""
     losses = []
     for number, rows in enumerate(step):
-        batch = collate(rows, data.tokenizer).to(accelerator.device)
+        batch = Batch.of(rows, data.tokenizer).to(accelerator.device)
         more = number < len(step) - 1
         with accelerator.no_sync(learner) if more else nullcontext():
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=stage.precision == "bf16"):

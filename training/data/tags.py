@@ -87,6 +87,26 @@ def read_spans(tags: Sequence[str], scheme: Scheme) -> list[tuple[int, int, str]
     return spans
 
 
+def spell_spans(spans: Iterable[tuple[int, int, str]], length: int, scheme: Scheme) -> list[str]:
+    """The tags of `length` positions, what `read_spans` undoes: (first, last, label), positions inclusive.
+
+    In IO two neighbours of one label become one entity. Of two that overlap, the later one is spelled.
+    """
+    tags = ["O"] * length
+    before = (-2, -2, "")
+    for first, last, label in spans:
+        touches = before[1] + 1 == first and before[2] == label
+        tags[first : last + 1] = [f"I-{label}"] * (last + 1 - first)
+        if scheme == "BIOES":
+            tags[first], tags[last] = f"B-{label}", f"E-{label}"
+            if first == last:
+                tags[first] = f"S-{label}"
+        elif scheme == "IOB2" or (scheme == "IOB1" and touches):
+            tags[first] = f"B-{label}"
+        before = first, last, label
+    return tags
+
+
 def illegal_tags(tags: Sequence[str], scheme: Scheme) -> list[int]:
     """Positions whose tag may not follow the one before it, or may not end the sentence."""
     before = "O"

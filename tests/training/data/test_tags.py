@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from app.labels import Scheme
 from tests.training.data.tagging import SCHEMES, Tagged, sentences, spell
-from training.data.tags import detect_scheme, illegal_tags, plain_tag, read_spans
+from training.data.tags import detect_scheme, illegal_tags, plain_tag, read_spans, spell_spans
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -82,3 +82,9 @@ def test_illegal_tags_are_found(tags: list[str], scheme: Scheme, positions: list
 
 def test_an_illegal_tag_is_read_as_a_start() -> None:
     assert read_spans(["O", "I-PER", "I-LOC"], "IOB2") == [(1, 1, "PER"), (2, 2, "LOC")]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@given(tagged=sentences())
+def test_spans_are_spelled_as_corpora_spell_them(scheme: Scheme, tagged: Tagged) -> None:
+    assert spell_spans(tagged.runs, len(tagged.tokens), scheme) == spell(tagged, scheme)

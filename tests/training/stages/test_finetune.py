@@ -57,5 +57,5 @@ def test_examples_are_repeated_and_point_at_the_teachers_answers(recipe: Recipe)
 
 def test_without_a_seed_nothing_is_trained(recipe: Recipe) -> None:
     none = recipe.finetune.model_copy(update={"seeds": ()})
-    with pytest.raises(ValueError, match="finetune.seeds is empty"):
+    with pytest.raises(ValueError, match=r"finetune\.seeds is empty"):
         finetune_stage(recipe.model_copy(update={"finetune": none}), print)
