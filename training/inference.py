@@ -54,4 +54,4 @@ def logits_of(
         for row, (n, w) in enumerate(rows):
             shift = len(tokenizer.prefix) - w.start
             logits[n][w.keep_from : w.keep_to] = values[row, w.keep_from + shift : w.keep_to + shift]
-    return [values[text.heads] for text, values in zip(encoded, logits, strict=True)]
+    return [values[text.firsts] for text, values in zip(encoded, logits, strict=True)]

@@ -174,7 +174,7 @@ class Intake:
             rows: list[Row] = []
             for number, one in enumerate(islice(encoded, len(texts)), first):
                 text = Text(job, number, one)
-                windows = cut_windows(len(one), self._size, self._stride) if len(one.heads) else []
+                windows = cut_windows(len(one), self._size, self._stride) if len(one.firsts) else []
                 text.windows = text.left = len(windows)
                 if not windows:
                     blank.append(text)

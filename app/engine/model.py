@@ -16,21 +16,24 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.batching.cost import Cost
+from app.engine.batching.collation import collate
 from app.engine.batching.queue import Flow
 from app.engine.batching.rows import Job, Row, Text, answer
 from app.engine.batching.runner import BatchReport, Scheduler
+from app.engine.batching.samples import sample_batches
 from app.engine.decoding.entities import Entity, Prediction
 from app.engine.decoding.spans import Decoder, Floats, ScoredSpan
 from app.engine.intake import Intake
 from app.engine.memory import give_memory_back
 from app.engine.priority import give_way
-from app.engine.runtimes.session import Session
-from app.engine.runtimes.tuning import make_batches, measure_cost
+from app.engine.runtimes.cost import Cost
+from app.engine.runtimes.runtime import Running, Session
+from app.engine.runtimes.tuning import measure_cost
 from app.engine.text.tokenizer import Tokenizer
+from app.engine.text.windows import stitch
 from app.engine.text.words import Ints
 from app.errors import InferenceFailed, NerveError, NotReady
-from app.manifest import Feature, Manifest
+from app.manifest import Manifest
 
 T = TypeVar("T")
 
@@ -107,16 +110,25 @@ def _nothing() -> None:
     pass
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much a network takes on.
+
+    Attributes:
+        max_queue_tokens: sub-tokens that may wait; see `Admission`.
+    """
+
+    max_queue_tokens: int = 1_000_000
+
+
 class Network:
     """A model version that is ready to run.
 
     Args:
         manifest: its contract.
         tokenizer: its tokenizer.
-        session: what runs its network; handed over, dropped by `close`.
-        runs: batches that run at a time, each on a thread of its own.
-        lone: what runs a batch that has the machine to itself, if that is another session.
-        max_queue_tokens, max_batch_tokens: see `Scheduler`.
+        running: what runs its network; handed over, dropped by `close`.
+        limits: how much it takes on.
         report: told of every batch.
         background: its threads give way to all others, and so does its session if it has but one.
     """
@@ -125,24 +137,28 @@ class Network:
         self,
         manifest: Manifest,
         tokenizer: Tokenizer,
-        session: Session,
-        runs: int = 1,
-        lone: Session | None = None,
-        max_queue_tokens: int = 1_000_000,
-        max_batch_tokens: int = 8_192,
+        running: Running,
+        limits: Limits = Limits(),
         report: Callable[[BatchReport], None] = _ignore,
         background: bool = False,
     ):
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self._sessions: tuple[Session, ...] = (session, lone or session)
+        self._sessions: tuple[Session, ...] = (running.session, running.single)
         self._decoder = Decoder(manifest.tags, manifest.scheme, manifest.temperature)
         name = f"{manifest.name}-{manifest.version}"
         begin = give_way if background else _nothing
         self._requests = 0
         self._lock = threading.Lock()
         self._scheduler: Scheduler[Row] = Scheduler(
-            self, self._warm_up(), runs, max_queue_tokens, max_batch_tokens, report, f"{name}-run", begin
+            self,
+            self._warm_up(),
+            running.runs,
+            limits.max_queue_tokens,
+            running.max_batch_tokens,
+            report,
+            f"{name}-run",
+            begin,
         )
         self._intake = Intake(manifest, tokenizer, self._scheduler, f"{name}-text", begin)
 
@@ -238,18 +254,16 @@ class Network:
         if not self._sessions:
             raise NotReady(_CLOSED)
         session = self._sessions[alone]
-        logits = session.run(self._batch(rows, session))
-        prefix = len(self.tokenizer.prefix)
-        for index, row in enumerate(rows):
-            text, window, heads = row.text, row.window, row.text.encoded.heads
+        shape = session.shape(len(rows), max(row.length for row in rows))
+        logits = session.run(collate(rows, self.manifest.inputs, self.tokenizer.frame, shape))
+        prefix = len(self.tokenizer.frame.prefix)
+        for row, values in zip(rows, logits, strict=False):  # a runtime may have added rows
+            text, firsts = row.text, row.text.encoded.firsts
             if text.windows == 1:
-                text.logits = logits[index, heads + prefix]
+                text.logits = stitch(None, row.window, firsts, values, prefix)
                 continue
             with text.job.lock:
-                if text.logits is None:
-                    text.logits = np.zeros((len(heads), logits.shape[2]), np.float32)
-            low, high = np.searchsorted(heads, (window.keep_from, window.keep_to))
-            text.logits[low:high] = logits[index, heads[low:high] + (prefix - window.start)]
+                text.logits = stitch(text.logits, row.window, firsts, values, prefix)
 
     def finish(self, rows: Sequence[Row], error: NerveError | None) -> None:
         """Read the texts that are whole now, and answer the requests that are; see `Work`."""
@@ -259,33 +273,9 @@ class Network:
             return
         answer([row.text for row in rows if row.text.ran()])
 
-    def _batch(self, rows: Sequence[Row], session: Session) -> dict[str, npt.NDArray[np.int64]]:
-        shape = session.shape(len(rows), max(row.length for row in rows))
-        features: dict[Feature, npt.NDArray[np.int64]] = {}
-        for feature in self.manifest.inputs.values():
-            fill = self.tokenizer.pad_id if feature == "ids" else 0
-            features[feature] = np.full(shape, fill, np.int64)
-        ids, mask, shapes = (features.get(feature) for feature in ("ids", "mask", "word_shape"))
-        prefix, suffix = self.tokenizer.prefix, self.tokenizer.suffix
-        at = len(prefix)
-        for index, row in enumerate(rows):
-            text, window = row.text.encoded, row.window
-            end = row.length - len(suffix)
-            if ids is not None:
-                ids[index, :at] = prefix
-                ids[index, at:end] = text.ids[window.start : window.end]
-                ids[index, end : row.length] = suffix
-            if shapes is not None:
-                shapes[index, at:end] = text.shapes[window.start : window.end]
-            if mask is not None:
-                mask[index, : row.length] = 1
-        if mask is not None:
-            mask[len(rows) :, 0] = 1  # attention to nothing is not a number
-        return {name: features[feature] for name, feature in self.manifest.inputs.items()}
-
     def _logits_of(self, text: Text) -> npt.NDArray[np.float32]:
         if text.logits is None:  # nothing of it ran
-            return np.zeros((len(text.encoded.heads), len(self.manifest.tags)), np.float32)
+            return np.zeros((len(text.encoded.firsts), len(self.manifest.tags)), np.float32)
         return text.logits
 
     def _predictions(self, texts: Sequence[Text]) -> list[Prediction]:
@@ -315,7 +305,7 @@ class Network:
         Raises:
             InferenceFailed: it does not run, or gives something else than its logits.
         """
-        make_batch = make_batches(self.manifest, self.tokenizer.pad_id)
+        make_batch = sample_batches(self.manifest.inputs, self.tokenizer.frame, self.manifest.max_length)
         batch = make_batch(2, 16)
         shape = (*next(iter(batch.values())).shape, len(self.manifest.tags))
         for session in self._sessions:

@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from app.engine.runtimes.session import check_installation, choose_provider
+from app.engine.runtimes.table import check_installation, choose_runtime
 from app.errors import NerveError
 from app.main import create_app
 from app.server.logs import configure_logging
@@ -66,8 +66,8 @@ def run(settings: Settings) -> int:
     """
     configure_logging(settings.log_level, settings.log_format)
     check_installation()
-    if settings.provider == "cuda":
-        choose_provider("cuda", settings.allow_cpu_fallback)
+    if settings.provider != "auto":
+        choose_runtime(settings.provider, settings.allow_cpu_fallback)
     choice = choose_workers(settings)
     log.info("processes: %d (%s)", choice.workers, choice.reason)
     os.environ[_WORKERS] = str(choice.workers)  # where each worker reads its settings from

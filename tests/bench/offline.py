@@ -16,13 +16,16 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
+from app.engine.batching.samples import sample_batches
 from app.engine.decoding.spans import Decoder, ScoredSpan
-from app.engine.runtimes.session import OnnxSession, available_cpus, choose_provider
-from app.engine.runtimes.tuning import make_batches, measure_cost
+from app.engine.runtimes.runtime import Contract, Session
+from app.engine.runtimes.table import choose_runtime
+from app.engine.runtimes.tuning import measure_cost
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.engine.text.windows import Window, cut_windows
+from app.machine import available_cpus
 from app.manifest import Feature, read_manifest
-from app.versions.loading.loader import choose_variant
+from app.versions.loading.variants import choose_variant
 from tests.bench.report import Options
 from tests.bench.split import best_split
 
@@ -69,18 +72,19 @@ class Offline:
     def __init__(self, options: Options, version: int, threads: Sequence[int] = ()):
         folder = options.models / options.model / str(version)
         self.manifest = read_manifest(folder)
-        provider = choose_provider("auto")
-        self.variant = choose_variant(self.manifest, provider)
+        runtime = choose_runtime("auto")
+        self.variant = choose_variant(self.manifest, runtime)
+        contract = Contract(frozenset(self.manifest.inputs), self.manifest.output, self.manifest.max_length)
         self.cpus = available_cpus()
         self.sessions = {
-            count: OnnxSession(folder / self.variant.file, provider, count, output=self.manifest.output)
+            count: runtime.open(folder / self.variant.file, contract, count)
             for count in threads or sorted({1, self.cpus})
         }
-        self.provider = next(iter(self.sessions.values())).provider
+        self.provider = runtime.provider
         self._tokenizer = Tokenizer.from_file(folder / self.manifest.tokenizer, self.manifest.words)
         self._decoder = Decoder(self.manifest.tags, self.manifest.scheme, self.manifest.temperature)
         self._decode_all = getattr(self._decoder, "decode_all", None)
-        batches = make_batches(self.manifest, self._tokenizer.pad_id)
+        batches = sample_batches(self.manifest.inputs, self._tokenizer.frame, self.manifest.max_length)
         self.cost = {count: measure_cost(session, batches) for count, session in self.sessions.items()}
 
     def best_setting(self, texts: Sequence[str], passes: int = 2) -> Setting:
@@ -113,7 +117,7 @@ class Offline:
             chunks = [texts[at : at + _CHUNK] for at in range(0, len(texts), _CHUNK)]
             encoded = [text for chunk in pool.map(self._tokenizer.encode, chunks) for text in chunk]
             rows = sorted(self._rows(encoded), key=lambda row: row.length)
-            logits = [np.zeros((len(text.heads), len(self.manifest.tags)), np.float32) for text in encoded]
+            logits = [np.zeros((len(text.firsts), len(self.manifest.tags)), np.float32) for text in encoded]
             left = [0] * len(encoded)
             for row in rows:
                 left[row.number] += 1
@@ -129,7 +133,7 @@ class Offline:
             def run(batch: Sequence[_Row]) -> None:
                 given = session.run(self._batch(batch))
                 for index, row in enumerate(batch):
-                    window, heads = row.window, row.text.heads
+                    window, heads = row.window, row.text.firsts
                     low, high = np.searchsorted(heads, (window.keep_from, window.keep_to))
                     at = heads[low:high] + (len(self._tokenizer.prefix) - window.start)
                     logits[row.number][low:high] = given[index, at]
@@ -170,7 +174,7 @@ class Offline:
     def _rows(self, texts: Sequence[EncodedText]) -> Iterator[_Row]:
         specials = self._tokenizer.specials
         for number, text in enumerate(texts):
-            if len(text.heads):
+            if len(text.firsts):
                 for window in cut_windows(
                     len(text), self.manifest.max_length - specials, self.manifest.stride
                 ):
@@ -196,7 +200,7 @@ class Offline:
             features["mask"][index, : row.length] = 1
         return {name: features[feature] for name, feature in self.manifest.inputs.items()}
 
-    def _time(self, session: OnnxSession, rows: int, length: int) -> float:
+    def _time(self, session: Session, rows: int, length: int) -> float:
         feature: dict[Feature, int] = {"ids": self._tokenizer.pad_id, "mask": 1}
         batch = {
             name: np.full((rows, length), feature.get(kind, 0), np.int64)

@@ -65,7 +65,7 @@ def test_each_word_has_what_the_network_says_of_it(room: Room) -> None:
     member = CheckpointMember(room.seeds[0], tags, room.recipe)
     for number, (encoded, values) in enumerate(member.answer(TEXTS)):
         rows = targets.of_text(number)
-        assert len(rows) == len(split_words(TEXTS[number])) == len(encoded.heads)
+        assert len(rows) == len(split_words(TEXTS[number])) == len(encoded.firsts)
         np.testing.assert_allclose(targets.rows(rows), values, atol=0.01)  # fp16
         np.testing.assert_allclose(np.exp(values).sum(1), 1, rtol=1e-5)
     named = {tags[column] for column in targets.rows(np.array(every_row(targets))).argmax(1)}

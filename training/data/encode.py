@@ -1,4 +1,4 @@
-"""Encoding: from documents to windows of sub-tokens with a tag on each decision's head."""
+"""Encoding: from documents to windows of sub-tokens with a tag on the first sub-token of each decision."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +28,7 @@ class Example:
     """Sub-tokens of one text without special tokens, all of shape (sub-tokens,).
 
     Attributes:
-        tags: of each decision, on its head; `IGNORED` elsewhere.
+        tags: of each decision, on its first sub-token; `IGNORED` elsewhere.
         rows: where the teacher's answer for each decision's first word stands; `NO_TARGET` elsewhere.
     """
 
@@ -45,7 +45,7 @@ class Example:
 def tag_ids(encoded: EncodedText, document: Document, scheme: Scheme, tags: Sequence[str]) -> Ints:
     """The tag of each decision of a text, shape (decisions,). An entity takes every decision it touches."""
     index = {tag: number for number, tag in enumerate(tags)}
-    result = np.zeros(len(encoded.heads), np.int64)
+    result = np.zeros(len(encoded.firsts), np.int64)
     free = 0
     before = ""
     for start, end, label in document.spans:
@@ -82,7 +82,7 @@ def encode(
     return [
         replace(
             example,
-            tags=_on_heads(encoded, tag_ids(encoded, document, scheme, tags), IGNORED),
+            tags=_on_firsts(encoded, tag_ids(encoded, document, scheme, tags), IGNORED),
             group=document.group,
         )
         for document, (encoded, example) in zip(documents, _examples(texts, tokenizer, rows), strict=True)
@@ -106,13 +106,13 @@ def _examples(
         on_tokens = np.full(len(encoded), NO_TARGET, np.int64)
         if rows is not None:  # a decision learns what the teacher says of its first word
             first = np.searchsorted(split_words(text, tokenizer.rule).starts, encoded.starts)
-            on_tokens = _on_heads(encoded, rows[number][first], NO_TARGET)
+            on_tokens = _on_firsts(encoded, rows[number][first], NO_TARGET)
         yield encoded, Example(encoded.ids, encoded.shapes, np.full(len(encoded), IGNORED), on_tokens)
 
 
-def _on_heads(encoded: EncodedText, values: Ints, elsewhere: int) -> Ints:
+def _on_firsts(encoded: EncodedText, values: Ints, elsewhere: int) -> Ints:
     on_tokens = np.full(len(encoded), elsewhere, np.int64)
-    on_tokens[encoded.heads] = values
+    on_tokens[encoded.firsts] = values
     return on_tokens
 
 

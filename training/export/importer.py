@@ -19,7 +19,9 @@ from app.engine.model import Model
 from app.engine.text.tokenizer import Tokenizer
 from app.labels import Scheme, WordRule
 from app.manifest import Golden, Manifest, Precision
-from app.versions.loading.loader import LoadedVersion, LoadOptions, load_version
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from training.export.card import front_matter
 from training.export.golden import CANDIDATES, choose_golden
 from training.export.heads import read_head
@@ -243,9 +245,9 @@ def _unknown_words(
         ValueError: it knows none.
     """
     read = [
-        int(encoded.ids[head]) == unknown
+        int(encoded.ids[first]) == unknown
         for text, encoded in zip(candidates, tokenizer.encode(candidates), strict=True)
-        for head, start, end in zip(encoded.heads, encoded.starts, encoded.ends, strict=True)
+        for first, start, end in zip(encoded.firsts, encoded.starts, encoded.ends, strict=True)
         if any(character.isalnum() for character in text[start:end])
     ]
     if all(read):

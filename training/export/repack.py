@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 
 from app.engine.model import Network
-from app.engine.runtimes.session import CPU, Logits, OnnxSession
+from app.engine.runtimes.runtime import Logits, Running
+from app.engine.runtimes.session import CPU, OnnxSession
 from app.engine.text.tokenizer import Tokenizer
 from app.manifest import MANIFEST, File, Manifest, Variant, file_hash, read_manifest, verify_files
 from app.versions.storage.signatures import SIGNATURE
@@ -19,6 +20,9 @@ from training.export.packing import pack_rows
 from training.folders import replaced_folder
 
 CARD = "README.md"
+
+_BATCH_TOKENS = 512
+"""Sub-tokens of a batch."""
 
 
 def repack(version: Path, number: int | None = None) -> Path:
@@ -92,7 +96,8 @@ def _pack(path: Path, where: str) -> None:
 def _logits(folder: Path, file: str, manifest: Manifest) -> list[Logits]:
     """Of some sentences, as they are served."""
     tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
-    predictor = Network(manifest, tokenizer, OnnxSession(folder / file, CPU, 1, manifest.output))
+    session = OnnxSession(folder / file, CPU, 1, manifest.output)
+    predictor = Network(manifest, tokenizer, Running(session, session, 1, CPU, 1, _BATCH_TOKENS))
     try:
         return predictor.logits(CANDIDATES)
     finally:

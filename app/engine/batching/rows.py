@@ -13,6 +13,7 @@ import numpy.typing as npt
 from app.engine.batching.queue import Flow
 from app.engine.text.tokenizer import EncodedText
 from app.engine.text.windows import Window
+from app.engine.text.words import Ints
 
 T = TypeVar("T")
 
@@ -98,6 +99,14 @@ class Row:
         self.length = length
         self.since = since
         self.tokenize_seconds = tokenize_seconds
+
+    @property
+    def ids(self) -> Ints:
+        return self.text.encoded.ids[self.window.start : self.window.end]
+
+    @property
+    def shapes(self) -> Ints:
+        return self.text.encoded.shapes[self.window.start : self.window.end]
 
     @property
     def abandoned(self) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 from app.engine.runtimes.runtime import Contract, MakeBatch, Running, Session, Wanted
 from app.engine.runtimes.session import CPU, OnnxSession
@@ -15,11 +14,11 @@ BATCH_TOKENS = 512
 class Cpu:
     """The runtime `cpu`. Each batch keeps its shape, and threads are divided as measuring finds best."""
 
-    name: ClassVar = "cpu"
-    provider: ClassVar = CPU
-    runs_every_file: ClassVar = False
-    prefers_fp16: ClassVar = False
-    single_process: ClassVar = None
+    name = "cpu"
+    provider = CPU
+    runs_every_file = False
+    prefers_fp16 = False
+    single_process: str | None = None
 
     def available(self) -> bool:
         """Always: every build of ONNX Runtime runs on a CPU."""

@@ -6,7 +6,7 @@ while another is made or decoded, and how large a batch it can take is found whe
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import onnxruntime
 
@@ -62,11 +62,11 @@ class CudaSession(OnnxSession):
 class Cuda:
     """The runtime `cuda`."""
 
-    name: ClassVar = "cuda"
-    provider: ClassVar = CUDA
-    runs_every_file: ClassVar = True
-    prefers_fp16: ClassVar = True
-    single_process: ClassVar = "each would take its part of the GPU"
+    name = "cuda"
+    provider = CUDA
+    runs_every_file = True
+    prefers_fp16 = True
+    single_process: str | None = "each would take its part of the GPU"
 
     def available(self) -> bool:
         """Whether a session really runs on CUDA: a missing library or device shows only then."""
@@ -84,9 +84,7 @@ class Cuda:
         """What keeps it from being available, and the remedy."""
         providers = onnxruntime.get_available_providers()
         what = "a session on CUDA cannot be made" if CUDA in providers else "onnxruntime-gpu is missing"
-        return (
-            f"{what} (available: {', '.join(providers)}); install the gpu extra on a machine with a GPU"
-        )
+        return f"{what} (available: {', '.join(providers)}); install the gpu extra on a machine with a GPU"
 
     def open(self, file: Path, contract: Contract, threads: int) -> CudaSession:
         """The network of a file; see `Runtime.open`."""

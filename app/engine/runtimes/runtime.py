@@ -6,13 +6,16 @@ Nothing here runs anything; the runtimes are modules of their own, listed in `ta
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[np.int64]]
 Logits = npt.NDArray[np.float32]
+
+Provider = Literal["auto", "cpu", "cuda"]
+"""What NERVE_PROVIDER may say: the name of a runtime, or `auto` for the first one that is available."""
 
 
 class Session(Protocol):
@@ -32,16 +35,30 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What is known of how a network runs best, so that it is not measured.
+
+    Attributes:
+        runs: batches at a time; 0 where the runtime is to find it.
+        own_single: whether a batch that comes alone gets a session of all threads; None where the
+            runtime is to find it.
+    """
+
+    runs: int = 0
+    own_single: bool | None = None
+
+
+@dataclass(frozen=True)
 class Running:
     """A network, opened, and how it runs here.
 
     Attributes:
         session: runs `runs` batches at a time.
         single: runs a batch that has the machine to itself; it may be `session`.
-        runs: batches at a time.
+        runs: batches at a time, each on a thread of its own.
         provider: the name of what runs it, such as `CPUExecutionProvider`.
         threads: threads that all runs have together.
-        max_batch_tokens: sub-tokens of the largest batch, padding included.
+        max_batch_tokens: sub-tokens of the largest batch, padding included; a single row may have more.
     """
 
     session: Session
@@ -50,6 +67,11 @@ class Running:
     provider: str
     threads: int
     max_batch_tokens: int
+
+    @property
+    def settled(self) -> Settled:
+        """What another network needs to know to run as this one does."""
+        return Settled(self.runs, self.single is not self.session)
 
 
 @dataclass(frozen=True)
@@ -65,20 +87,6 @@ class Contract:
     inputs: frozenset[str]
     output: str
     max_length: int
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What is known of how a network runs best, so that it is not measured.
-
-    Attributes:
-        runs: batches at a time; 0 where the runtime is to find it.
-        own_single: whether a batch that comes alone gets a session of all threads; None where the
-            runtime is to find it.
-    """
-
-    runs: int = 0
-    own_single: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,11 @@
 """Table: the runtimes there are, and the one that is used."""
 
 from importlib.metadata import distributions
-from typing import Literal
 
 from app.engine.runtimes.cpu import Cpu
 from app.engine.runtimes.cuda import Cuda
-from app.engine.runtimes.runtime import Runtime
+from app.engine.runtimes.runtime import Provider, Runtime
 from app.errors import SettingsError
-
-Provider = Literal["auto", "cpu", "cuda"]
-"""What NERVE_PROVIDER may say: a runtime's name, or the first one that is available."""
 
 _FALLBACK = Cpu()
 

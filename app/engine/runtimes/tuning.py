@@ -76,7 +76,7 @@ class Tuned(Generic[S]):
 
 
 def tune(
-    open_session: Callable[[int], S], threads: int, make_batch: MakeBatch, settled: Settled = Settled()
+    open_session: Callable[[int], S], threads: int, make_batch: MakeBatch, settled: Settled
 ) -> Tuned[S]:
     """Open the sessions that make the most of so many threads.
 

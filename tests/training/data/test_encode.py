@@ -49,7 +49,7 @@ TOKENIZER = tokenizer()
 @given(text=texts, data=st.data())
 def test_spans_become_tags_and_spans_again(scheme: Scheme, text: str, data: st.DataObject) -> None:
     (encoded,) = TOKENIZER.encode([text])
-    meant = data.draw(runs(len(encoded.heads)))
+    meant = data.draw(runs(len(encoded.firsts)))
     if scheme == "IO":  # it cannot part two neighbours of one label
         meant = [
             run
@@ -146,7 +146,7 @@ def test_each_decision_learns_what_is_said_of_its_first_word(
     assert told(list(training_windows(raw, size, 0.0, random.Random(1)))) == ([], expected)
     labelled = encode([Document("d", text) for text in spoken], TOKENIZER, "IO", LABELS, rows)
     assert told(labelled)[1] == expected
-    assert len(told(labelled)[0]) == sum(len(one.heads) for one in TOKENIZER.encode(spoken))
+    assert len(told(labelled)[0]) == sum(len(one.firsts) for one in TOKENIZER.encode(spoken))
 
 
 def test_texts_that_teach_nothing_are_not_run() -> None:

@@ -14,7 +14,9 @@ from app.engine.model import Network
 from app.engine.text.words import split_words
 from app.labels import WordRule
 from app.manifest import Manifest, read_manifest, verify_files
-from app.versions.loading.loader import LoadedVersion, LoadOptions, load_version
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from tests.training.export.checkpoints import IOB2, KINDS, POSITIONS, SPELLINGS, write_checkpoint
 from training.export.importer import import_checkpoint
 
@@ -107,7 +109,7 @@ def test_special_tokens_in_a_text_are_text(imported: Imported) -> None:
     specials = set(known.all_special_ids) - {known.unk_token_id}
     for text, encoded in zip(LITERALS, imported.model.tokenizer.encode(LITERALS), strict=True):
         assert not specials & set(encoded.ids.tolist())
-        assert len(imported.model.logits([text])[0]) == len(encoded.heads) > 0
+        assert len(imported.model.logits([text])[0]) == len(encoded.firsts) > 0
 
 
 def test_a_long_text_runs_in_windows(imported: Imported) -> None:
@@ -115,7 +117,7 @@ def test_a_long_text_runs_in_windows(imported: Imported) -> None:
     (prediction,) = imported.model.predict([text])
     assert prediction.windows > 5
     assert prediction.entities
-    assert len(imported.model.logits([text])[0]) == len(imported.model.tokenizer.encode([text])[0].heads)
+    assert len(imported.model.logits([text])[0]) == len(imported.model.tokenizer.encode([text])[0].firsts)
 
 
 def test_the_window_is_what_positions_allow(imported: Imported) -> None:

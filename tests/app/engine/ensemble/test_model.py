@@ -17,11 +17,10 @@ from app.engine.decoding.entities import Entity, Prediction
 from app.engine.decoding.spans import Decoder
 from app.engine.ensemble.model import Ensemble, Mean, agreement, check_members, gather, part_tag, vote
 from app.engine.model import Evidence, Network
-from app.engine.runtimes.session import OnnxSession
-from app.engine.text.tokenizer import Tokenizer
 from app.errors import InferenceFailed, VersionRefused
 from app.labels import Scheme, tags_of
 from app.manifest import Manifest, read_manifest
+from tests.networks import open_network
 from tests.servers import until
 from tests.texts import texts
 from tests.tiny import LABELS, POISON, SCORES, SPANS, TAGS, TEXT, VOCABULARY, write_tiny_version
@@ -214,7 +213,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ens
     made: list[Ensemble] = []
 
     def make(*folders: Path, method: str = "mean", **changes: Any) -> Ensemble:
-        predictors = [open_member(folder) for folder in folders]
+        predictors = [open_network(folder) for folder in folders]
         made.append(Ensemble(ensemble_of(folders, method, **changes), predictors))
         return made[-1]
 
@@ -238,7 +237,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kept(make: Any, models: Path) -> Iterator[dict[str, Any]]:
     """Members by name, and ensembles by their members' names and the method."""
-    alone = {name: open_member(models / name / "1") for name in ("plain", "eager", "blank")}
+    alone = {name: open_network(models / name / "1") for name in ("plain", "eager", "blank")}
     pairs = ("eager eager", "eager blank", "blank eager")
     yield alone | {
         f"{pair} {method}": make(*(models / name / "1" for name in pair.split()), method=method)
@@ -386,7 +385,7 @@ def test_a_cancelled_request_leaves_the_others_alone(make: Any, models: Path) ->
 
 def test_closing_finishes_what_runs_and_closes_the_members(models: Path) -> None:
     folders = [models / "plain/1", models / "ibm/1"]
-    members = [open_member(folder) for folder in folders]
+    members = [open_network(folder) for folder in folders]
     ensemble = Ensemble(ensemble_of(folders, "mean"), members)
     running = [ensemble.submit([TEXT]) for _ in range(3)]
     for future in running:
@@ -398,7 +397,7 @@ def test_closing_finishes_what_runs_and_closes_the_members(models: Path) -> None
 
 def test_closing_gives_members_back_to_who_lent_them(models: Path) -> None:
     folders = [models / "plain/1", models / "ibm/1"]
-    members = [open_member(folder) for folder in folders]
+    members = [open_network(folder) for folder in folders]
     returned: list[bool] = []
     ensemble = Ensemble(ensemble_of(folders, "mean"), members, lambda: returned.append(True))
     ensemble.close()
@@ -410,7 +409,7 @@ def test_closing_gives_members_back_to_who_lent_them(models: Path) -> None:
 
 def test_it_fails_as_soon_as_one_member_does_and_is_idle_with_all(models: Path) -> None:
     folders = [models / "plain/1", models / "ibm/1"]
-    members = [open_member(folder) for folder in folders]
+    members = [open_network(folder) for folder in folders]
     ensemble = Ensemble(ensemble_of(folders, "mean"), members)
     for _ in range(3):
         assert not ensemble.failing
@@ -523,12 +522,6 @@ def blank_separated(folder: Path) -> Path:
     rust.pre_tokenizer = WhitespaceSplit()
     rust.save(str(folder / "tokenizer.json"))
     return folder
-
-
-def open_member(folder: Path) -> Network:
-    manifest = read_manifest(folder)
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json", manifest.words)
-    return Network(manifest, tokenizer, OnnxSession(folder / "model.fp32.onnx", threads=1))
 
 
 def ensemble_of(folders: Sequence[Path], method: str, **changes: Any) -> Manifest:
