@@ -25,13 +25,13 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from app.engine.runtimes.table import check_installation, choose_runtime
 from app.errors import NerveError
+from app.machine import SERVER_ID
 from app.main import create_app
 from app.server.logs import configure_logging
 from app.server.metric_files import FOLDER, fold_dead
 from app.server.protocol import Protocol
 from app.server.worker_count import choose_workers
 from app.settings import Settings, read_settings
-from app.versions.rollout.workers import SERVER_ID
 
 log = logging.getLogger("nerve")
 
