@@ -15,11 +15,11 @@ from app.api.dialects import native
 from app.api.middleware import RequestMiddleware
 from app.api.responses import error_response
 from app.engine.memory import collect_seldom, hold_little
-from app.engine.runtimes.session import available_cpus
 from app.errors import NerveError, NotFound, RequestError
+from app.machine import available_cpus
 from app.metrics import Metrics
 from app.settings import Settings
-from app.versions.loading.loader import LoadOptions
+from app.versions.loading.options import LoadOptions
 from app.versions.rollout.desired import DeploymentStore
 from app.versions.rollout.manager import ModelManager
 from app.versions.storage.repository import Repository

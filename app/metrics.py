@@ -18,7 +18,7 @@ from app.engine.batching.runner import BatchReport
 from app.engine.model import Model
 from app.metric_kinds import Counter, Gauge, Histogram
 from app.server.metric_files import FOLDER, AllWorkers, ServerProcesses
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MODEL = ("model", "version")

@@ -12,11 +12,11 @@ from app.api.requests import parse_json, read_content
 from app.api.responses import documented, json_response
 from app.api.schemas import DeploymentBody, ModelBody, ModelsBody, ShadowBody, VersionBody
 from app.errors import BadRequest
+from app.machine import server_id
 from app.versions.rollout.desired import Change, Deployment, DeploymentChange, StateUnreadable
 from app.versions.rollout.manager import ModelManager, VersionStatus
 from app.versions.rollout.operations import Operations
 from app.versions.rollout.shadow import agreement
-from app.versions.rollout.workers import server_id
 
 router = APIRouter(prefix="/models", tags=["models"])
 

@@ -26,7 +26,7 @@ from app.api.schemas import NerOptions
 from app.api.spool import Spool
 from app.engine.decoding.entities import Prediction
 from app.errors import Busy, InferenceFailed, NerveError, NotReady
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 from app.versions.rollout.manager import Lent
 
 log = logging.getLogger("nerve.stream")

@@ -32,7 +32,8 @@ from app.engine.decoding.entities import Prediction
 from app.engine.memory import hold_little
 from app.engine.model import Model
 from app.errors import InferenceFailed
-from app.versions.loading.loader import LoadedVersion, load_version
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
 
 _CHUNKS = 3
 _CHARACTERS = 1 << 19

@@ -17,7 +17,7 @@ from app.bulk.lines import Lines
 from app.bulk.parquet import ParquetReader, remove_parts
 from app.bulk.records import CsvReader, JsonlReader, TextReader
 from app.manifest import MANIFEST, file_hash, read_manifest
-from app.versions.loading.loader import LoadOptions
+from app.versions.loading.options import LoadOptions
 
 
 @dataclass(frozen=True)

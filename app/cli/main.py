@@ -20,14 +20,14 @@ from app.bulk.formats import input_format, output_format
 from app.bulk.run import annotate as annotate_corpus
 from app.bulk.task import Task
 from app.engine.memory import collect_seldom
-from app.engine.runtimes.session import check_installation
+from app.engine.runtimes.table import check_installation
 from app.errors import BadRequest, NerveError, NotFound, SettingsError
 from app.main import load_options
 from app.metrics import Metrics
 from app.server.serve import run
 from app.settings import Settings, read_settings
 from app.versions.loading.outcomes import Checker
-from app.versions.loading.sandbox import trial
+from app.versions.loading.sandbox import new_version_check, sandbox_load
 from app.versions.rollout.desired import (
     AbortRule,
     Canary,
@@ -234,7 +234,9 @@ def add(
 ) -> None:
     """Copy a version into the models folder, once it has passed its checks."""
     settings = read_settings()
-    manifest = add_version(source, settings.models_dir, load_options(settings))
+    manifest = add_version(
+        source, settings.models_dir, new_version_check(load_options(settings), settings.models_dir)
+    )
     typer.echo(f"added {manifest.name}/{manifest.version}; nerve models activate serves it")
 
 
@@ -247,7 +249,7 @@ def verify(
     repository, failed = Repository(settings.models_dir), False
     for name, version in _versions(repository, which):
         try:
-            trial(repository.path(name, version), load_options(settings))
+            sandbox_load(repository.path(name, version), load_options(settings))
         except NerveError as error:
             failed = True
             typer.echo(f"{name}/{version}\trefused: {error.message}")

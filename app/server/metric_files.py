@@ -16,7 +16,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from app.versions.rollout.workers import process_start
+from app.machine import process_start
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that `prometheus_client` reads the folder from, as it is imported."""

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from random import Random
 from statistics import median
 
-from app.versions.loading.loader import LoadOptions, load_single
+from app.versions.loading.loader import load_single
+from app.versions.loading.options import LoadOptions
 from tests.bench import crowd
 from tests.bench.loopback import Connection
 from tests.bench.offline import Offline

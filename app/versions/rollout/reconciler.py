@@ -14,7 +14,7 @@ from weakref import WeakSet
 from app.engine.model import Model
 from app.errors import NerveError
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.canary import CanaryWatch, Tryout
 from app.versions.rollout.desired import Deployment, DeploymentStore, StateUnreadable

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.versions.loading.test_loader import BAD_FOLDERS
+from tests.bad_versions import BAD_FOLDERS
 from tests.servers import Server, nerve, serving, until
 from tests.tiny import TEXT, edit_manifest, write_tiny_version
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 from app.api.schemas import NerOptions
 from app.bulk.formats import input_format, output_format
 from app.bulk.task import Task
-from app.versions.loading.loader import LoadOptions
+from app.versions.loading.options import LoadOptions
 
 NAMES = ("Angela Merkel", "IBM", "New York", "nobody", "北京", "🗼")
 

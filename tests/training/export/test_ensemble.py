@@ -9,7 +9,8 @@ import pytest
 from app.errors import VersionRefused
 from app.manifest import MANIFEST, file_hash, read_manifest
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from app.versions.rollout.desired import DeploymentStore
 from app.versions.rollout.manager import ModelManager
 from app.versions.storage.repository import Repository

@@ -12,11 +12,12 @@ from prometheus_client import generate_latest
 
 from app.errors import NotFound, NotReady, VersionRefused
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion, LoadOptions
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.options import LoadOptions
 from app.versions.rollout.desired import Deployment, DeploymentStore, StateUnreadable, StateUnwritable
 from app.versions.rollout.manager import ModelManager
 from app.versions.storage.repository import Repository
-from tests.app.versions.loading.test_loader import BAD_FOLDERS
+from tests.bad_versions import BAD_FOLDERS
 from tests.servers import sample_sum, until
 from tests.tiny import POISON, TEXT, edit_manifest, write_tiny_version
 
