@@ -10,8 +10,10 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from app import __version__
+from app.annotate import Service
 from app.api import admin, health, stream
-from app.api.dialects import native
+from app.api.annotating import routes_of
+from app.api.dialects.table import DIALECTS
 from app.api.failures import on_error, on_http
 from app.api.middleware import RequestMiddleware
 from app.engine.memory import collect_seldom, hold_little
@@ -21,7 +23,7 @@ from app.metrics import Metrics
 from app.settings import Settings
 from app.versions.loading.loader import LoadOptions
 from app.versions.rollout.desired import DeploymentStore
-from app.versions.rollout.manager import ModelManager
+from app.versions.rollout.manager import VersionManager
 from app.versions.storage.repository import Repository
 
 _SWITCH_SECONDS = 0.0005
@@ -45,9 +47,9 @@ def load_options(settings: Settings) -> LoadOptions:
     )
 
 
-def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
+def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
     """The manager of a server's models, not yet started."""
-    return ModelManager(
+    return VersionManager(
         Repository(settings.models_dir),
         DeploymentStore(settings.state_folder),
         load_options(settings),
@@ -57,11 +59,15 @@ def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
     )
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The web service. Models are loaded once it starts, and closed when it ends."""
+def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
+    """The web service. Models are loaded once it starts, and closed when it ends.
+
+    Args:
+        metrics: of the whole server, where it has several processes.
+    """
     hold_little()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     manager = make_manager(settings, metrics)
 
     @asynccontextmanager
@@ -84,7 +90,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.manager = manager
     app.state.draining = threading.Event()
-    app.router.routes += native.router.routes  # an included router is matched twice
+    app.state.service = service = Service(manager, metrics, settings.default_model)
+    for dialect in DIALECTS:  # an included router would be matched twice
+        app.router.routes += routes_of(dialect, service, metrics, settings)
     app.include_router(stream.router)
     app.include_router(admin.router)
     app.include_router(health.router)
