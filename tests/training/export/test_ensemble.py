@@ -12,7 +12,7 @@ from app.metrics import Metrics
 from app.versions.loading.loader import load_version
 from app.versions.loading.options import LoadOptions
 from app.versions.rollout.desired import DeploymentStore
-from app.versions.rollout.manager import ModelManager
+from app.versions.rollout.manager import VersionManager
 from app.versions.storage.repository import Repository
 from tests.servers import sample_sum, serving
 from tests.tiny import SCORES, SPANS, TEXT, edit_manifest, write_tiny_version
@@ -142,21 +142,21 @@ def test_a_failure_leaves_nothing(models: Path, members: Any, weights: Any, reas
 
 
 @pytest.fixture
-def manager(models: Path) -> Iterator[ModelManager]:
-    made = ModelManager(
+def manager(models: Path) -> Iterator[VersionManager]:
+    made = VersionManager(
         Repository(models), DeploymentStore(models / ".state"), LoadOptions(threads=1), Metrics()
     )
     yield made
     made.close()
 
 
-def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: ModelManager) -> None:
+def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: VersionManager) -> None:
     manager.operations.activate("ner-en", 2, "me")
     package_ensemble("ner-en", Members(MEMBERS, "mean"), models)
     manager.converge()
-    with manager.lease("ner-en") as old:
+    with manager.leased("ner-en") as old:
         manager.operations.activate("ner-en", 3, "me")
-        with manager.lease("ner-en") as new:
+        with manager.leased("ner-en") as new:
             assert new.model.predict([TEXT])[0].entities[1].label == "ORG"
             assert new.variant.precision == "fp32"
         assert old.model.predict([TEXT])[0].entities[1].label == "PER"
