@@ -1,7 +1,7 @@
 """`python -m tests.bench.chart FIGURES.json -o CHART.svg`: Nerve beside the peers, as one picture.
 
-`python -m tests.bench peers --json FIGURES.json` writes the figures. The picture has colours for a light page
-and for a dark one, and a ground of its own, so that it is readable on both.
+`python -m tests.bench peers --json FIGURES.json` writes the figures. The picture has colours for a light
+and for a dark page, and a ground of its own, so that it is readable on both.
 """
 
 import argparse

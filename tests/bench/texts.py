@@ -1,7 +1,7 @@
 """Texts to measure with: two sets of sentences, made up here and the same every time.
 
-What a request costs beside its run weighs more where sentences are short. So one set has sentences of 23 words
-on average, as news has, and the other of 13, as newswire has with its many lines of results.
+What a request costs beside its run weighs more where sentences are short. So one set has sentences of 23
+words on average, as news has, and the other of 13, as newswire has with its many lines of results.
 """
 
 from random import Random
@@ -67,7 +67,7 @@ def news(count: int = 500, seed: int = 1) -> list[str]:
 
 
 def newswire(count: int = 500, seed: int = 1) -> list[str]:
-    """Sentences with the lengths of newswire: a mean of some 13 words, every third a line of a few words."""
+    """Sentences with the lengths of newswire: a mean of some 13 words, every third a short line."""
     random = Random(seed)
     texts = []
     for _ in range(count):
