@@ -14,7 +14,7 @@ from prometheus_client import (
 )
 from prometheus_client.samples import Sample
 
-from app.engine.batching.runner import BatchReport
+from app.engine.batching.report import BatchReport
 from app.engine.model import Model
 from app.metric_kinds import Counter, Gauge, Histogram
 from app.server.metric_files import FOLDER, AllWorkers, ServerProcesses

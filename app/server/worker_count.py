@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from app.api.requests import render_result
 from app.api.schemas import NerOptions
-from app.engine.batching.runner import BatchReport
+from app.engine.batching.report import BatchReport
 from app.engine.memory import hold_little
 from app.engine.model import Model
 from app.engine.runtimes.session import CUDA, available_cpus, choose_provider

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from app.engine.batching.runner import BatchReport
+from app.engine.batching.report import BatchReport
 from app.engine.ensemble.model import Ensemble
 from app.engine.memory import give_memory_back
 from app.engine.model import Limits, Model, Network
