@@ -122,7 +122,6 @@ class Offline:
             parts = [texts[at : at + _TOGETHER] for at in range(0, len(texts), _TOGETHER)]
             encoded = [text for part in pool.map(self._tokenizer.encode, parts) for text in part]
             rows = sorted(self._rows(encoded), key=lambda row: row.length)
-            nothing = np.zeros((0, len(self.manifest.tags)), np.float32)
             logits: list[npt.NDArray[np.float32] | None] = [None] * len(encoded)
             left = [0] * len(encoded)
             for row in rows:
@@ -147,7 +146,7 @@ class Offline:
                     for row in batch:
                         left[row.number] -= 1
                     whole = [number for number in {row.number for row in batch} if not left[number]]
-                read = [nothing if (one := logits[number]) is None else one for number in whole]
+                read = [one for number in whole if (one := logits[number]) is not None]
                 for number, found in zip(whole, self._decoder.decode_all(read), strict=True):
                     spans[number] = found
 
