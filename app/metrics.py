@@ -11,7 +11,7 @@ from prometheus_client import (
 )
 from prometheus_client.samples import Sample
 
-from app.engine.batching.runner import BatchReport
+from app.engine.batching.report import BatchReport
 from app.engine.decoding.entities import Prediction
 from app.metric_kinds import Counter, Gauge, Histogram
 

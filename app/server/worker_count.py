@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
-from app.engine.batching.runner import BatchReport
+from app.engine.batching.report import BatchReport
 from app.engine.memory import hold_little
 from app.engine.model import Model
 from app.engine.runtimes.table import choose_runtime
