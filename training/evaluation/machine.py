@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from app.engine.runtimes.session import available_cpus
+from app.machine import available_cpus
 
 _LIBRARIES = ("numpy", "onnxruntime", "tokenizers", "torch", "transformers")
 

@@ -115,7 +115,9 @@ def _epochs(path: Path) -> tuple[Epoch, ...]:
     try:
         return tuple(Epoch(**epoch) for epoch in _read(path, list))
     except TypeError as error:
-        raise ValueError(f"{path}: not the epochs of a training: {error}; let the run write it again") from None
+        raise ValueError(
+            f"{path}: not the epochs of a training: {error}; let the run write it again"
+        ) from None
 
 
 def _read(path: Path, kind: type) -> Any:

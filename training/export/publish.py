@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from app.labels import tags_of
 from app.manifest import Golden, Precision
 from app.versions.loading.loader import load_single, load_version
 from training.data.corpora import LoadedCorpus, load_held_out
-from training.evaluation.benchmark import machine, measure_together
+from training.evaluation.benchmark import measure_together
 from training.evaluation.calibration import Calibration, calibrate
 from training.evaluation.evaluate import as_text, evaluate
+from training.evaluation.machine import machine
 from training.export.card import model_card
 from training.export.fusion import fuse_fp16
 from training.export.golden import choose_golden
@@ -104,7 +105,7 @@ def publish(product: Product, recipe: Recipe, models: Path, number: int | None, 
     metrics = {
         "test": test,
         "dev": after,
-        "chosen": {"gate": recipe.export.gate, "machine": machine(), "considered": considered},
+        "chosen": {"gate": recipe.export.gate, "machine": asdict(machine()), "considered": considered},
         "calibration": {
             "temperature": calibration.temperature,
             "thresholds": calibration.thresholds,
