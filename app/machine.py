@@ -1,8 +1,14 @@
-"""Machine: what this process has of the machine that it runs on."""
+"""Machine: what this process has of the machine that it runs on, and how others there know it."""
 
 import math
 import os
+import socket
+import uuid
+from functools import cache
 from pathlib import Path
+
+SERVER_ID = "NERVE_SERVER_ID"
+"""The environment variable that the workers of one server share."""
 
 
 def available_cpus() -> int:
@@ -27,3 +33,37 @@ def _cgroup_quota() -> float | None:
         return quota_us / period_us if quota_us > 0 else None
     except (OSError, ValueError):
         return None
+
+
+@cache
+def server_id() -> str:
+    """What the workers of this server have in common: from the environment, or this process's own."""
+    return os.environ.get(SERVER_ID) or uuid.uuid4().hex
+
+
+@cache
+def host() -> str:
+    """This machine; of a container, its own processes' part of it."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}/{space}"
+
+
+def process_start(pid: int) -> str:
+    """When a process began, in a unit of the system's own; empty where there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return ""
+    else:
+        return "" if fields[0] == "Z" else fields[19]
+    try:  # a system without /proc: better to take a reused number for alive than a living process for dead
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "unknown"

@@ -11,10 +11,15 @@ import numpy.typing as npt
 import torch
 
 from app.engine.batching.collation import collate
+from app.engine.decoding.spans import Decoder
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.engine.text.windows import cut_windows, stitch
+from app.labels import tags_of
+from training.data.documents import Document, Span
 from training.data.encode import INPUTS, Piece
+from training.evaluation.spans import score
 from training.models.tagger import Tagger
+from training.recipe import Recipe
 
 _ROWS = 32
 
@@ -50,3 +55,20 @@ def logits_of(
         np.zeros((len(text.firsts), tags), np.float32) if values is None else values
         for text, values in zip(encoded, logits, strict=True)
     ]
+
+
+def f1_of(tagger: Tagger, tokenizer: Tokenizer, documents: Sequence[Document], recipe: Recipe) -> float:
+    """Entity F1 of a network in training. What is reported later runs through the serving engine."""
+    decoder = Decoder(tags_of(recipe.labels, recipe.scheme), recipe.scheme)
+    encoded = tokenizer.encode([document.text for document in documents])
+    logits = logits_of(
+        tagger, tokenizer, encoded, len(decoder.tags), recipe.export.max_length, recipe.export.stride
+    )
+    found = [
+        [
+            Span(int(text.starts[first]), int(text.ends[last]), label)
+            for first, last, label, _ in decoder.decode(values)
+        ]
+        for text, values in zip(encoded, logits, strict=True)
+    ]
+    return score(found, [document.spans for document in documents], recipe.labels).overall.f1

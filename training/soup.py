@@ -18,12 +18,13 @@ from app.engine.text.tokenizer import Tokenizer
 from app.labels import tags_of
 from training.data.corpora import LoadedCorpus, load_held_out
 from training.folders import replaced_folder
-from training.loop import f1_of
+from training.inference import f1_of
 from training.models import load_tagger
 from training.models.tagger import ConfiguredTagger, Tagger
 from training.models.transformer import TransformerTagger
+from training.progress import Say
 from training.recipe import Recipe
-from training.teacher import Say, member_key
+from training.teacher import member_key
 
 SOUP = "soup.json"
 """What a soup's folder says of its members."""

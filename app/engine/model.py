@@ -17,17 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.batching.collation import collate
-from app.engine.batching.cost import Cost
 from app.engine.batching.queue import Flow
 from app.engine.batching.rows import Job, Row, Text, answer
 from app.engine.batching.runner import BatchReport, Scheduler
+from app.engine.batching.samples import sample_batches
 from app.engine.decoding.entities import Entity, Prediction
 from app.engine.decoding.spans import Decoder, Floats, ScoredSpan
 from app.engine.intake import Intake
 from app.engine.memory import give_memory_back
 from app.engine.priority import give_way
+from app.engine.runtimes.cost import Cost
 from app.engine.runtimes.runtime import Running, Session
-from app.engine.runtimes.tuning import make_batches, measure_cost
+from app.engine.runtimes.tuning import measure_cost
 from app.engine.text.tokenizer import Tokenizer
 from app.engine.text.windows import stitch
 from app.engine.text.words import Ints
@@ -304,7 +305,7 @@ class Network:
         Raises:
             InferenceFailed: it does not run, or gives something else than its logits.
         """
-        make_batch = make_batches(self.manifest, self.tokenizer.pad_id)
+        make_batch = sample_batches(self.manifest.inputs, self.tokenizer.frame, self.manifest.max_length)
         batch = make_batch(2, 16)
         shape = (*next(iter(batch.values())).shape, len(self.manifest.tags))
         for session in self._sessions:

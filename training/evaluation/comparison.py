@@ -1,6 +1,6 @@
 """Comparison: what each of several versions does on a recipe's test files, as a report's findings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +33,8 @@ from training.evaluation.significance import (
 )
 from training.evaluation.spans import score
 from training.evaluation.tokens import token_table
+from training.progress import Say
 from training.recipe import Recipe
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

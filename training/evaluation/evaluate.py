@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from training.data.corpora import LoadedCorpus
 from training.evaluation.answers import Answers, Finds, ask, ask_system
 from training.evaluation.spans import Scores, score

@@ -23,8 +23,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from training.evaluation.benchmark import Speed
 from training.evaluation.calibration import Reliability
 from training.evaluation.errors import Confusion
-from training.evaluation.runs import Epoch, LearningCurve
+from training.evaluation.runs import LearningCurve
 from training.evaluation.significance import Interval
+from training.progress import Epoch
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours of the series, in their order; a seventh series starts again."""

@@ -6,7 +6,7 @@ holds every number, so that two reports can be compared by a program. Only the p
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,9 +17,8 @@ from training.evaluation.machine import machine
 from training.evaluation.page import as_page
 from training.evaluation.runs import read_run, sort_folders
 from training.evaluation.tables import as_markdown
+from training.progress import Say
 from training.recipe import Recipe
-
-Say = Callable[[str], None]
 
 
 def report(

@@ -7,25 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from app.manifest import MANIFEST
+from training.progress import Epoch
 
 _ASIDE = ("search", "learning_curve")
 """Folders of a run whose trainings are no stages of it."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """An epoch of a stage.
-
-    Attributes:
-        loss: the mean over its steps.
-        dev: F1 on each dev corpus, in percent.
-        average: the unweighted mean of these.
-    """
-
-    number: int
-    loss: float
-    dev: dict[str, float]
-    average: float
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,15 @@ import torch
 
 from app.engine.batching.collation import Arrays, collate
 from app.engine.decoding.spans import Decoder
-from app.engine.runtimes.session import CPU, OnnxSession
+from app.engine.runtimes.cpu import Cpu
+from app.engine.runtimes.runtime import Contract
 from app.engine.text.tokenizer import Tokenizer
 from app.engine.text.windows import cut_windows, stitch
 from app.labels import tags_of
 from app.manifest import read_manifest
-from app.versions.loading.loader import LoadOptions, choose_variant, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
+from app.versions.loading.variants import choose_variant
 from training.data.encode import INPUTS, Piece
 from training.evaluation.sentences import SENTENCES
 from training.models.transformer import TransformerTagger, load_tokenizer
@@ -85,9 +88,11 @@ def version_as_served(folder: Path, name: str, threads: int, variant: str, stack
 
 def _network(folder: Path, threads: int, variant: str) -> _Network:
     manifest = read_manifest(folder)
-    path = folder / choose_variant(manifest, CPU, variant).file
+    runtime = Cpu()
+    path = folder / choose_variant(manifest, runtime, variant).file
     tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
-    session = OnnxSession(path, CPU, threads, manifest.output)
+    contract = Contract(frozenset(manifest.inputs), manifest.output, manifest.max_length)
+    session = runtime.open(path, contract, threads)
     length = min(LENGTH, manifest.max_length)
     batch = collate(_rows(tokenizer, length), manifest.inputs, tokenizer.frame)
     return _Network(

@@ -62,7 +62,7 @@ def embedded_student(
     """A network that reads its teacher's sub-tokens through a `ShapedEmbedding` of the teacher's tables.
 
     Args:
-        kind: keeps it in `embeddings`; its config says how many columns that has (`embedding`, 128 by default).
+        kind: keeps it in `embeddings`; its config has the columns as `embedding`, 128 by default.
         ranges: what the other values of its config may be.
 
     Raises:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 CONFIG = "tagger.json"
-"""The file that makes a folder one of ours: it has the architecture and its config. Weights lie beside it."""
+"""The file that makes a folder one of ours: the architecture and its config. Weights lie beside it."""
 
 _WEIGHTS = "model.safetensors"
 

@@ -174,9 +174,9 @@ class TransformerTagger(Tagger):
 
         `size` may have `layers`, `width` (of the hidden states), `heads` and `intermediate` (neurons of
         a feed-forward layer). They are the teacher's own by default; attention heads keep the size that
-        the teacher's have where the width allows it. The student gets evenly spaced layers, the strongest neurons of each, and the
-        classifier's rows of the tags that the teacher knows. A narrower student gets the embeddings
-        alone, cut down to their principal axes: what is between has no counterpart.
+        the teacher's have where the width allows it. The student gets evenly spaced layers, the strongest
+        neurons of each, and the classifier's rows of the tags that the teacher knows. A narrower student
+        gets only the embeddings, cut down to their principal axes: what is between has no counterpart.
 
         Raises:
             ValueError: a value in `size` is unknown or out of range, or the teacher is none of these.

@@ -1,6 +1,8 @@
 """Pace: what a batch costs on this machine, and how fast the machine gets on, as both are now."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from app.engine.runtimes.cost import Cost as Cost
 
 _MEMORY = 0.995
 """Part of what is known that each batch leaves: some 200 batches count."""
@@ -19,43 +21,6 @@ _HALF_LIFE = 5_000
 
 _FASTEST = 1e-9
 """Seconds that no sub-token stays below: what is nothing could never grow again."""
-
-_SMALL = 1 / 32
-"""A batch's fixed cost has become small when it is such a part of the whole."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of a batch: `fixed + per_token * size`.
-
-    Attributes:
-        padding: what a sub-token of padding takes, as part of a real one: 1 where a network computes as
-            much for it, less in a packed graph.
-        pair: what two sub-tokens of a row take that attention compares, as part of a real one.
-    """
-
-    fixed: float = 5e-4
-    per_token: float = 4e-5
-    padding: float = 1.0
-    pair: float = 0.0
-
-    def size(self, rows: int, longest: int, tokens: int) -> float:
-        """A batch in sub-tokens that take as long: the real ones, padding in part, and pairs.
-
-        Args:
-            tokens: real ones in it; the batch has `rows * longest`, padding included.
-        """
-        padded = rows * longest
-        return tokens + self.padding * (padded - tokens) + self.pair * padded * longest
-
-    def of(self, rows: int, longest: int, tokens: int) -> float:
-        """Seconds of a batch; see `size`."""
-        return self.fixed + self.per_token * self.size(rows, longest, tokens)
-
-    @property
-    def enough(self) -> float:
-        """The size of a batch that hardly gets cheaper, a sub-token, by more of them."""
-        return self.fixed / self.per_token / _SMALL
 
 
 class CostMeter:

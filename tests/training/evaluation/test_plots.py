@@ -18,8 +18,9 @@ from training.evaluation.plots import (
     robustness_bars,
     training_curves,
 )
-from training.evaluation.runs import Epoch, LearningCurve
+from training.evaluation.runs import LearningCurve
 from training.evaluation.significance import Interval
+from training.progress import Epoch
 
 EPOCHS = [Epoch(number, 1 / number, {}, 60 + number) for number in (1, 2, 3)]
 

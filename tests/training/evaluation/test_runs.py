@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.evaluation.reports import write_run
-from training.evaluation.runs import Epoch, LearningCurve, Line, read_run, sort_folders
+from training.evaluation.runs import LearningCurve, Line, read_run, sort_folders
+from training.progress import Epoch
 
 
 def test_folders_are_sorted_by_what_they_hold(models_dir: Path, tmp_path: Path) -> None:
