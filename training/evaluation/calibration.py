@@ -1,17 +1,9 @@
 """Calibration: of the entities found with a score of 0.8, eight in ten should be right.
 
-The temperature is fitted to whole entities, not to words as Guo et al. do it, because an entity's
-score is what users see. Measured on the default model (fitted on the dev files of its recipe, ECE of
-all files together, in percent):
-
-| fitted on | temperature | dev | test |
-|---|---:|---:|---:|
-| nothing | 1.00 | 13.0 | 19.8 |
-| words | 1.31 | 9.1 | 16.0 |
-| entities | 2.13 | 4.8 | 4.3 |
-
-Most words are no entity, and the network is right to be sure of that. They outnumber the words of
-entities, of which it is far too sure, and keep a temperature that is fitted to all words low.
+The temperature is fitted to whole entities and not, as Guo et al. 2017 do it, to words, because users see
+the score of an entity. Most words are no entity, and the network is right to be sure of that. They
+outnumber the words of entities, of which it is far too sure, and keep a temperature that is fitted to all
+words low; docs/journal.md has the figures.
 """
 
 from collections.abc import Callable, Sequence
@@ -222,7 +214,7 @@ def calibrate(
         fit: what the temperature makes most likely, see above.
     """
     manifest = model.manifest
-    outputs = [_run(model, corpus) for corpus in corpora]
+    outputs = [_output(model, corpus) for corpus in corpora]
 
     def answered(temperature: float) -> list[Answers]:
         decoder = Decoder(manifest.tags, manifest.scheme, temperature)
@@ -266,9 +258,9 @@ class _Output:
         return Answers(self.corpus.name, self.corpus.documents, found)
 
 
-def _run(predictor: Network, corpus: LoadedCorpus) -> _Output:
+def _output(model: Network, corpus: LoadedCorpus) -> _Output:
     texts = [document.text for document in corpus.documents]
     slices = [texts[at : at + _SLICE] for at in range(0, len(texts), _SLICE)]
-    encoded = tuple(one for some in slices for one in predictor.tokenizer.encode(some))
-    logits = tuple(one for some in slices for one in predictor.logits(some))
+    encoded = tuple(one for some in slices for one in model.tokenizer.encode(some))
+    logits = tuple(one for some in slices for one in model.logits(some))
     return _Output(corpus, encoded, logits)
