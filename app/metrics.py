@@ -1,23 +1,15 @@
 """Metrics: every Prometheus metric of the server in one place."""
 
-import os
 import threading
 import weakref
-from pathlib import Path
+from collections.abc import Callable
 
-from prometheus_client import (
-    CollectorRegistry,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.samples import Sample
 
 from app.engine.batching.runner import BatchReport
 from app.engine.model import Model
 from app.metric_kinds import Counter, Gauge, Histogram
-from app.server.metric_files import FOLDER, AllWorkers, ServerProcesses
 from app.versions.loading.loader import LoadedVersion
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -30,14 +22,17 @@ class Metrics:
     A worker counts for itself, in files that all workers of the server share; what it tells is the
     whole server's.
 
+    Args:
+        whole_server: from the registry of this process, the one that tells of the whole server; by default
+            this process is the server.
+
     Attributes:
         registry: what this process counts.
     """
 
-    def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+    def __init__(self, whole_server: Callable[[CollectorRegistry], CollectorRegistry] | None = None):
         self.registry = CollectorRegistry()
-        self._server = _whole_server(self.registry)
+        self._server = whole_server(self.registry) if whole_server else self.registry
         self._predictors: list[tuple[weakref.ref[Model], tuple[str, str]]] = []
         self._looking = threading.Lock()
         r = self.registry
@@ -227,19 +222,6 @@ class Metrics:
             for sample in family.samples
             if sample.name in names and labels.items() <= sample.labels.items()
         ]
-
-
-def _whole_server(process: CollectorRegistry) -> CollectorRegistry:
-    """Where the whole server's metrics are read: of a worker, from everybody's files."""
-    folder = os.environ.get(FOLDER)
-    registry = CollectorRegistry() if folder else process
-    PlatformCollector(registry=registry)
-    if folder:
-        registry.register(AllWorkers(Path(folder)))
-        registry.register(ServerProcesses(Path(folder), os.getppid()))
-    else:
-        ProcessCollector(registry=registry)
-    return registry
 
 
 def _info(version: LoadedVersion) -> tuple[str, ...]:

@@ -29,7 +29,6 @@ from app.bulk.signals import Stop
 from app.bulk.task import Files, Task
 from app.bulk.writers import Sink, Writer, make_writer
 from app.engine.decoding.entities import Prediction
-from app.engine.memory import hold_little
 from app.engine.model import Model
 from app.errors import InferenceFailed
 from app.versions.loading.loader import LoadedVersion, load_version
@@ -56,7 +55,6 @@ def annotate(task: Task) -> str:
         InferenceFailed: it does not run.
         Stopped: by a signal; the same task goes on.
     """
-    hold_little()
     task.check()
     with _explained(task), Stop() as stop, ExitStack() as closing:
         setup = task.setup()

@@ -19,13 +19,13 @@ from app.bulk.errors import Stopped
 from app.bulk.formats import input_format, output_format
 from app.bulk.run import annotate as annotate_corpus
 from app.bulk.task import Task
-from app.engine.memory import collect_seldom
 from app.engine.runtimes.session import check_installation
 from app.errors import BadRequest, NerveError, NotFound, SettingsError
-from app.main import load_options
 from app.metrics import Metrics
+from app.server.memory import collect_seldom, hold_little
 from app.server.serve import run
 from app.settings import Settings, read_settings
+from app.versions.loading.from_settings import load_options
 from app.versions.loading.outcomes import Checker
 from app.versions.loading.sandbox import trial
 from app.versions.rollout.desired import (
@@ -110,6 +110,7 @@ def annotate(
         restart=restart,
         checkpoint_seconds=checkpoint_seconds,
     )
+    hold_little()
     collect_seldom()
     try:
         typer.echo(f"nerve: {annotate_corpus(task)}", err=True)

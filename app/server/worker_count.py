@@ -21,11 +21,11 @@ from pydantic_core import to_json
 from app.api.requests import render_result
 from app.api.schemas import NerOptions
 from app.engine.batching.runner import BatchReport
-from app.engine.memory import hold_little
 from app.engine.model import Model
 from app.engine.runtimes.session import CUDA, choose_provider
 from app.errors import NerveError, NotFound, NotReady
 from app.machine import available_cpus
+from app.server.memory import hold_little
 from app.settings import Settings
 from app.versions.loading.loader import LoadOptions, load_version
 from app.versions.loading.sandbox import own_process
@@ -156,7 +156,6 @@ def measure(settings: Settings) -> Demand:
     Raises:
         NerveError: there is none, or it cannot be loaded.
     """
-    hold_little()
     name, repository = settings.default_model, Repository(settings.models_dir)
     deployment = DeploymentStore(settings.state_folder).read(name)
     version = (deployment and deployment.stable) or repository.require(name)[-1]
@@ -225,6 +224,7 @@ def _resident() -> int:
 
 def _main() -> None:
     """Measure with the settings that standard input tells."""
+    hold_little()
     try:
         demand = measure(Settings.model_validate_json(sys.stdin.buffer.read()))
     except NerveError as error:

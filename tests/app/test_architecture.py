@@ -54,4 +54,4 @@ def test_versions_know_no_http() -> None:
 
 def test_bulk_knows_no_server_and_needs_no_parquet() -> None:
     found = loaded_by(modules("bulk"))
-    assert not found & {"fastapi", "uvicorn", "app.api", "app.main", "app.server.serve", "pyarrow"}
+    assert not found & {"fastapi", "uvicorn", "app.api", "app.main", "app.server.process", "pyarrow"}
