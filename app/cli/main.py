@@ -17,8 +17,8 @@ from app import __version__
 from app.api.schemas import NerOptions, OffsetUnit
 from app.bulk.errors import Stopped
 from app.bulk.formats import input_format, output_format
+from app.bulk.job import Job
 from app.bulk.run import annotate as annotate_corpus
-from app.bulk.task import Task
 from app.engine.runtimes.session import check_installation
 from app.errors import BadRequest, NerveError, NotFound, SettingsError
 from app.metrics import Metrics
@@ -95,7 +95,7 @@ def annotate(
     check_installation()
     read, written = (None if name == "-" else Path(name) for name in (source, output))
     wanted = [label for part in labels or () for label in part.split(",") if label]
-    task = Task(
+    job = Job(
         source=read,
         source_format=input_format(read, form),
         output=written,
@@ -113,7 +113,7 @@ def annotate(
     hold_little()
     collect_seldom()
     try:
-        typer.echo(f"nerve: {annotate_corpus(task)}", err=True)
+        typer.echo(f"nerve: {annotate_corpus(job)}", err=True)
     except Stopped as stopped:
         done = f" after {stopped.records:,} records; the same command goes on" if stopped.records else ""
         typer.echo(f"nerve: stopped by {stopped.name}{done}", err=True)
