@@ -22,6 +22,7 @@ from app.engine.batching.reading import ReadingThread
 from app.engine.batching.report import Report, ignore
 from app.engine.batching.requests import Request, Row, Text
 from app.engine.batching.runner import Runners
+from app.engine.batching.samples import sample_batches
 from app.engine.decoding.answers import Answers
 from app.engine.decoding.entities import Evidence, Prediction
 from app.engine.decoding.spans import Decoder
