@@ -19,8 +19,8 @@ from app.errors import NerveError
 from app.metrics import Metrics
 from app.settings import Settings
 from app.versions.loading.from_settings import load_options
-from app.versions.rollout.desired import DeploymentStore
 from app.versions.rollout.manager import VersionManager
+from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 

@@ -91,7 +91,7 @@ def annotate(
 
 def _version_folder(settings: "Settings", name: str, version: int | None) -> Path:
     """The folder of a version; by default of the one that should serve, or of the highest."""
-    from app.versions.rollout.desired import DeploymentStore
+    from app.versions.rollout.store import DeploymentStore
     from app.versions.storage.repository import Repository
 
     repository = Repository(settings.models_dir)

@@ -29,7 +29,7 @@ from app.server.memory import hold_little
 from app.settings import Settings
 from app.versions.loading.loader import load_version
 from app.versions.loading.options import LoadOptions
-from app.versions.rollout.desired import DeploymentStore
+from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 _FEW = 4
