@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from app import __version__
-from app.api.schemas import NerOptions, OffsetUnit
+from app.annotate import Wanted
 from app.bulk.errors import Stopped
 from app.bulk.formats import input_format, output_format
 from app.bulk.run import annotate as annotate_corpus
@@ -24,6 +24,7 @@ from app.engine.runtimes.table import check_installation
 from app.errors import BadRequest, NerveError, NotFound, SettingsError
 from app.main import load_options
 from app.metrics import Metrics
+from app.rendering import OffsetUnit
 from app.server.serve import run
 from app.settings import Settings, read_settings
 from app.versions.loading.outcomes import Checker
@@ -101,7 +102,8 @@ def annotate(
         output=written,
         output_format=output_format(written, output_form),
         field=field,
-        options=NerOptions(labels=wanted or None, min_score=min_score, offset_unit=offset_unit),
+        wanted=Wanted(labels=wanted or None, min_score=min_score),
+        offset_unit=offset_unit,
         folder=_version_folder(settings, model or settings.default_model, version),
         load=load_options(settings),
         max_text_chars=settings.max_text_chars,

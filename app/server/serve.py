@@ -27,8 +27,9 @@ from app.engine.runtimes.table import check_installation, choose_runtime
 from app.errors import NerveError
 from app.machine import SERVER_ID
 from app.main import create_app
+from app.metrics import Metrics
 from app.server.logs import configure_logging
-from app.server.metric_files import FOLDER, fold_dead
+from app.server.metric_files import FOLDER, fold_dead, whole_server
 from app.server.protocol import Protocol
 from app.server.worker_count import choose_workers
 from app.settings import Settings, read_settings
@@ -80,7 +81,7 @@ def worker_app() -> FastAPI:
     settings = read_settings()
     configure_logging(settings.log_level, settings.log_format)
     try:
-        app = create_app(settings)
+        app = create_app(settings, Metrics(whole_server))
     except NerveError as error:
         log.error("cannot start: %s", error.message)
         sys.exit(STARTUP_FAILURE)

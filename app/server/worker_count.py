@@ -18,8 +18,6 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
-from app.api.requests import render_result
-from app.api.schemas import NerOptions
 from app.engine.batching.runner import BatchReport
 from app.engine.memory import hold_little
 from app.engine.model import Model
@@ -27,6 +25,7 @@ from app.engine.runtimes.table import choose_runtime
 from app.errors import NerveError, NotFound, NotReady
 from app.machine import available_cpus
 from app.processes import own_process
+from app.rendering import render
 from app.settings import Settings
 from app.versions.loading.loader import load_version
 from app.versions.loading.options import LoadOptions
@@ -196,7 +195,7 @@ def _round(predictor: Model, texts: list[str]) -> float:
     answers = [future.result()[0] for future in waiting]
     started = time.perf_counter()
     for text, answer in zip(texts, answers, strict=True):
-        to_json(render_result(text, answer, NerOptions()))
+        to_json(render(text, answer.entities))
     return time.perf_counter() - started
 
 

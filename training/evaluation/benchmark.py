@@ -32,7 +32,7 @@ from app.manifest import Feature, read_manifest
 from app.versions.loading.loader import load_version
 from app.versions.loading.options import LoadOptions
 from app.versions.loading.variants import choose_variant
-from training.export.heads import read_head
+from training.models.columns import read_columns
 from training.models.transformer import TransformerTagger, load_tokenizer
 from training.recipe import Recipe
 
@@ -295,8 +295,8 @@ def _torch_runner(
     stack.callback(torch.set_num_threads, before)
     torch.set_num_threads(threads)
     device = next(tagger.parameters()).device
-    head = read_head(tagger.tags)
-    decoder, columns = Decoder(head.tags, head.scheme), list(head.columns)
+    meaning = read_columns(tagger.tags)
+    decoder, columns = Decoder(meaning.tags, meaning.scheme), list(meaning.numbers)
     size = tagger.network.config.max_position_embeddings - 2 - tokenizer.specials  # RoBERTa skips two
     batch = _batch(tokenizer, LENGTH)
 

@@ -36,7 +36,7 @@ def test_a_bad_folder_is_refused_with_the_reason(tmp_path: Path, bad: str) -> No
     with pytest.raises(VersionRefused, match=reason) as refused:
         load_version(folder, ONE_THREAD)
     assert refused.value.message.startswith("ner-en/7: ")
-    assert (refused.value.code, refused.value.status) == ("version_refused", 409)
+    assert (refused.value.code, refused.value.kind) == ("version_refused", "refused")
 
 
 def test_a_good_folder_is_ready_to_run(models_dir: Path) -> None:
