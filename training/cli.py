@@ -226,9 +226,11 @@ def soup(
     set_: Changes = None,
 ) -> None:
     """Average the weights of several runs into one network."""
-    from training.soup import soup as stir
+    from training.soup import soup as make_soup
 
-    typer.echo(stir(checkpoints, output, _recipe(recipe, set_) if recipe else None, greedy, typer.echo))
+    typer.echo(
+        make_soup(checkpoints, output, _recipe(recipe, set_) if recipe else None, greedy, typer.echo)
+    )
 
 
 @cli.command()
