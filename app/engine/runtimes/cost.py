@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-_SMALL = 1 / 32
-"""The fixed cost of a batch counts as small when it is this part of the whole."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -36,8 +33,3 @@ class Cost:
     def of(self, rows: int, longest: int, tokens: int) -> float:
         """Seconds that a batch takes; see `size`."""
         return self.fixed + self.per_token * self.size(rows, longest, tokens)
-
-    @property
-    def enough(self) -> float:
-        """The size from which on a larger batch is hardly cheaper for each sub-token."""
-        return self.fixed / self.per_token / _SMALL

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from app.engine.batching.runner import BatchReport
+from app.engine.batching.report import BatchReport
 from app.engine.batching.samples import sample_batches
 from app.engine.ensemble.model import Ensemble
 from app.engine.memory import give_memory_back

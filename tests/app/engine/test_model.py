@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx.helper import make_node
 from onnx.numpy_helper import from_array
 
-from app.engine.batching.runner import BatchReport
+from app.engine.batching.report import BatchReport
 from app.engine.decoding.entities import Prediction
 from app.engine.model import Network
 from app.engine.runtimes.runtime import Arrays, Logits
@@ -144,6 +144,39 @@ def test_an_answer_does_not_depend_on_other_requests(short: Network) -> None:
     alone = [short.predict([text])[0] for text in asked]
     futures = [short.submit([text]) for text in asked]
     assert [future.result()[0] for future in futures] == alone
+
+
+@given(text=texts)
+def test_an_answer_on_the_callers_thread_is_the_very_same(short: Network, text: str) -> None:
+    (wanted,) = short.predict([text])
+    until(lambda: short.idle)
+    assert short.answer_now([text]) == [wanted]
+    until(lambda: short.idle)
+
+
+def test_only_one_short_text_is_answered_on_the_callers_thread(plain: Network) -> None:
+    until(lambda: plain.idle)
+    for asked in ([], [TEXT, TEXT], ["x" * 1_001]):
+        assert plain.answer_now(asked) is None
+    assert plain.answer_now(["x" * 1_000]) is not None
+
+
+def test_what_fails_on_the_callers_thread_fails_as_elsewhere(make: Make) -> None:
+    reports: list[BatchReport] = []
+    network = make(options={"report": reports.append})
+    for _ in range(3):
+        assert not network.failing
+        with pytest.raises(InferenceFailed):
+            network.answer_now([POISON])
+    assert network.failing
+    assert [report.failed for report in reports] == [True] * 3
+    assert network.idle
+
+
+def test_a_network_in_the_background_never_runs_on_the_callers_thread(make: Make) -> None:
+    network = make(options={"background": True})
+    assert network.answer_now([TEXT]) is None
+    assert spans(network.predict([TEXT])[0]) == SPANS
 
 
 def test_windows_of_many_requests_share_batches(make: Make) -> None:
@@ -297,6 +330,7 @@ def test_a_closed_predictor_takes_nothing_more(tmp_path: Path) -> None:
     running.result()
     predictor.close()
     assert not predictor.alive
+    assert predictor.answer_now([TEXT]) is None
     with pytest.raises(NotReady):
         predictor.logits([TEXT])
     with pytest.raises(NotReady):
