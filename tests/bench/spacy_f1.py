@@ -20,7 +20,7 @@ from pathlib import Path
 
 from training.data.corpora import LoadedCorpus, load_held_out
 from training.data.documents import Span
-from training.evaluation.spans import score
+from training.evaluation.evaluate import evaluate_system
 from training.recipe import load_recipe
 
 SIDE = Path(__file__).with_name("spacy_spans.py")
@@ -75,12 +75,10 @@ def f1_by_corpus(
 ) -> dict[str, float]:
     """Exact-span F1 in percent, all labels together, and their unweighted mean as `average`."""
     found = iter(answered.found)
-    scores = {}
-    for corpus in corpora:
-        spans = [next(found) for _ in corpus.documents]
-        meant = [document.spans for document in corpus.documents]
-        scores[corpus.name] = score(spans, meant, labels).overall.as_dict()["f1"]
-    return {"average": round(sum(scores.values()) / len(scores), 2)} | scores
+    results = evaluate_system(lambda texts: [next(found) for _ in texts], corpora, labels)
+    return {"average": results["average_f1"]} | {
+        name: one["f1"] for name, one in results["corpora"].items()
+    }
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from app.engine.decoding.entities import Prediction
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
 
-_SLICE = 256  # texts that are asked at once, so that a corpus of any size fits the queue
+_SLICE = 256
+"""Texts that are asked at once, so that a corpus of any size fits the queue."""
 
 
 class Found(NamedTuple):

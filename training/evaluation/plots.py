@@ -34,7 +34,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 
 _INK = "#010203"
-"""Stands for the page's own colour until the SVG is written."""
+"""A colour that stands for the page's own until the SVG is written."""
 
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "nerve",  # the same names of its parts every time
@@ -209,7 +209,9 @@ def pareto(points: Sequence[Point]) -> str:
             axes.scatter(*place, s=900 * point.bytes / largest, color=colour, alpha=0.35, linewidth=0)
             axes.scatter(*place, s=14, color=colour, marker=_marker(number))
             size = f"{point.bytes / 1e6:.1f} MB" if point.bytes >= 1e5 else f"{point.bytes / 1e3:.1f} kB"
-            right = point.milliseconds**2 > slowest * fastest  # its name goes to the left then
+            right = (
+                point.milliseconds**2 > slowest * fastest
+            )  # in the right half, its name goes to the left
             label = axes.annotate(
                 f"{point.name}, {size}",
                 (point.milliseconds, point.f1.value),
