@@ -1,20 +1,13 @@
 """Metrics: every Prometheus metric of the server in one place."""
 
-import os
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from prometheus_client import (
-    CollectorRegistry,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.samples import Sample
 
-from app.engine.batching.runner import BatchReport
+from app.engine.batching.report import BatchReport
+from app.engine.decoding.entities import Prediction
 from app.metric_kinds import Counter, Gauge, Histogram
-from app.server.metric_files import FOLDER, AllWorkers, ServerProcesses
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MODEL = ("model", "version")
@@ -23,17 +16,21 @@ _MODEL = ("model", "version")
 class Metrics:
     """The metrics of one server, in a registry of their own.
 
-    A worker counts for itself, in files that all workers of the server share; what it tells is the
-    whole server's.
+    Args:
+        whole_server: from the registry of this process to the one that is told, which is the whole
+            server's where several processes count; by default what this process counts is told.
+
+    Args:
+        whole_server: from the registry of this process, the one that tells of the whole server; by default
+            this process is the server.
 
     Attributes:
         registry: what this process counts.
     """
 
-    def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+    def __init__(self, whole_server: Callable[[CollectorRegistry], CollectorRegistry] | None = None):
         self.registry = CollectorRegistry()
-        self._server = _whole_server(self.registry)
+        self._server = whole_server(self.registry) if whole_server else self.registry
         r = self.registry
         self.workers = Gauge(
             "nerve_workers", "Processes that take requests", registry=r, multiprocess_mode="livesum"
@@ -179,6 +176,17 @@ class Metrics:
         if report.failed:
             self.batch_failures.labels(*of).inc()
 
+    def answered(self, model: str, version: str, predictions: Sequence[Prediction]) -> None:
+        """Count texts that were answered, and the entities that were returned."""
+        scores: dict[str, list[float]] = {}
+        for prediction in predictions:
+            for entity in prediction.entities:
+                scores.setdefault(entity.label, []).append(entity.score)
+        self.texts.labels(model, version).inc(len(predictions))
+        for label, found in scores.items():
+            self.entities.labels(model, version, label).inc(len(found))
+            self.entity_scores.labels(model, version, label).observe_all(found)
+
     def exposition(self) -> bytes:
         """The whole server's metrics, all workers together, as Prometheus reads them."""
         return generate_latest(self._server)
@@ -192,16 +200,3 @@ class Metrics:
             for sample in family.samples
             if sample.name in names and labels.items() <= sample.labels.items()
         ]
-
-
-def _whole_server(process: CollectorRegistry) -> CollectorRegistry:
-    """Where the whole server's metrics are read: of a worker, from everybody's files."""
-    folder = os.environ.get(FOLDER)
-    registry = CollectorRegistry() if folder else process
-    PlatformCollector(registry=registry)
-    if folder:
-        registry.register(AllWorkers(Path(folder)))
-        registry.register(ServerProcesses(Path(folder), os.getppid()))
-    else:
-        ProcessCollector(registry=registry)
-    return registry

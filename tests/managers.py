@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 from prometheus_client import generate_latest
 
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion, LoadOptions
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.options import LoadOptions
 from app.versions.rollout.manager import VersionManager
 from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository

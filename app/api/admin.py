@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.api.admin_schemas import DeploymentBody, ModelBody, ModelsBody, ShadowBody, VersionBody
 from app.api.requests import parse_json, read_content
 from app.api.responses import json_response
-from app.api.schemas import DeploymentBody, ModelBody, ModelsBody, ShadowBody, VersionBody
 from app.api.statuses import documented
 from app.errors import BadRequest
 from app.machine import server_id

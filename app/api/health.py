@@ -27,5 +27,6 @@ async def readyz(request: Request) -> dict[str, str]:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 def metrics(request: Request) -> Response:
-    request.app.state.manager.refresh_queues()
-    return Response(request.app.state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    state = request.app.state
+    state.manager.refresh_queues()
+    return Response(state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -1,5 +1,8 @@
-"""Answers that every route shares: JSON, errors, and how they are documented."""
+"""Responses: routes that make theirs themselves, and bodies that are made a piece at a time."""
 
+import asyncio
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pydantic_core
@@ -8,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.schemas import NerOptions
-from app.metrics import Metrics
+_TURN_SECONDS = 0.001
+"""How long the pieces of one body are made before other requests have a turn."""
 
 
 class DirectRoute(APIRoute):
@@ -31,36 +34,32 @@ def json_response(content: Any, status: int = 200) -> Response:
     return Response(pydantic_core.to_json(content), status, media_type="application/json")
 
 
-def count_answers(metrics: Metrics, of: tuple[str, str], results: list[dict[str, Any]]) -> None:
-    """Count texts that were answered, and their entities.
+class Pieces:
+    """A large body that is made a piece at a time, so that other requests have their turn in between.
 
     Args:
-        of: model and version.
-        results: as `render_result` makes them, one a text.
+        pieces: each is made as it is taken; together they are the body.
     """
-    scores: dict[str, list[float]] = {}
-    for result in results:
-        for entity in result["entities"]:
-            scores.setdefault(entity["label"], []).append(entity["score"])
-    metrics.texts.labels(*of).inc(len(results))
-    for label, found in scores.items():
-        metrics.entities.labels(*of, label).inc(len(found))
-        metrics.entity_scores.labels(*of, label).observe_all(found)
 
+    def __init__(self, pieces: Iterable[bytes], media_type: str = "application/json"):
+        self._pieces = pieces
+        self._media_type = media_type
 
-def option_parameters(note: str = "") -> list[dict[str, Any]]:
-    """The options of `NerOptions` as query parameters of a route's documentation.
+    async def response(self, spent: Callable[[float], None]) -> Response:
+        """The response with the whole body, which is joined once: it may have megabytes.
 
-    Args:
-        note: added to each description.
-    """
-    return [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": schema.pop("description") + note,
-            "schema": schema,
-        }
-        for name, schema in NerOptions.model_json_schema()["properties"].items()
-    ]
+        Args:
+            spent: told of the seconds that making the pieces took, without the turns of others.
+        """
+        made = []
+        started = time.perf_counter()
+        for piece in self._pieces:
+            made.append(piece)
+            seconds = time.perf_counter() - started
+            if seconds > _TURN_SECONDS:
+                spent(seconds)
+                await asyncio.sleep(0)
+                started = time.perf_counter()
+        response = Response(b"".join(made), media_type=self._media_type)
+        spent(time.perf_counter() - started)
+        return response

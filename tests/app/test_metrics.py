@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from app.api.responses import count_answers
+from app.engine.decoding.entities import Entity, Prediction
 from app.metrics import Metrics
 from tests.servers import Server, sample_sum, serving, until
 from tests.tiny import TEXT, write_tiny_version
@@ -234,9 +234,9 @@ def test_samples_are_found_by_name_and_labels() -> None:
 
 def test_answers_are_counted_by_text_and_label() -> None:
     metrics = Metrics()
-    entities = [{"label": "PER", "score": 0.65}, {"label": "ORG", "score": 1.0}]
-    results = [{"entities": entities}, {"entities": []}, {"entities": entities[:1]}]
-    count_answers(metrics, ("ner-en", "1"), results)
+    entities = (Entity(0, 1, "PER", 0.65), Entity(2, 3, "ORG", 1.0))
+    predictions = [Prediction(entities, 1), Prediction((), 0), Prediction(entities[:1], 1)]
+    metrics.answered("ner-en", "1", predictions)
     assert total(metrics, "nerve_texts_total", model="ner-en", version="1") == 3
     assert total(metrics, "nerve_entities_total", label="PER") == 2
     assert total(metrics, "nerve_entities_total", label="ORG") == 1

@@ -3,7 +3,7 @@
 import threading
 
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 
 
 class LoadedGauges:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from app.engine.model import Model
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.canary import CanaryWatch, Tryout
 from app.versions.rollout.desired import Canary, Shadow

@@ -10,7 +10,8 @@ from app.engine.decoding.entities import Prediction
 from app.errors import NerveError, NotReady
 from app.manifest import Manifest
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion, LoadOptions
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.options import LoadOptions
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.canary import chosen
 from app.versions.rollout.reconciler import Reconciler

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 from app.versions.rollout.canary import CanaryWatch, Tryout
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import VersionRefused
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 from app.versions.rollout.manager import VersionManager
 from tests.managers import Make, leased, metric, served, states, write_state
 from tests.servers import until
