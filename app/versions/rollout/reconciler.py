@@ -133,12 +133,12 @@ class Reconciler:
 
     def report(self, name: str) -> ModelReport:
         """What this process serves of a model, and which generation it has carried out."""
-        loaded = self.holdings.loaded(name)
+        stable = self.holdings.registry.get(name)
         return ModelReport(
             generation=self._generations.get(name, 0),
-            stable=loaded.stable,
-            canary=loaded.canary.version if loaded.canary else None,
-            shadow=tuple(loaded.shadows),
+            stable=stable.manifest.version if stable else None,
+            canary=self.holdings.registry.canary(name),
+            shadow=tuple(self.holdings.shadows.get(name, {})),
             problem=self.problem(name),
         )
 
