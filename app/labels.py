@@ -4,14 +4,44 @@ A scheme says how the tags of words spell entities: `B-PER I-PER` in IOB2 is wha
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Scheme = Literal["IO", "IOB1", "IOB2", "BIOES"]
 WordRule = Literal["bert", "space"]
 """What parts words: blanks, punctuation and Han characters as BERT defines them, or blanks alone."""
 
-PREFIXES: dict[Scheme, str] = {"IO": "I", "IOB1": "BI", "IOB2": "BI", "BIOES": "BIES"}
-"""What the tags of a scheme begin with, `O` aside."""
+
+class Prefixes(NamedTuple):
+    """What the tags of a scheme begin with, by the part that they play; `O` aside.
+
+    In IO and IOB1 a tag alone does not say whether it opens an entity or continues one, so both parts are
+    spelled alike, and a tag that only parts two neighbours of one label is the one that stays and leaves.
+
+    Attributes:
+        alone: of an entity that is a single decision.
+        enters: of the first decision of a longer one.
+        stays: of a decision within one; empty where no tag says so by itself.
+        leaves: of its last decision; likewise.
+    """
+
+    alone: str
+    enters: str
+    stays: str
+    leaves: str
+
+
+PREFIXES_BY_PART: dict[Scheme, Prefixes] = {
+    "IO": Prefixes("I", "I", "", ""),
+    "IOB1": Prefixes("I", "I", "B", "B"),
+    "IOB2": Prefixes("B", "B", "I", "I"),
+    "BIOES": Prefixes("S", "B", "I", "E"),
+}
+
+PREFIXES: dict[Scheme, str] = {
+    scheme: "".join(prefix for prefix in "BIES" if prefix in parts)
+    for scheme, parts in PREFIXES_BY_PART.items()
+}
+"""All that the tags of a scheme begin with, `O` aside, in the order in which tags are numbered."""
 
 
 def split_tag(tag: str) -> tuple[str, str]:

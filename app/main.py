@@ -5,26 +5,28 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from app import __version__
+from app.annotate import Service
 from app.api import admin, health, stream
-from app.api.dialects import native
+from app.api.annotating import routes_of
+from app.api.dialects.table import DIALECTS
+from app.api.failures import on_error, on_http
 from app.api.middleware import RequestMiddleware
-from app.api.responses import error_response
-from app.errors import NerveError, NotFound, RequestError
+from app.errors import NerveError
 from app.metrics import Metrics
 from app.settings import Settings
 from app.versions.loading.from_settings import load_options
-from app.versions.rollout.desired import DeploymentStore
-from app.versions.rollout.manager import ModelManager
+from app.versions.rollout.manager import VersionManager
+from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 
-def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
+def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
     """The manager of a server's models, not yet started."""
-    return ModelManager(
+    return VersionManager(
         Repository(settings.models_dir),
         DeploymentStore(settings.state_folder),
         load_options(settings),
@@ -65,31 +67,13 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     app.state.metrics = metrics
     app.state.manager = manager
     app.state.draining = threading.Event()
-    app.router.routes += native.router.routes  # an included router is matched twice
+    app.state.service = service = Service(manager, metrics, settings.default_model)
+    for dialect in DIALECTS:  # an included router would be matched twice
+        app.router.routes += routes_of(dialect, service, metrics, settings)
     app.include_router(stream.router)
     app.include_router(admin.router)
     app.include_router(health.router)
     app.add_middleware(RequestMiddleware, metrics=metrics)
-    app.add_exception_handler(NerveError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(NerveError, on_error)
+    app.add_exception_handler(HTTPException, on_http)
     return app
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, NerveError)
-    return error_response(error, request.scope["nerve"].id)
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
-    """The framework's own: no such route, or not with this method."""
-    assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
-        mended: NerveError = NotFound(f"there is no {where}; see /docs")
-    else:
-        code = "method_not_allowed" if error.status_code == 405 else "http_error"
-        mended = RequestError(f"{where}: {error.detail}", code)
-        mended.status = error.status_code
-    response = error_response(mended, request.scope["nerve"].id)
-    response.headers.update(error.headers or {})
-    return response

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.api.requests import check_labels
-from app.api.schemas import NerOptions
+from app.annotate import Wanted, check_labels
 from app.bulk.errors import BulkError
 from app.bulk.formats import Format
 from app.bulk.groups import ENTITIES, Reader
@@ -13,7 +12,8 @@ from app.bulk.lines import Lines
 from app.bulk.parquet import ParquetReader
 from app.bulk.readers import CsvReader, JsonlReader, TextReader
 from app.manifest import MANIFEST, file_hash, read_manifest
-from app.versions.loading.loader import LoadOptions
+from app.rendering import OffsetUnit
+from app.versions.loading.options import LoadOptions
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Job:
     Attributes:
         source, output: None for standard input and output.
         field: the JSON field or the column with the text.
-        options: what entities are wanted, in which unit.
+        wanted, offset_unit: which entities, and what their offsets count.
         folder: of the version.
         strict: the first record that cannot be read is an error.
         force: replace an output that is there.
@@ -36,7 +36,8 @@ class Job:
     output: Path | None
     output_format: Format
     field: str
-    options: NerOptions
+    wanted: Wanted
+    offset_unit: OffsetUnit
     folder: Path
     load: LoadOptions
     max_text_chars: int
@@ -66,7 +67,7 @@ class Job:
             raise BulkError(f"{self.output}: is a folder; name a file in it")
         if self.source and self.output and self.output.exists() and self.output.samefile(self.source):
             raise BulkError(f"{self.output}: is the input; name another output")
-        check_labels(self.options.labels, read_manifest(self.folder).labels)
+        check_labels(self.wanted.labels, read_manifest(self.folder).labels)
 
     def setup(self) -> Setup:
         """What must be the same for another process to go on with it."""
@@ -79,9 +80,9 @@ class Job:
             manifest_sha256=file_hash(self.folder / MANIFEST),
             provider=self.load.provider,
             variant=self.load.variant,
-            labels=self.options.labels,
-            min_score=self.options.min_score,
-            offset_unit=self.options.offset_unit,
+            labels=None if self.wanted.labels is None else list(self.wanted.labels),
+            min_score=self.wanted.min_score,
+            offset_unit=self.offset_unit,
             max_text_chars=self.max_text_chars,
         )
 

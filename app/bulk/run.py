@@ -1,7 +1,7 @@
 """Run: annotates a corpus with one version, in its order, with some groups in flight and with checkpoints.
 
-    reader → groups → model.submit, several at once → entities → writer
-                                                              → journal, every some seconds
+    reader → groups → annotator.submit, several at once → entities → writer
+                                                                   → journal, every some seconds
 
 What is read, in flight and rendered is bounded, and so is memory, whatever the corpus. The texts of a group
 are sent in the order of their lengths. The batching looks only some way ahead, and so it finds rows there
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
-from app.api.requests import render_result
+from app.annotate import Annotator
 from app.bulk.errors import BadRecord, Stopped, explained
 from app.bulk.groups import Group, Reader, Reject
 from app.bulk.job import Job
@@ -30,9 +30,10 @@ from app.bulk.progress import Meter
 from app.bulk.signals import Stop
 from app.bulk.writers import Sink, Writer, make_writer
 from app.engine.decoding.entities import Prediction
-from app.engine.model import Model
 from app.errors import InferenceFailed
-from app.versions.loading.loader import LoadedVersion, load_version
+from app.rendering import render
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
 
 _GROUPS = 3
 _CHARACTERS = 1 << 19
@@ -127,7 +128,7 @@ class _Work:
         self.journal = journal
         self.rate = 0.0
         self._job, self._reader, self._writer, self._rejects = job, reader, writer, rejects
-        self._model: Model = loaded.model
+        self._annotator = Annotator(loaded, job.wanted)
         self._stop = stop
         self._flying: deque[_Flight] = deque()
         self._end = Position(journal.number, journal.offset, journal.digest)
@@ -179,7 +180,7 @@ class _Work:
 
     def _sent(self, group: Group) -> _Flight:
         order = sorted(range(len(group.texts)), key=lambda place: len(group.texts[place]))
-        return _Flight(group, order, self._model.submit([group.texts[place] for place in order]))
+        return _Flight(group, order, self._annotator.submit([group.texts[place] for place in order]))
 
     def _full(self, more: Group) -> bool:
         """Whether a group must wait until others have landed."""
@@ -200,10 +201,10 @@ class _Work:
             except InferenceFailed:
                 group, predictions = self._one_by_one(group)
         self._flying.popleft()
-        options = self._job.options
+        unit, kept = self._job.offset_unit, self._annotator.kept(predictions)
         answers = [
-            render_result(text, prediction, options)["entities"]
-            for text, prediction in zip(group.texts, predictions, strict=True)
+            render(text, prediction.entities, unit)
+            for text, prediction in zip(group.texts, kept, strict=True)
         ]
         if answers:
             self._writer.write(group.rows, answers)
@@ -223,7 +224,7 @@ class _Work:
         places, predictions, rejects = [], [], list(group.rejects)
         for place, text in enumerate(group.texts):
             try:
-                predictions += self._model.predict([text])
+                predictions += self._annotator.submit([text]).result()
             except InferenceFailed as error:
                 self._failed_in_a_row += 1
                 if self._failed_in_a_row >= _FAILURES:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 OffsetUnit = Literal["codepoint", "utf16", "byte"]
-"""As `NerOptions` has it, which is imported only when a corpus is annotated."""
+"""As `app.rendering` has it, which is imported only when a corpus is annotated."""
 
 
 def annotate(
@@ -44,12 +44,12 @@ def annotate(
 
     Other settings are NERVE_* environment variables, as of nerve serve.
     """
-    from app.api.schemas import NerOptions
+    from app.annotate import Wanted
     from app.bulk.errors import Stopped
     from app.bulk.formats import input_format, output_format
     from app.bulk.job import Job
     from app.bulk.run import annotate as annotate_corpus
-    from app.engine.runtimes.session import check_installation
+    from app.engine.runtimes.table import check_installation
     from app.server.memory import collect_seldom, hold_little
     from app.settings import read_settings
     from app.versions.loading.from_settings import load_options
@@ -66,7 +66,8 @@ def annotate(
         output=written,
         output_format=output_format(written, output_form),
         field=field,
-        options=NerOptions(labels=wanted or None, min_score=min_score, offset_unit=offset_unit),
+        wanted=Wanted(labels=wanted or None, min_score=min_score),
+        offset_unit=offset_unit,
         folder=_version_folder(settings, model or settings.default_model, version),
         load=load_options(settings),
         max_text_chars=settings.max_text_chars,
@@ -90,7 +91,7 @@ def annotate(
 
 def _version_folder(settings: "Settings", name: str, version: int | None) -> Path:
     """The folder of a version; by default of the one that should serve, or of the highest."""
-    from app.versions.rollout.desired import DeploymentStore
+    from app.versions.rollout.store import DeploymentStore
     from app.versions.storage.repository import Repository
 
     repository = Repository(settings.models_dir)

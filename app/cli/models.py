@@ -142,10 +142,12 @@ def add(
     """Copy a version into the models folder, once it has passed its checks."""
     from app.settings import read_settings
     from app.versions.loading.from_settings import load_options
+    from app.versions.loading.sandbox import new_version_check
     from app.versions.storage.adding import add_version
 
     settings = read_settings()
-    manifest = add_version(source, settings.models_dir, load_options(settings))
+    check = new_version_check(load_options(settings), settings.models_dir)
+    manifest = add_version(source, settings.models_dir, check)
     typer.echo(f"added {manifest.name}/{manifest.version}; nerve models activate serves it")
 
 
@@ -157,14 +159,14 @@ def verify(
     from app.cli.operating import versions_of
     from app.settings import read_settings
     from app.versions.loading.from_settings import load_options
-    from app.versions.loading.sandbox import trial
+    from app.versions.loading.sandbox import sandbox_load
     from app.versions.storage.repository import Repository
 
     settings = read_settings()
     repository, failed = Repository(settings.models_dir), False
     for name, version in versions_of(repository, which):
         try:
-            trial(repository.path(name, version), load_options(settings))
+            sandbox_load(repository.path(name, version), load_options(settings))
         except NerveError as error:
             failed = True
             typer.echo(f"{name}/{version}\trefused: {error.message}")

@@ -14,8 +14,9 @@ from app.metrics import Metrics
 from app.settings import Settings, read_settings
 from app.versions.loading.from_settings import load_options
 from app.versions.loading.outcomes import Checker
-from app.versions.rollout.desired import Deployment, DeploymentStore
+from app.versions.rollout.desired import Deployment
 from app.versions.rollout.operations import Operations
+from app.versions.rollout.store import DeploymentStore
 from app.versions.rollout.workers import Workers
 from app.versions.storage.repository import Repository
 

@@ -3,7 +3,7 @@
 import logging
 import os
 
-from app.engine.runtimes.session import check_installation, choose_provider
+from app.engine.runtimes.table import check_installation, choose_runtime
 from app.server.logs import configure_logging
 from app.server.single import run_single
 from app.server.supervisor import run_workers
@@ -26,8 +26,8 @@ def run(settings: Settings) -> int:
     """
     configure_logging(settings.log_level, settings.log_format)
     check_installation()
-    if settings.provider == "cuda":
-        choose_provider("cuda", settings.allow_cpu_fallback)
+    if settings.provider != "auto":
+        choose_runtime(settings.provider, settings.allow_cpu_fallback)
     choice = choose_workers(settings)
     log.info("processes: %d (%s)", choice.workers, choice.reason)
     os.environ[_WORKERS] = str(choice.workers)  # each worker reads its settings from the environment

@@ -5,7 +5,8 @@ of all legal tag sequences that contain exactly its span with its label, over th
 
 The legal sequences of every scheme are those of one small machine. It is free, or within an entity of
 a label; each decision has a weight for staying free, and for each label one to enter it, to stay
-within, and to leave. Few numbers a step, so plain Python is faster than numpy's calls.
+within, and to leave. In all schemes but BIOES an entity may end with any of its tags: there "free" holds
+the weights within as well. Few numbers a step, so plain Python is faster than numpy's calls.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from app.labels import Scheme, split_tag
+from app.labels import PREFIXES_BY_PART, Scheme, split_tag
 
 Floats = npt.NDArray[np.float64]
 Run = tuple[int, int, int]
@@ -30,15 +31,6 @@ RESCALE = 64
 
 _SLICE = 4096
 """Decisions whose weights are Python's numbers at once, to bound the memory that a long text takes."""
-
-_PREFIXES: dict[Scheme, tuple[str, str, str, str]] = {
-    "IO": ("I", "I", "", ""),
-    "IOB1": ("I", "I", "B", "B"),
-    "IOB2": ("B", "B", "I", "I"),
-    "BIOES": ("S", "B", "I", "E"),
-}
-"""What a tag begins with that stays free (as `O` does), enters, stays within, leaves. In all but BIOES
-an entity may end with any of its tags: there "free" holds the weights within as well."""
 
 
 class Weights(NamedTuple):
@@ -82,7 +74,8 @@ class Chain:
         self._start: State = (1.0, *[0.0] * len(names))
         nothing = len(tags)  # a column of zeros
         free, enter, stay, leave = (
-            [columns.get(f"{prefix}-{name}", nothing) for name in names] for prefix in _PREFIXES[scheme]
+            [columns.get(f"{prefix}-{name}", nothing) for name in names]
+            for prefix in PREFIXES_BY_PART[scheme]
         )
         self._free = np.array([self._outside, *free])
         self._front = np.array([[0, 0, 0], *zip(enter, stay, leave, strict=True)]).reshape(-1)[2:]

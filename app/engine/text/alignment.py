@@ -22,14 +22,14 @@ class EncodedText:
     Attributes:
         ids: sub-token ids without special tokens, shape (sub-tokens,).
         shapes: the word shape of each sub-token, shape (sub-tokens,).
-        heads: the sub-token each decision is read from, ascending, shape (decisions,).
+        firsts: the sub-token that each decision is read from, its first one; ascending, shape (decisions,).
         starts: code point at which each decision's words start, shape (decisions,).
         ends: code point at which they end, shape (decisions,).
     """
 
     ids: Ints
     shapes: Ints
-    heads: Ints
+    firsts: Ints
     starts: Ints
     ends: Ints
 
@@ -42,7 +42,7 @@ class EncodedTexts(NamedTuple):
 
     Attributes:
         tokens: ids and shapes, shape (2, sub-tokens).
-        decisions: heads, starts and ends, each counted from its own text's start, shape (3, decisions).
+        decisions: firsts, starts and ends, each counted from its own text's start, shape (3, decisions).
         token_counts: sub-tokens of each text.
         decision_counts: decisions of each text.
     """
@@ -55,14 +55,14 @@ class EncodedTexts(NamedTuple):
     def cut(self) -> list[EncodedText]:
         """Each text by itself."""
         ids, shapes = self.tokens
-        heads, starts, ends = self.decisions
+        firsts, starts, ends = self.decisions
         if len(self.token_counts) == 1:
-            return [EncodedText(ids, shapes, heads, starts, ends)]
+            return [EncodedText(ids, shapes, firsts, starts, ends)]
         return [
             EncodedText(
                 ids[token:token_end],
                 shapes[token:token_end],
-                heads[decision:decision_end],
+                firsts[decision:decision_end],
                 starts[decision:decision_end],
                 ends[decision:decision_end],
             )
@@ -72,6 +72,19 @@ class EncodedTexts(NamedTuple):
                 strict=True,
             )
         ]
+
+
+def touched(starts: Ints, ends: Ints, start: Ints | int, end: Ints | int) -> tuple[Ints, Ints]:
+    """The first and the last unit (word or decision) that shares a character with `start:end`.
+
+    Args:
+        starts, ends: where each unit starts and ends, ascending and without overlap, shape (units,).
+        start, end: the stretch, or many, all in code points.
+
+    Returns:
+        Both inclusive. A stretch that touches no unit has a first one behind its last.
+    """
+    return np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left") - 1
 
 
 def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -> EncodedTexts:
@@ -91,16 +104,15 @@ def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -
     offsets = offsets + bases[:-1].repeat(token_counts)
 
     borders = np.searchsorted(words.starts, bases)  # each text's first word
-    first = np.searchsorted(words.ends, offsets[0], side="right")
-    last = np.searchsorted(words.starts, offsets[1], side="left") - 1
+    first, last = touched(words.starts, words.ends, *offsets)
     real = np.flatnonzero(first <= last)  # the others hold no character, or blanks alone
 
     tokens = np.zeros((2, len(ids)), np.int64)
     tokens[0] = ids
     tokens[1, real] = words.shapes[first[real]]
-    head = np.full(len(words) + 1, -1, np.int64)
-    head[first[real][::-1]] = real[::-1]  # the last write wins: the first sub-token
-    opens = head >= 0
+    first_of = np.full(len(words) + 1, -1, np.int64)
+    first_of[first[real][::-1]] = real[::-1]  # the last write wins: the first sub-token
+    opens = first_of >= 0
     for token in real[first[real] < last[real]]:
         opens[first[token] + 1 : last[token] + 1] = False
 
@@ -113,7 +125,7 @@ def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -
     end[:-1], end[-1:] = at[1:], len(words)
     np.minimum(end, borders[text + 1], out=end)
     decisions = np.empty((3, len(at)), np.int64)
-    decisions[0] = head[at] - (token_counts.cumsum() - token_counts)[text]
+    decisions[0] = first_of[at] - (token_counts.cumsum() - token_counts)[text]
     decisions[1] = words.starts[begin] - bases[text]
     decisions[2] = words.ends[end - 1] - bases[text]
     return EncodedTexts(tokens, decisions, token_counts.tolist(), counts.tolist())

@@ -34,7 +34,8 @@ class _Chunk(NamedTuple):
 
     Attributes:
         tokens: id and shape of each sub-token, as bytes.
-        decisions: head, start and end of each decision, counted from the chunk's start, as bytes.
+        decisions: first sub-token, start and end of each decision, counted from the chunk's start, as
+            bytes.
         token_count, decision_count, length: its sub-tokens, decisions, characters.
     """
 
@@ -129,7 +130,7 @@ def _align(
         base, after: where the chunk and the space after it start and end.
     """
     shaped: list[int] = []
-    heads: dict[int, int] = {}
+    firsts: dict[int, int] = {}
     shared: set[int] = set()
     for number, (token, (start, end)) in enumerate(tokens):
         first, last = bisect_right(words.ends, start), bisect_left(words.starts, end) - 1
@@ -137,16 +138,16 @@ def _align(
             shaped += token, 0
             continue
         shaped += token, words.shapes[first]
-        heads.setdefault(first, number)
+        firsts.setdefault(first, number)
         shared.update(range(first + 1, last + 1))
 
     low, high = bisect_left(words.starts, base), bisect_left(words.starts, after)
-    opens = [word for word in range(low, high) if word in heads and word not in shared]
+    opens = [word for word in range(low, high) if word in firsts and word not in shared]
     if low < high and low not in opens:
         return None
     decisions: list[int] = []
     for word, following in pairwise([*opens, high]):
-        decisions += heads[word], words.starts[word] - base, words.ends[following - 1] - base
+        decisions += firsts[word], words.starts[word] - base, words.ends[following - 1] - base
     return _Chunk(
         array("i", shaped).tobytes(),
         array("i", decisions).tobytes(),

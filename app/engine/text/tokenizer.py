@@ -1,6 +1,7 @@
 """Tokenizer: from text to sub-tokens, and which sub-token speaks for which words."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer as RustTokenizer
@@ -9,11 +10,31 @@ from app.engine.text.alignment import EncodedText, align
 from app.engine.text.token_cache import TokenCache, end_marks
 from app.labels import WordRule
 
-__all__ = ["EncodedText", "Tokenizer"]
+__all__ = ["EncodedText", "Specials", "Tokenizer"]
 
 _SHORT = 10_000
 """Below this many characters the Rust code runs while other Python threads wait: that saves handing
 the texts over to threads of its own, and lasts a few milliseconds at most."""
+
+
+@dataclass(frozen=True)
+class Specials:
+    """The special tokens that a network expects in a row.
+
+    Attributes:
+        prefix, suffix: ids before and behind a window's sub-tokens.
+        pad_id: fills a row up to the batch's length; 0 where the vocabulary has no padding token, which
+            does no harm because padding is masked.
+    """
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    pad_id: int
+
+    @property
+    def count(self) -> int:
+        """Special tokens around a window."""
+        return len(self.prefix) + len(self.suffix)
 
 
 class Tokenizer:
@@ -28,12 +49,11 @@ class Tokenizer:
         probe = rust.encode("a").ids
         bare = rust.encode("a", add_special_tokens=False).ids
         at = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
-        self.prefix: tuple[int, ...] = tuple(probe[:at])
-        self.suffix: tuple[int, ...] = tuple(probe[at + len(bare) :])
-        self.specials = len(self.prefix) + len(self.suffix)
-        """Number of special tokens around a window."""
-        self.pad_id = _pad_id(rust)
-        """The padding id; where the vocabulary has no padding token, 0 (padding is masked anyway)."""
+        self.frame = Specials(tuple(probe[:at]), tuple(probe[at + len(bare) :]), _pad_id(rust))
+        """The special tokens around each window."""
+        # The same, each by itself, until every caller takes `frame`.
+        self.prefix, self.suffix, self.pad_id = self.frame.prefix, self.frame.suffix, self.frame.pad_id
+        self.specials = self.frame.count
         marks = end_marks(rust)
         self._chunks = None if marks is None else TokenCache(rust, marks, rule)
 

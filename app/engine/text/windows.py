@@ -3,6 +3,13 @@
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.text.words import Ints
+
+Logits = npt.NDArray[np.float32]
+
 
 class Window(NamedTuple):
     """Sub-tokens `start:end` of a text are run together; of them `keep_from:keep_to` are kept.
@@ -40,3 +47,30 @@ def cut_windows(length: int, size: int, stride: int) -> list[Window]:
         Window(start, start + size, keep_from, keep_to)
         for start, (keep_from, keep_to) in zip(starts, pairwise(edges), strict=True)
     ]
+
+
+def stitch(text: Logits | None, window: Window, firsts: Ints, row: Logits, prefix: int) -> Logits:
+    """Take a text's logits over from the row of one of its windows.
+
+    Windows may come in any order. Several threads must not stitch one text at a time.
+
+    Args:
+        text: the logits so far, shape (decisions, tags), which are filled in place; None where no window of
+            the text has been stitched.
+        window: where the row lies in the text.
+        firsts: the sub-token that each decision of the text is read from, shape (decisions,).
+        row: the network's logits, shape (length, tags), special tokens and padding included.
+        prefix: special tokens before the window's sub-tokens.
+
+    Returns:
+        The text's logits. Those of windows that are still to come are zero.
+    """
+    shift = prefix - window.start
+    if text is None and window.keep_from == 0 and (not len(firsts) or firsts[-1] < window.keep_to):
+        taken: Logits = row[firsts + shift]  # it is the text's only window, or the only one with decisions
+        return taken
+    if text is None:
+        text = np.zeros((len(firsts), row.shape[-1]), np.float32)
+    low, high = np.searchsorted(firsts, (window.keep_from, window.keep_to))
+    text[low:high] = row[firsts[low:high] + shift]
+    return text

@@ -2,7 +2,7 @@
 
 from app.machine import available_cpus
 from app.settings import Settings
-from app.versions.loading.loader import LoadOptions
+from app.versions.loading.options import LoadOptions
 
 
 def load_options(settings: Settings) -> LoadOptions:

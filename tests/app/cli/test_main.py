@@ -7,8 +7,7 @@ from typing import get_args
 
 import pytest
 
-from app import __version__
-from app.api.schemas import NerOptions
+from app import __version__, rendering
 from app.cli.annotate import OffsetUnit
 from tests.servers import environment, nerve
 
@@ -36,8 +35,6 @@ print(*{name.partition(".")[0] for name in sys.modules})
 
 WEB = {"fastapi", "uvicorn", "starlette"}
 OUR_OWN = {"onnxruntime", "numpy", "tokenizers", "prometheus_client"}
-NOT_YET = {"starlette"}
-"""What `nerve annotate` still imports: `app.api.requests` renders entities. To be emptied."""
 
 
 def imported_by(models: Path, *arguments: str) -> set[str]:
@@ -68,9 +65,9 @@ def test_to_look_after_versions_no_web_server_is_imported(models_dir: Path) -> N
 def test_to_annotate_a_corpus_no_web_server_is_imported(models_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("IBM\n")
     arguments = ("annotate", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.jsonl"))
-    assert imported_by(models_dir, *arguments) & WEB == NOT_YET
+    assert not imported_by(models_dir, *arguments) & WEB
     assert (tmp_path / "out.jsonl").exists()
 
 
 def test_offsets_count_what_the_api_lets_them_count() -> None:
-    assert get_args(OffsetUnit) == get_args(NerOptions.model_fields["offset_unit"].annotation)
+    assert get_args(OffsetUnit) == get_args(rendering.OffsetUnit)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.versions.rollout.desired import AbortRule, DeploymentStore, Shadow
+from app.versions.rollout.desired import AbortRule, Shadow
+from app.versions.rollout.store import DeploymentStore
 from tests.servers import environment, nerve
 from tests.tiny import edit_manifest, write_tiny_version
 

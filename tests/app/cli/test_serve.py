@@ -4,16 +4,11 @@ import json
 import socket
 from pathlib import Path
 
-import onnxruntime
 import pytest
 
-from app.engine.runtimes.session import CUDA
+from tests.runtimes import no_cuda
 from tests.servers import nerve, serving
 from tests.tiny import TEXT, write_tiny_version
-
-no_cuda = pytest.mark.skipif(
-    CUDA in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
-)
 
 
 @pytest.mark.parametrize(

@@ -13,24 +13,20 @@ from hypothesis import strategies as st
 from onnx.helper import make_node
 from onnx.numpy_helper import from_array
 
-from app.engine.batching.runner import BatchReport
+from app.engine.batching.report import BatchReport
 from app.engine.decoding.entities import Prediction
 from app.engine.model import Network
-from app.engine.runtimes.session import Arrays, Logits, OnnxSession
+from app.engine.runtimes.runtime import Arrays, Logits
+from app.engine.runtimes.session import OnnxSession
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.errors import Busy, DeadlineExceeded, InferenceFailed, NotReady
 from app.manifest import read_manifest
+from tests.networks import open_network, running_on
 from tests.servers import until
 from tests.texts import texts
 from tests.tiny import POISON, SCORES, SPANS, TAGS, TEXT, tiny_graph, write_tiny_version
 
 Make = Callable[..., Network]
-
-
-def open_predictor(folder: Path, **options: Any) -> Network:
-    manifest = read_manifest(folder)
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
-    return Network(manifest, tokenizer, OnnxSession(folder / "model.fp32.onnx", threads=1), **options)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
 
     def make(options: dict[str, Any] | None = None, **changes: Any) -> Network:
         folder = write_tiny_version(tmp_path_factory.mktemp("models"), **changes)
-        made.append(open_predictor(folder, **(options or {})))
+        made.append(open_network(folder, **(options or {})))
         return made[-1]
 
     yield make
@@ -150,6 +146,39 @@ def test_an_answer_does_not_depend_on_other_requests(short: Network) -> None:
     assert [future.result()[0] for future in futures] == alone
 
 
+@given(text=texts)
+def test_an_answer_on_the_callers_thread_is_the_very_same(short: Network, text: str) -> None:
+    (wanted,) = short.predict([text])
+    until(lambda: short.idle)
+    assert short.answer_now([text]) == [wanted]
+    until(lambda: short.idle)
+
+
+def test_only_one_short_text_is_answered_on_the_callers_thread(plain: Network) -> None:
+    until(lambda: plain.idle)
+    for asked in ([], [TEXT, TEXT], ["x" * 1_001]):
+        assert plain.answer_now(asked) is None
+    assert plain.answer_now(["x" * 1_000]) is not None
+
+
+def test_what_fails_on_the_callers_thread_fails_as_elsewhere(make: Make) -> None:
+    reports: list[BatchReport] = []
+    network = make(options={"report": reports.append})
+    for _ in range(3):
+        assert not network.failing
+        with pytest.raises(InferenceFailed):
+            network.answer_now([POISON])
+    assert network.failing
+    assert [report.failed for report in reports] == [True] * 3
+    assert network.idle
+
+
+def test_a_network_in_the_background_never_runs_on_the_callers_thread(make: Make) -> None:
+    network = make(options={"background": True})
+    assert network.answer_now([TEXT]) is None
+    assert spans(network.predict([TEXT])[0]) == SPANS
+
+
 def test_windows_of_many_requests_share_batches(make: Make) -> None:
     reports: list[BatchReport] = []
     predictor = make(options={"report": reports.append, "max_batch_tokens": 256})
@@ -213,9 +242,7 @@ def test_a_tokenizer_that_fails_fails_its_request(tmp_path: Path) -> None:
 
     folder = write_tiny_version(tmp_path)
     tokenizer = Broken.from_file(folder / "tokenizer.json")
-    predictor = Network(
-        read_manifest(folder), tokenizer, OnnxSession(folder / "model.fp32.onnx", threads=1)
-    )
+    predictor = open_network(folder, tokenizer=tokenizer)
     for asked in (["panic"], [TEXT] * 50 + ["panic"]):
         with pytest.raises(InferenceFailed, match="Panic"):
             predictor.predict(asked)
@@ -240,7 +267,8 @@ def test_short_texts_that_come_meanwhile_are_tokenized_together(tmp_path: Path) 
     go.set()  # for the warm-up
     folder = write_tiny_version(tmp_path)
     session = Waiting(folder / "model.fp32.onnx", threads=1)
-    predictor = Network(read_manifest(folder), Counting.from_file(folder / "tokenizer.json"), session)
+    tokenizer = Counting.from_file(folder / "tokenizer.json")
+    predictor = Network(read_manifest(folder), tokenizer, running_on(session))
     go.clear()
     first = predictor.submit([TEXT])
     until(lambda: calls == [1])
@@ -256,7 +284,7 @@ def test_short_texts_that_come_meanwhile_are_tokenized_together(tmp_path: Path) 
 
 
 def test_what_has_come_before_it_closes_is_answered(tmp_path: Path) -> None:
-    predictor = open_predictor(write_tiny_version(tmp_path), runs=2)
+    predictor = open_network(write_tiny_version(tmp_path), runs=2)
     futures = [predictor.submit([TEXT]) for _ in range(200)] + [predictor.submit([TEXT] * 40)]
     predictor.close()
     assert all(spans(prediction) == SPANS for future in futures for prediction in future.result())
@@ -291,17 +319,18 @@ def test_a_network_of_few_positions_warms_up_within_them(tmp_path: Path) -> None
     graph.graph.node.append(make_node("Shape", ["input_ids"], ["length"], start=1, end=2))
     graph.graph.node.append(make_node("Slice", ["positions", "zero", "length"], ["placed"]))
     graph.graph.node.append(make_node("Add", ["unplaced", "placed"], ["logits"]))
-    predictor = open_predictor(write_tiny_version(tmp_path, graph=graph, max_length=16, stride=4))
+    predictor = open_network(write_tiny_version(tmp_path, graph=graph, max_length=16, stride=4))
     assert spans(predictor.predict([TEXT * 3])[0])[:3] == SPANS
     predictor.close()
 
 
 def test_a_closed_predictor_takes_nothing_more(tmp_path: Path) -> None:
-    predictor = open_predictor(write_tiny_version(tmp_path))
+    predictor = open_network(write_tiny_version(tmp_path))
     running = predictor.submit([TEXT])
     running.result()
     predictor.close()
     assert not predictor.alive
+    assert predictor.answer_now([TEXT]) is None
     with pytest.raises(NotReady):
         predictor.logits([TEXT])
     with pytest.raises(NotReady):
@@ -309,7 +338,7 @@ def test_a_closed_predictor_takes_nothing_more(tmp_path: Path) -> None:
 
 
 def test_three_failures_in_a_row_are_noted_for_good(tmp_path: Path) -> None:
-    predictor = open_predictor(write_tiny_version(tmp_path))
+    predictor = open_network(write_tiny_version(tmp_path))
     for asked in (POISON, POISON, TEXT, POISON, POISON):
         predictor.submit([asked]).exception()
     assert not predictor.failing
@@ -321,7 +350,7 @@ def test_three_failures_in_a_row_are_noted_for_good(tmp_path: Path) -> None:
 
 
 def test_it_is_idle_once_every_request_is_answered(tmp_path: Path) -> None:
-    predictor = open_predictor(write_tiny_version(tmp_path))
+    predictor = open_network(write_tiny_version(tmp_path))
     assert predictor.idle
     futures = [predictor.submit([TEXT * 200]) for _ in range(20)]
     assert not predictor.idle
@@ -335,7 +364,7 @@ def test_it_is_idle_once_every_request_is_answered(tmp_path: Path) -> None:
 
 
 def test_closed_and_dropped_it_is_gone_without_a_collection(tmp_path: Path) -> None:
-    predictor = open_predictor(write_tiny_version(tmp_path))
+    predictor = open_network(write_tiny_version(tmp_path))
     predictor.predict([TEXT] * 3)
     gone = weakref.ref(predictor)
     gc.disable()

@@ -40,7 +40,7 @@ chunked = st.lists(
 
 
 def values(encoded: EncodedText) -> list[list[int]]:
-    return [getattr(encoded, name).tolist() for name in ("ids", "shapes", "heads", "starts", "ends")]
+    return [getattr(encoded, name).tolist() for name in ("ids", "shapes", "firsts", "starts", "ends")]
 
 
 @kinds

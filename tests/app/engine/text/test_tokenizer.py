@@ -3,60 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
-from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.engine.text.words import split_words
-from tests.texts import AWKWARD, texts
+from tests.texts import texts
 from tests.tiny import TEXT, VOCABULARY, tiny_tokenizer
+from tests.tokenizer_kinds import TOKENIZERS
 
-
-def byte_level() -> RustTokenizer:
-    tokenizer = RustTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        [TEXT, *AWKWARD],
-        trainers.BpeTrainer(
-            vocab_size=400,
-            special_tokens=["<s>", "<pad>", "</s>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return tokenizer
-
-
-def sentence_piece() -> RustTokenizer:
-    tokenizer = RustTokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.train_from_iterator(
-        [TEXT, *AWKWARD],
-        trainers.UnigramTrainer(
-            vocab_size=200, special_tokens=["<pad>", "<unk>"], unk_token="<unk>", show_progress=False
-        ),
-    )
-    return tokenizer
-
-
-def blank_separated() -> RustTokenizer:
-    """One sub-token a blank-separated word, whatever is in it."""
-    tokenizer = RustTokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return tokenizer
-
-
-TOKENIZERS = {
-    "wordpiece": Tokenizer(tiny_tokenizer()),
-    "byte-level": Tokenizer(byte_level()),
-    "sentence-piece": Tokenizer(sentence_piece()),
-    "blank-separated": Tokenizer(blank_separated()),
-}
 kinds = pytest.mark.parametrize("kind", TOKENIZERS)
 
 
@@ -68,7 +21,7 @@ def decisions(text: str, encoded: EncodedText) -> list[str]:
 @given(text=texts)
 def test_decisions_hold_every_word_whole_and_once(kind: str, text: str) -> None:
     (encoded,) = TOKENIZERS[kind].encode([text])
-    if not len(encoded.heads):
+    if not len(encoded.firsts):
         return
     words = split_words(text)
     starts, ends = encoded.starts.tolist(), encoded.ends.tolist()
@@ -85,8 +38,8 @@ def test_decisions_hold_every_word_whole_and_once(kind: str, text: str) -> None:
 @given(text=texts)
 def test_each_decision_is_read_from_a_sub_token_of_its_own(kind: str, text: str) -> None:
     (encoded,) = TOKENIZERS[kind].encode([text])
-    assert (np.diff(encoded.heads) > 0).all()
-    assert all(0 <= head < len(encoded) for head in encoded.heads)
+    assert (np.diff(encoded.firsts) > 0).all()
+    assert all(0 <= first < len(encoded) for first in encoded.firsts)
     assert len(encoded.shapes) == len(encoded.ids)
 
 
@@ -95,20 +48,20 @@ def test_each_decision_is_read_from_a_sub_token_of_its_own(kind: str, text: str)
 def test_texts_do_not_affect_each_other(kind: str, text: str, other: str) -> None:
     (alone,) = TOKENIZERS[kind].encode([text])
     _, together, _ = TOKENIZERS[kind].encode([other, text, other + text])
-    for name in ("ids", "shapes", "heads", "starts", "ends"):
+    for name in ("ids", "shapes", "firsts", "starts", "ends"):
         assert getattr(alone, name).tolist() == getattr(together, name).tolist()
 
 
 @given(text=texts)
 def test_byte_level_sub_tokens_leave_no_word_out(text: str) -> None:
     (encoded,) = TOKENIZERS["byte-level"].encode([text])
-    assert len(encoded.heads) or not text.strip()
+    assert len(encoded.firsts) or not text.strip()
 
 
 def test_a_word_is_read_from_its_first_sub_token() -> None:
     (encoded,) = TOKENIZERS["wordpiece"].encode(["in Paris IBM"])
-    assert [VOCABULARY[i] for i in encoded.ids[encoded.heads]] == ["i", "p", "ibm"]
-    assert encoded.heads.tolist() == [0, 2, 7]
+    assert [VOCABULARY[i] for i in encoded.ids[encoded.firsts]] == ["i", "p", "ibm"]
+    assert encoded.firsts.tolist() == [0, 2, 7]
 
 
 def test_words_that_share_a_sub_token_are_one_decision() -> None:

@@ -1,10 +1,11 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.engine.text.windows import Window, cut_windows
+from app.engine.text.windows import Window, cut_windows, stitch
 
 lengths = st.integers(0, 400)
 sizes = st.integers(1, 60)
@@ -60,3 +61,27 @@ def test_an_empty_text_has_no_window() -> None:
 def test_a_stride_that_leaves_no_step_is_an_error() -> None:
     with pytest.raises(ValueError, match="stride 10 must be below"):
         cut_windows(50, 10, 10)
+
+
+@given(
+    length=st.integers(1, 60),
+    size=st.integers(2, 20),
+    overlap=st.floats(0, 0.9),
+    prefix=st.integers(0, 2),
+    data=st.data(),
+)
+def test_stitched_windows_give_each_decision_the_logits_of_its_first_sub_token(
+    length: int, size: int, overlap: float, prefix: int, data: st.DataObject
+) -> None:
+    """Each sub-token's logits are its own place in the text here, so that a wrong one shows."""
+    firsts = np.array(sorted(data.draw(st.sets(st.integers(0, length - 1)))), np.int64)
+    windows = cut_windows(length, size, int(overlap * size))
+    text = None
+    for window in data.draw(st.permutations(windows)):
+        row = np.full((prefix + size + 3, 2), -1, np.float32)  # special tokens and padding included
+        places = np.arange(window.start, window.end)
+        row[prefix : prefix + len(places)] = np.stack([places, 2 * places], axis=1)
+        text = stitch(text, window, firsts, row, prefix)
+    assert text is not None
+    assert text.dtype == np.float32
+    assert text.tolist() == np.stack([firsts, 2 * firsts], axis=1).tolist()
