@@ -6,22 +6,24 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from app import __version__
+from app.annotate import Service
 from app.api import admin, health, stream
-from app.api.dialects import native
+from app.api.annotating import routes_of
+from app.api.dialects.table import DIALECTS
+from app.api.failures import on_error, on_http
 from app.api.middleware import RequestMiddleware
-from app.api.responses import error_response
 from app.engine.memory import collect_seldom, hold_little
-from app.engine.runtimes.session import available_cpus
-from app.errors import NerveError, NotFound, RequestError
+from app.errors import NerveError
+from app.machine import available_cpus
 from app.metrics import Metrics
 from app.settings import Settings
-from app.versions.loading.loader import LoadOptions
+from app.versions.loading.options import LoadOptions
 from app.versions.rollout.desired import DeploymentStore
-from app.versions.rollout.manager import ModelManager
+from app.versions.rollout.manager import VersionManager
 from app.versions.storage.repository import Repository
 
 _SWITCH_SECONDS = 0.0005
@@ -45,9 +47,9 @@ def load_options(settings: Settings) -> LoadOptions:
     )
 
 
-def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
+def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
     """The manager of a server's models, not yet started."""
-    return ModelManager(
+    return VersionManager(
         Repository(settings.models_dir),
         DeploymentStore(settings.state_folder),
         load_options(settings),
@@ -57,11 +59,15 @@ def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
     )
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The web service. Models are loaded once it starts, and closed when it ends."""
+def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
+    """The web service. Models are loaded once it starts, and closed when it ends.
+
+    Args:
+        metrics: of the whole server, where it has several processes.
+    """
     hold_little()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     manager = make_manager(settings, metrics)
 
     @asynccontextmanager
@@ -84,31 +90,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.manager = manager
     app.state.draining = threading.Event()
-    app.router.routes += native.router.routes  # an included router is matched twice
+    app.state.service = service = Service(manager, metrics, settings.default_model)
+    for dialect in DIALECTS:  # an included router would be matched twice
+        app.router.routes += routes_of(dialect, service, metrics, settings)
     app.include_router(stream.router)
     app.include_router(admin.router)
     app.include_router(health.router)
     app.add_middleware(RequestMiddleware, metrics=metrics)
-    app.add_exception_handler(NerveError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(NerveError, on_error)
+    app.add_exception_handler(HTTPException, on_http)
     return app
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, NerveError)
-    return error_response(error, request.scope["nerve"].id)
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
-    """The framework's own: no such route, or not with this method."""
-    assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
-        mended: NerveError = NotFound(f"there is no {where}; see /docs")
-    else:
-        code = "method_not_allowed" if error.status_code == 405 else "http_error"
-        mended = RequestError(f"{where}: {error.detail}", code)
-        mended.status = error.status_code
-    response = error_response(mended, request.scope["nerve"].id)
-    response.headers.update(error.headers or {})
-    return response

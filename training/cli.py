@@ -44,8 +44,10 @@ def run(
     version: Number = None,
 ) -> None:
     """Check the data, fine-tune teachers, distill students, export, evaluate and publish. Resumable."""
-    from training.distill import check_given_members
-    from training.run import distill_stage, find_students, finetune_stage, publish_stage
+    from training.stages.distill import distill_stage
+    from training.stages.finetune import finetune_stage
+    from training.stages.publish import publish_stage
+    from training.stages.run_folder import check_given_members, find_students
 
     loaded = _recipe(recipe, set_)
     find_students(loaded, student or ())  # a wrong name is told before hours of work
@@ -73,7 +75,7 @@ def check_data(recipe: RecipeFile, set_: Changes = None) -> None:
 @cli.command()
 def finetune(recipe: RecipeFile, set_: Changes = None) -> None:
     """Fine-tune the recipe's encoder with each of its seeds, or go on after a kill."""
-    from training.run import finetune_stage
+    from training.stages.finetune import finetune_stage
 
     for checkpoint in finetune_stage(_recipe(recipe, set_), typer.echo):
         typer.echo(checkpoint)
@@ -82,7 +84,7 @@ def finetune(recipe: RecipeFile, set_: Changes = None) -> None:
 @cli.command()
 def distill(recipe: RecipeFile, set_: Changes = None, student: Students = None) -> None:
     """Have the fine-tuned teacher label the transfer set and train students on it. Resumable."""
-    from training.run import distill_stage
+    from training.stages.distill import distill_stage
 
     for checkpoint in distill_stage(_recipe(recipe, set_), student or (), typer.echo):
         typer.echo(checkpoint)
@@ -97,7 +99,7 @@ def export(
     version: Number = None,
 ) -> None:
     """Export what a run trained, choose its precision, calibrate and evaluate it, and publish versions."""
-    from training.run import publish_stage
+    from training.stages.publish import publish_stage
 
     for folder in publish_stage(_recipe(recipe, set_), models, version, student or (), typer.echo):
         _published(folder)
@@ -179,12 +181,12 @@ def benchmark(
 @cli.command()
 def search(recipe: RecipeFile, set_: Changes = None, student: OneStudent = None) -> None:
     """Search the recipe's ranges for what does best on dev. Resumable."""
-    from training.run import prepare
-    from training.search import search as look
+    from training.search import search as search_ranges
+    from training.stages.run_folder import prepare
 
     loaded = _recipe(recipe, set_)
     prepare(loaded)
-    typer.echo(look(loaded, student, typer.echo))
+    typer.echo(search_ranges(loaded, student, typer.echo))
 
 
 @cli.command("learning-curve")
@@ -203,7 +205,7 @@ def learning_curve(
     """F1 by amount of labelled text, with and without distillation. Resumable."""
     from training.curve import SHARES
     from training.curve import learning_curve as measure
-    from training.run import find_students, prepare
+    from training.stages.run_folder import find_students, prepare
 
     loaded = _recipe(recipe, set_)
     prepare(loaded)
@@ -241,9 +243,9 @@ def ensemble(
     version: Number = None,
 ) -> None:
     """Publish a version that answers with several others together."""
-    from training.export.ensemble import package_ensemble
+    from training.export.ensemble import Members, package_ensemble
 
-    _published(package_ensemble(name, members, weights, method, models, version))
+    _published(package_ensemble(name, Members(members, method, weights), models, version))
 
 
 @cli.command("import")
@@ -266,23 +268,17 @@ def import_(
     license_: Annotated[str, typer.Option("--license", help="of the weights, for the card")] = "",
 ) -> None:
     """Turn a checkpoint you have into a version that serves, checked against PyTorch."""
-    from training.export.importer import import_checkpoint
+    from training.export.importer import ImportOptions, import_checkpoint
 
     texts = golden.read_text(encoding="utf-8").splitlines() if golden else []
-    _published(
-        import_checkpoint(
-            checkpoint,
-            name,
-            models,
-            version=version,
-            scheme=scheme,
-            words=words,
-            precision=precision,
-            golden=[text for text in texts if text.strip()],
-            license=license_,
-            say=typer.echo,
-        )
+    options = ImportOptions(
+        scheme=scheme,
+        words=words,
+        precision=precision,
+        golden=[text for text in texts if text.strip()],
+        license=license_,
     )
+    _published(import_checkpoint(checkpoint, name, models, options, version, typer.echo))
 
 
 @cli.command()

@@ -12,30 +12,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.files import write_whole
-from app.labels import tags_of
 from app.manifest import read_manifest
 from app.versions.loading.loader import load_version
 from training.data.corpora import LoadedCorpus, load_held_out, load_train
 from training.data.documents import Document, text_key
 from training.data.transfer import TransferSet, build_transfer_set
-from training.distill import (
-    CHECKPOINT,
-    Lesson,
-    claim,
-    distill,
-    finetune,
-    prepare_lesson,
-    processes,
-    teacher_folder,
-    teacher_members,
-    train_alone,
-    transfer_made_of,
-)
 from training.evaluation.answers import ask
 from training.evaluation.significance import Interval, average_interval
-from training.export.publish import Product, publish
+from training.progress import Say
 from training.recipe import Augmentation, Recipe, Student, Teacher
-from training.teacher import Say, label, member_key
+from training.stages.distill import (
+    DistillationData,
+    distill,
+    distillation_data,
+    label_transfer_set,
+    train_alone,
+)
+from training.stages.finetune import finetune_seed
+from training.stages.once import claim, processes
+from training.stages.products import Product
+from training.stages.publish import publish
+from training.stages.run_folder import CHECKPOINT, teacher_folder, teacher_members, transfer_made_of
+from training.teacher import member_key
 
 SHARES = (0.05, 0.2, 1.0)
 CURVE = "learning_curve.json"
@@ -189,29 +187,25 @@ def _trained(part: _Share, student: Student, whole_teacher: bool, say: Say) -> d
         claim(part.recipe.run_folder, made_of)
     trained = {"alone": train_alone(part.recipe, student, part.labelled)}
     if not whole_teacher:
-        trained["teacher"] = finetune(part.recipe, part.recipe.finetune.seeds[0], part.labelled)
-    lesson = prepare_lesson(part.taught, say) if part.share == 1 else _lesson(part, say)
-    trained[_WHOLE_TEACHER if whole_teacher else "distilled"] = distill(part.taught, student, lesson)
+        trained["teacher"] = finetune_seed(part.recipe, part.recipe.finetune.seeds[0], part.labelled)
+    data = distillation_data(part.taught, say) if part.share == 1 else _share_data(part, say)
+    trained[_WHOLE_TEACHER if whole_teacher else "distilled"] = distill(part.taught, student, data)
     return trained
 
 
-def _lesson(part: _Share, say: Say) -> Lesson:
-    """As `prepare_lesson` gives it, of a share: no label of the rest is in it."""
+def _share_data(part: _Share, say: Say) -> DistillationData:
+    """As `distillation_data` gives it, of a share: no label of the rest is in it."""
     recipe = part.taught
     held_out = load_held_out((*recipe.dev, *recipe.test), recipe)
-    folder = recipe.run_folder / "transfer"
-    made_of = {"transfer": transfer_made_of(recipe.transfer)}
-    claim(folder, recipe.model_dump(mode="json", include={"dev", "test"}) | made_of)
-    try:
-        transfer = TransferSet.load(folder / "set")
-    except FileNotFoundError:
-        transfer = share_transfer_set(recipe, part.labelled, part.rest, held_out)
-        transfer.save(folder / "set")
-    say(f"transfer set: {len(transfer.texts)} texts of {transfer.words} words, {transfer.counts}")
-    tags = tags_of(recipe.labels, recipe.scheme)
-    answers = recipe.run_folder / "answers"
-    targets = label(teacher_members(recipe), transfer.texts, tags, recipe, answers, say)
-    return Lesson(part.labelled, held_out[: len(recipe.dev)], transfer, targets)
+    made_of = recipe.model_dump(mode="json", include={"dev", "test"})
+    made_of |= {"transfer": transfer_made_of(recipe.transfer)}
+    return label_transfer_set(
+        recipe,
+        part.labelled,
+        made_of,
+        lambda: share_transfer_set(recipe, part.labelled, part.rest, held_out),
+        say,
+    )
 
 
 def share_transfer_set(

@@ -19,10 +19,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     new.mkdir(parents=True)
     try:
         yield new
-        for path in sorted(new.rglob("*")):
-            if path.is_file():
-                sync(path)
-        sync(new)
+        sync_folder(new)
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -32,3 +29,11 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder and every file in it to disk."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            sync(path)
+    sync(folder)

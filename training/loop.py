@@ -1,13 +1,12 @@
-"""The one training loop. Read from top to bottom; a run can be killed at any moment and goes on.
+"""The one training loop, to be read from top to bottom. A training that is killed at any moment goes on.
 
 `accelerate launch` runs it on several devices: each process takes its share of every step's batches.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -21,105 +20,68 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from app.engine.decoding.spans import Decoder
 from app.engine.text.tokenizer import Tokenizer
-from app.labels import tags_of
 from training.data.corpora import LoadedCorpus
-from training.data.documents import Document, Span
 from training.data.encode import (
     IGNORED,
     NO_TARGET,
     Batch,
     Example,
     batches,
-    collate,
     training_windows,
 )
-from training.evaluation.spans import score
 from training.folders import replaced_folder
-from training.inference import logits_of
-from training.losses import Answer, Guide, total
+from training.inference import f1_of
+from training.losses import HiddenStateLoss, LossInputs, total
 from training.models.tagger import Tagger
+from training.progress import Epoch, Progress, Watch, state_folder
 from training.recipe import Recipe, Stage
-from training.teacher import Targets
+from training.teacher import TeacherAnswers
 
-_LOGGED = 20  # steps between two points of the loss in TensorBoard
+_LOGGED = 20
+"""Steps between two points of the loss in TensorBoard."""
 
 Step = list[list[Example]]
 """The batches whose gradients make one step of the optimizer."""
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What an epoch gave: mean loss, dev F1 a corpus (percent) and their unweighted mean."""
-
-    number: int
-    loss: float
-    dev: dict[str, float]
-    average: float
-
-
-Watch = Callable[[Path, Epoch], None]
-"""Is told of each epoch of the training in a folder, once it is saved; may raise to end it."""
-
-
-@dataclass(frozen=True)
-class Task:
+class TrainingData:
     """What a network learns from, and what tells how well.
 
     Attributes:
-        examples: texts with the annotators' tags, the teacher's rows, or both.
-        targets: the teacher's answers that the rows point into.
-        guide: of the hidden-state loss.
+        examples: texts with the annotators' tags, with rows of the teacher's answers, or with both.
         dev: chooses the epoch.
+        answers: the teacher's, which the examples' rows point into.
+        hidden: tells how far the hidden states are from the teacher's, where a stage wants that.
     """
 
     examples: Sequence[Example]
     tokenizer: Tokenizer
     dev: Sequence[LoadedCorpus]
-    targets: Targets | None = None
-    guide: Guide | None = None
-
-
-@dataclass
-class _Progress:
-    """Where a run stands, as its state is saved."""
-
-    history: list[Epoch] = field(default_factory=list)
-    steps: int = 0  # of the epoch after those in `history`
-    losses: list[float] = field(default_factory=list)  # of these steps
-    processes: int = 1
-
-    def write(self, folder: Path) -> None:
-        values = {"steps": self.steps, "losses": self.losses, "processes": self.processes}
-        (folder / "progress.json").write_text(json.dumps(values))
-        (folder / "history.json").write_text(json.dumps([asdict(e) for e in self.history], indent=1))
-
-    @classmethod
-    def read(cls, folder: Path) -> "_Progress":
-        history = [Epoch(**epoch) for epoch in json.loads((folder / "history.json").read_text())]
-        return cls(history, **json.loads((folder / "progress.json").read_text()))
+    answers: TeacherAnswers | None = None
+    hidden: HiddenStateLoss | None = None
 
 
 class _Learner(nn.Module):
-    """The tagger with its guide, as one network to be trained."""
+    """The tagger and the projections of its hidden states, as one network to be trained."""
 
-    def __init__(self, tagger: Tagger, guide: Guide | None):
+    def __init__(self, tagger: Tagger, hidden: HiddenStateLoss | None):
         super().__init__()
         self.tagger = tagger
-        self.guide = guide
+        self.hidden = hidden
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         inputs = batch.input_ids, batch.attention_mask, batch.word_shape
-        if self.guide is None:
+        if self.hidden is None:
             return self.tagger(*inputs), None
         logits, states = self.tagger.hidden_states(*inputs)
-        return logits, self.guide(states, *inputs)
+        return logits, self.hidden(states, *inputs)
 
 
 def train(
     tagger: Tagger,
-    task: Task,
+    data: TrainingData,
     stage: Stage,
     seed: int,
     recipe: Recipe,
@@ -131,9 +93,9 @@ def train(
     Stops early when `patience` epochs bring no better dev F1. Killed at any moment and called again
     with the same arguments, it goes on from its last save and ends with the same weights.
     """
-    best, state = folder / "checkpoint", folder / "state"
-    resumed = (state / "progress.json").exists()
-    progress = _Progress.read(state) if resumed else _Progress()
+    best, state = folder / "checkpoint", state_folder(folder)
+    saved = Progress.read(state)
+    progress = saved or Progress()
     gradual = stage.unfreeze == "gradual"
     accelerator = Accelerator(
         mixed_precision="no",  # the stage says, below
@@ -141,14 +103,14 @@ def train(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=gradual)],
     )
     set_seed(seed, device_specific=True)
-    if resumed and progress.processes != accelerator.num_processes:
+    if saved and progress.processes != accelerator.num_processes:
         raise ValueError(
             f"{folder}: was begun by {progress.processes} processes, and {accelerator.num_processes} "
             f"cannot go on with it; launch {progress.processes}, or delete the folder"
         )
     progress.processes = accelerator.num_processes
     share = accelerator.num_processes * stage.accumulate
-    counts = [_count(_plan(task, stage, seed, epoch), share) for epoch in range(1, stage.epochs + 1)]
+    counts = [_count(_plan(data, stage, seed, epoch), share) for epoch in range(1, stage.epochs + 1)]
     whole = sum(counts)
     warm = max(1, round(whole * stage.warmup))
 
@@ -158,19 +120,19 @@ def train(
                 module.p = stage.dropout
     _freeze(tagger, stage, epoch=stage.epochs)  # what is never trained needs no gradient anywhere
     groups = tagger.parameter_groups(stage.lr, stage.head_lr, stage.layer_decay, stage.weight_decay)
-    if task.guide is not None:
-        groups.append({"params": list(task.guide.parameters()), "lr": stage.head_lr})
+    if data.hidden is not None:
+        groups.append({"params": list(data.hidden.parameters()), "lr": stage.head_lr})
     optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, max(0, whole - step) / (whole - warm + 1))
     )
-    learner, optimizer = accelerator.prepare(_Learner(tagger, task.guide), optimizer)
+    learner, optimizer = accelerator.prepare(_Learner(tagger, data.hidden), optimizer)
     accelerator.register_for_checkpointing(schedule)  # prepared, it would count each process's steps
     averaged: AveragedModel | None = None
     if stage.average:
         averaged = AveragedModel(tagger, multi_avg_fn=moving_average(stage.average))
         accelerator.register_for_checkpointing(averaged)
-    if resumed:
+    if saved:
         accelerator.load_state(str(state))
     done = sum(counts[: len(progress.history)]) + progress.steps
     board = (
@@ -180,11 +142,11 @@ def train(
     )
 
     for epoch in range(len(progress.history) + 1, stage.epochs + 1):
-        if _exhausted(progress.history, stage.patience):
+        if progress.exhausted(stage.patience):
             break
         _freeze(tagger, stage, epoch)
         learner.train()
-        steps = list(_shares(_plan(task, stage, seed, epoch), share, accelerator, stage.accumulate))
+        steps = list(_shares(_plan(data, stage, seed, epoch), share, accelerator, stage.accumulate))
         bar = tqdm(
             steps[progress.steps :],
             desc=f"epoch {epoch}/{stage.epochs}",
@@ -195,7 +157,7 @@ def train(
             disable=not accelerator.is_main_process,
         )
         for step in bar:
-            progress.losses.append(_learn(learner, step, task, stage, accelerator))
+            progress.losses.append(_learn(learner, step, data, stage, accelerator))
             accelerator.clip_grad_norm_(learner.parameters(), stage.clip)
             optimizer.step()
             schedule.step()
@@ -214,22 +176,22 @@ def train(
 
         candidate: Tagger = averaged.module if averaged is not None else tagger  # type: ignore[assignment]
         dev_f1 = {
-            corpus.name: round(100 * f1_of(candidate, task.tokenizer, corpus.documents, recipe), 3)
-            for corpus in (task.dev if accelerator.is_main_process else ())
+            corpus.name: round(100 * f1_of(candidate, data.tokenizer, corpus.documents, recipe), 3)
+            for corpus in (data.dev if accelerator.is_main_process else ())
         }
         loss = float(np.mean(progress.losses))
         found = [Epoch(epoch, loss, dev_f1, mean(dev_f1.values()) if dev_f1 else 0.0)]
         broadcast_object_list(found)
-        progress = _Progress([*progress.history, found[0]], processes=progress.processes)
+        progress = Progress([*progress.history, found[0]], processes=progress.processes)
         if board:
             print(f"epoch {epoch}: dev F1 {found[0].average:.2f}", dev_f1, flush=True)
             for name, value in {**dev_f1, "average": found[0].average}.items():
                 board.add_scalar(f"dev F1/{name}", value, done)
             board.flush()
-        if accelerator.is_main_process and found[0] == max(progress.history, key=lambda e: e.average):
+        if accelerator.is_main_process and found[0] == progress.best:
             with replaced_folder(best) as new:
                 candidate.save(new)
-                task.tokenizer.save(new / "tokenizer.json")
+                data.tokenizer.save(new / "tokenizer.json")
         _save_state(accelerator, state, progress)
         if watch is not None:
             watch(folder, found[0])
@@ -239,12 +201,12 @@ def train(
     return best
 
 
-def _plan(task: Task, stage: Stage, seed: int, epoch: int) -> list[list[Example]]:
+def _plan(data: TrainingData, stage: Stage, seed: int, epoch: int) -> list[list[Example]]:
     """The batches of one epoch, the same whenever they are made."""
     rng = random.Random(f"{seed}/{epoch}")
-    size = stage.max_length - task.tokenizer.specials
-    windows = list(training_windows(task.examples, size, stage.passages, rng))
-    return batches(windows, stage.batch_tokens, task.tokenizer.specials, rng)
+    size = stage.max_length - data.tokenizer.specials
+    windows = list(training_windows(data.examples, size, stage.passages, rng))
+    return batches(windows, stage.batch_tokens, data.tokenizer.specials, rng)
 
 
 def _count(plan: Sequence[list[Example]], share: int) -> int:
@@ -262,29 +224,36 @@ def _shares(
         yield padded[first : first + accumulate]
 
 
-def _learn(learner: nn.Module, step: Step, task: Task, stage: Stage, accelerator: Accelerator) -> float:
-    """Gradients of one step; returns its loss in this process."""
+def _learn(
+    learner: nn.Module, step: Step, data: TrainingData, stage: Stage, accelerator: Accelerator
+) -> float:
+    """Compute the gradients of one step; returns its loss in this process."""
     losses = []
     for number, rows in enumerate(step):
-        batch = collate(rows, task.tokenizer).to(accelerator.device)
+        batch = Batch.of(rows, data.tokenizer).to(accelerator.device)
         more = number < len(step) - 1
         with accelerator.no_sync(learner) if more else nullcontext():
             with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=stage.precision == "bf16"):
                 logits, hidden = learner(batch)
-            loss = total(_answer(logits.float(), hidden, batch, task.targets, stage), stage.losses)
+            given = _loss_inputs(logits.float(), hidden, batch, data.answers, stage)
+            loss = total(given, stage.losses)
             accelerator.backward(loss / len(step))
         losses.append(loss.item())
     return mean(losses)
 
 
-def _answer(
-    logits: torch.Tensor, hidden: torch.Tensor | None, batch: Batch, targets: Targets | None, stage: Stage
-) -> Answer:
+def _loss_inputs(
+    logits: torch.Tensor,
+    hidden: torch.Tensor | None,
+    batch: Batch,
+    answers: TeacherAnswers | None,
+    stage: Stage,
+) -> LossInputs:
     labelled, known = batch.tags != IGNORED, batch.rows != NO_TARGET
     teacher = logits.new_zeros((0, logits.shape[-1]))
-    if targets is not None:
-        teacher = torch.from_numpy(targets.rows(batch.rows[known].cpu().numpy())).to(logits.device)
-    return Answer(
+    if answers is not None:
+        teacher = torch.from_numpy(answers.rows(batch.rows[known].cpu().numpy())).to(logits.device)
+    return LossInputs(
         logits[labelled],
         batch.tags[labelled],
         logits[known],
@@ -296,7 +265,7 @@ def _answer(
 
 
 def _freeze(tagger: Tagger, stage: Stage, epoch: int) -> None:
-    """Let those parameters learn that an epoch trains."""
+    """Have those parameters learn that an epoch trains, and no other."""
     layers = stage.trained_layers
     if layers >= 0 and stage.unfreeze == "gradual":
         layers += epoch - 1
@@ -305,8 +274,8 @@ def _freeze(tagger: Tagger, stage: Stage, epoch: int) -> None:
         parameter.requires_grad_(tagger.layer_of(name) >= lowest)
 
 
-def _save_state(accelerator: Accelerator, state: Path, progress: _Progress) -> None:
-    """Everything a run goes on from; each process adds its random state to the one folder."""
+def _save_state(accelerator: Accelerator, state: Path, progress: Progress) -> None:
+    """Save all that a training goes on from; each process adds its random state to the one folder."""
     with replaced_folder(state) if accelerator.is_main_process else nullcontext() as new:
         shared = [new]
         broadcast_object_list(shared)
@@ -317,16 +286,12 @@ def _save_state(accelerator: Accelerator, state: Path, progress: _Progress) -> N
     accelerator.wait_for_everyone()
 
 
-def _exhausted(history: Sequence[Epoch], patience: int) -> bool:
-    best = max(history, key=lambda e: e.average, default=None)
-    return best is not None and history[-1].number - best.number >= patience
-
-
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
     """The exponential moving average of the weights after each step, free of those before the first.
 
-    Without that a short training ends where it began: after 250 steps with a decay of 0.998 sixty percent
-    of the average would be the weights of the first. As Adam's moments (Kingma and Ba 2015, section 3).
+    A short training would otherwise end near where it began: after 250 steps with a decay of 0.998, sixty
+    percent of the average would be the weights before the first. The correction is that of Adam's moments
+    (Kingma and Ba 2015, section 3).
     """
 
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor | int) -> None:
@@ -335,26 +300,3 @@ def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor]
             old.lerp_(new, share)
 
     return update
-
-
-def best_f1(folder: Path) -> float:
-    """The average dev F1 of the best epoch of a training, in percent; that epoch is its checkpoint."""
-    history = json.loads((folder / "state/history.json").read_text(encoding="utf-8"))
-    return max(float(epoch["average"]) for epoch in history)
-
-
-def f1_of(tagger: Tagger, tokenizer: Tokenizer, documents: Sequence[Document], recipe: Recipe) -> float:
-    """Entity F1 of a network in training. What is reported later runs through the serving engine."""
-    decoder = Decoder(tags_of(recipe.labels, recipe.scheme), recipe.scheme)
-    encoded = tokenizer.encode([document.text for document in documents])
-    logits = logits_of(
-        tagger, tokenizer, encoded, len(decoder.tags), recipe.export.max_length, recipe.export.stride
-    )
-    found = [
-        [
-            Span(int(text.starts[first]), int(text.ends[last]), label)
-            for first, last, label, _ in decoder.decode(values)
-        ]
-        for text, values in zip(encoded, logits, strict=True)
-    ]
-    return score(found, [document.spans for document in documents], recipe.labels).overall.f1

@@ -12,15 +12,16 @@ from training.recipe import Loss
 
 
 @dataclass(frozen=True)
-class Answer:
+class LossInputs:
     """What a network says of a batch, and what it should say.
 
     Attributes:
-        logits: of the labelled decisions, shape (labelled, tags).
-        tags: of these, shape (labelled,).
-        student: logits of the decisions that the teacher knows, shape (known, tags).
-        teacher: the teacher's log-probabilities of these, shape (known, tags).
-        hidden: mean squared distance of the hidden states, see `Guide`; None without one.
+        logits: the network's for the labelled decisions, shape (labelled, tags).
+        tags: the annotators' for these, shape (labelled,).
+        student: the network's logits for the decisions that the teacher knows, shape (known, tags).
+        teacher: the teacher's log-probabilities for these, shape (known, tags).
+        hidden: mean squared distance of the hidden states, see `HiddenStateLoss`; None where no stage
+            wants it.
         temperature, label_smoothing: the stage's.
     """
 
@@ -33,47 +34,45 @@ class Answer:
     label_smoothing: float
 
 
-def cross_entropy(answer: Answer) -> torch.Tensor:
-    """Of the annotators' tags."""
-    if not len(answer.tags):
-        return answer.logits.sum()
-    return F.cross_entropy(answer.logits, answer.tags, label_smoothing=answer.label_smoothing)
+def cross_entropy(given: LossInputs) -> torch.Tensor:
+    """Cross-entropy of the annotators' tags."""
+    if not len(given.tags):
+        return given.logits.sum()
+    return F.cross_entropy(given.logits, given.tags, label_smoothing=given.label_smoothing)
 
 
-def mse(answer: Answer) -> torch.Tensor:
+def mse(given: LossInputs) -> torch.Tensor:
     """Squared distance of the logits, each side centred on its mean over the tags.
 
     A constant added to all logits changes no probability, so none is learned (Ba and Caruana 2014,
     "Do deep nets really need to be deep?"; the centring makes log-probabilities as good as logits).
     """
-    if not len(answer.teacher):
-        return answer.student.sum()
-    student, teacher = (
-        values - values.mean(-1, keepdim=True) for values in (answer.student, answer.teacher)
-    )
+    if not len(given.teacher):
+        return given.student.sum()
+    student, teacher = (values - values.mean(-1, keepdim=True) for values in (given.student, given.teacher))
     return F.mse_loss(student, teacher)
 
 
-def kl(answer: Answer) -> torch.Tensor:
+def kl(given: LossInputs) -> torch.Tensor:
     """KL divergence from the teacher at a temperature T, times T² so that its gradient keeps its size.
 
     Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network".
     """
-    if not len(answer.teacher):
-        return answer.student.sum()
+    if not len(given.teacher):
+        return given.student.sum()
     student, teacher = (
-        F.log_softmax(values / answer.temperature, -1) for values in (answer.student, answer.teacher)
+        F.log_softmax(values / given.temperature, -1) for values in (given.student, given.teacher)
     )
-    return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * answer.temperature**2
+    return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * given.temperature**2
 
 
-def hidden(answer: Answer) -> torch.Tensor:
+def hidden(given: LossInputs) -> torch.Tensor:
     """Distance of the hidden states (Jiao et al. 2020, "TinyBERT", without its attention maps)."""
-    assert answer.hidden is not None
-    return answer.hidden
+    assert given.hidden is not None
+    return given.hidden
 
 
-LOSSES: Mapping[Loss, Callable[[Answer], torch.Tensor]] = {
+LOSSES: Mapping[Loss, Callable[[LossInputs], torch.Tensor]] = {
     "cross_entropy": cross_entropy,
     "mse": mse,
     "kl": kl,
@@ -81,18 +80,18 @@ LOSSES: Mapping[Loss, Callable[[Answer], torch.Tensor]] = {
 }
 
 
-def total(answer: Answer, weights: Mapping[Loss, float]) -> torch.Tensor:
+def total(given: LossInputs, weights: Mapping[Loss, float]) -> torch.Tensor:
     """The weighted sum of a stage's losses, a scalar."""
-    parts = [weight * LOSSES[name](answer) for name, weight in weights.items() if weight]
+    parts = [weight * LOSSES[name](given) for name, weight in weights.items() if weight]
     return torch.stack(parts).sum()
 
 
-class Guide(nn.Module):
-    """Projections from a student's layers to those of a teacher of the same tokenizer.
+class HiddenStateLoss(nn.Module):
+    """How far a student's hidden states are from those of a teacher with the same tokenizer.
 
-    Student layer `i` of `n` is matched with teacher layer `round(i * m / n)` of `m`, the embeddings
-    with the embeddings. The teacher runs beside the student, without gradients; the projections are
-    trained with the student and dropped after it.
+    A projection takes student layer `i` of `n` to teacher layer `round(i * m / n)` of `m`, and the
+    embeddings to the embeddings. The teacher runs beside the student, without gradients; the projections
+    are trained with the student and dropped after it.
     """
 
     def __init__(self, teacher: Tagger, student: Tagger):

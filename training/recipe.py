@@ -8,10 +8,15 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.labels import Scheme, WordRule
-from training.data.cleaning import CLEANING
-from training.data.readers import READERS
+from training.changes import apply_change
 
 Loss = Literal["cross_entropy", "mse", "kl", "hidden"]
+
+READERS = ("conll", "jsonl", "re3d", "redocred", "uner")
+"""The corpus formats that a recipe may name; `training.data.readers` has a reader for each."""
+
+CLEANING = ("articles", "demonyms", "handles", "names", "nested")
+"""The cleaning steps that a recipe may name; `training.data.cleaning` has a function for each."""
 
 
 class _Table(BaseModel):
@@ -318,11 +323,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 
 def _validated(tables: dict[str, Any], changes: Sequence[str], file: str) -> Recipe:
     for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise ValueError(f"--set {change}: must be table.key=value")
-        table, leaf = _place(tables, key.strip(), change)
-        table[leaf] = _value(value.strip())
+        apply_change(tables, change)
     try:
         return Recipe.model_validate(tables | {"file": file})
     except ValidationError as error:
@@ -331,30 +332,3 @@ def _validated(tables: dict[str, Any], changes: Sequence[str], file: str) -> Rec
             for e in error.errors()
         )
         raise ValueError(f"{file}: {problems}") from None
-
-
-def _place(table: dict[str, Any], key: str, change: str) -> tuple[dict[str, Any], str]:
-    """The table that a dotted key leads to, and its last part. One of several tables goes by its name."""
-    while "." in key:
-        parent, _, key = key.partition(".")
-        found = table.setdefault(parent, {})
-        if isinstance(found, list):
-            entries = {str(entry.get("name")): entry for entry in found if isinstance(entry, dict)}
-            name = next((name for name in entries if key.startswith(f"{name}.")), None)
-            if name is None:
-                raise ValueError(
-                    f"--set {change}: {parent} is no table of the recipe but several; say "
-                    f"{parent}.NAME.key, NAME being {' or '.join(entries)}"
-                )
-            found, key = entries[name], key.removeprefix(f"{name}.")
-        elif not isinstance(found, dict):
-            raise ValueError(f"--set {change}: {parent} is no table of the recipe")
-        table = found
-    return table, key
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text  # a bare word is a string

@@ -17,21 +17,20 @@ from optuna.trial import Trial, TrialState
 
 from app.files import write_whole
 from training.data.corpora import load_train
-from training.distill import (
+from training.progress import Epoch, Say, Watch, best_f1
+from training.recipe import Range, Recipe, Student, Teacher, changed
+from training.stages.distill import distill, distillation_data
+from training.stages.finetune import finetune_seed
+from training.stages.once import claim, processes
+from training.stages.run_folder import (
     CHECKPOINT,
-    claim,
-    distill,
-    finetune,
-    prepare_lesson,
-    processes,
+    data_made_of,
     ready_members,
     student_folder,
     teacher_folder,
     transfer_made_of,
 )
-from training.loop import Epoch, Watch, best_f1
-from training.recipe import Range, Recipe, Student, Teacher, changed
-from training.teacher import Say, member_key
+from training.teacher import member_key
 from training.trials import ERROR, Value, as_changes, complete, counts, draw, spelled, table
 
 FINETUNE = "finetune"
@@ -48,8 +47,8 @@ _RETRY = "retry of"
 _STAGE = 1000
 """Steps of the pruner between two stages, so that the same step is the same epoch in all trials."""
 
-Run = Callable[[Recipe, Watch], Path]
-"""Trains what a trial's recipe says; returns the folder of the stage that counts."""
+TrainTrial = Callable[[Recipe, Watch], Path]
+"""Trains what a trial's recipe says; returns the folder of the training that counts."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def search(recipe: Recipe, student: str | None, say: Say) -> Path:
     for name, one in target.ranges.items():
         for value in one.choices or (one.low, one.high):
             changed(recipe, as_changes({name: value}))  # type: ignore[dict-item]  # both are there
-    run = _prepared(recipe, target, say)
+    train_trial = _prepared(recipe, target, say)
     database = target.folder.with_name(f"{target.name}.db")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
@@ -103,7 +102,7 @@ def search(recipe: Recipe, student: str | None, say: Say) -> Path:
     _resume(study, target, say)
     end = time.monotonic() + 60 * recipe.search.minutes if recipe.search.minutes else None
     while sum(map(counts, study.trials)) < recipe.search.trials and (end is None or time.monotonic() < end):
-        _one_more(study, target, recipe, run, say)
+        _one_more(study, target, recipe, train_trial, say)
         _tidy(study, target)
     page = target.folder.with_name(f"{target.name}.md")
     text = table(study, list(target.ranges), f"Search of {recipe.name}: {target.name}")
@@ -158,13 +157,13 @@ def _touched(key: str, students: Sequence[str]) -> str:
     )
 
 
-def _prepared(recipe: Recipe, target: _Target, say: Say) -> Run:
+def _prepared(recipe: Recipe, target: _Target, say: Say) -> TrainTrial:
     """What trains a trial, with everything made that trials share; claims the target's folder.
 
     Raises:
         ValueError: the folder holds a search that was made with something else.
     """
-    made_of = recipe.model_dump(mode="json", include={"labels", "scheme", "encoder", "train", "dev"})
+    made_of = data_made_of(recipe)
     made_of["search"] = recipe.search.seed, {k: v.model_dump() for k, v in target.ranges.items()}
     if target.name == FINETUNE:
         if not recipe.finetune.seeds:
@@ -173,11 +172,11 @@ def _prepared(recipe: Recipe, target: _Target, say: Say) -> Run:
         claim(target.folder, made_of | {"finetune": recipe.finetune.model_dump(mode="json"), "seed": seed})
         corpora = load_train(recipe)
 
-        def run_finetune(trial: Recipe, watch: Watch) -> Path:
-            finetune(trial, seed, corpora, watch)
+        def tune(trial: Recipe, watch: Watch) -> Path:
+            finetune_seed(trial, seed, corpora, watch)
             return teacher_folder(trial, seed)
 
-        return run_finetune
+        return tune
 
     members = ready_members(recipe)
     made_of |= {
@@ -186,22 +185,24 @@ def _prepared(recipe: Recipe, target: _Target, say: Say) -> Run:
         "transfer": transfer_made_of(recipe.transfer),
     }
     claim(target.folder, made_of)
-    lesson = prepare_lesson(recipe, say)
+    data = distillation_data(recipe, say)
     shared = {
         "finetune": recipe.finetune.model_copy(update={"seeds": ()}),
         "teacher": Teacher(members=tuple(map(str, members))),
     }
 
-    def run_student(trial: Recipe, watch: Watch) -> Path:
+    def teach(trial: Recipe, watch: Watch) -> Path:
         student = _student(trial, target.name)
-        distill(trial.model_copy(update=shared), student, lesson, watch)
+        distill(trial.model_copy(update=shared), student, data, watch)
         return student_folder(trial, student) / ("labelled" if student.labelled else "transfer")
 
-    return run_student
+    return teach
 
 
-def _one_more(study: optuna.Study, target: _Target, recipe: Recipe, run: Run, say: Say) -> None:
-    """Run a trial and note how it went."""
+def _one_more(
+    study: optuna.Study, target: _Target, recipe: Recipe, train_trial: TrainTrial, say: Say
+) -> None:
+    """Train one trial and note how it went."""
     fresh = sum(
         _RETRY not in trial.user_attrs and len(trial.params) == len(target.ranges) for trial in study.trials
     )
@@ -218,8 +219,8 @@ def _one_more(study: optuna.Study, target: _Target, recipe: Recipe, run: Run, sa
         tried = changed(recipe, as_changes(values))
         tried = tried.model_copy(update={"output": str(target.trial(trial.number))})
         try:
-            stage = run(tried, _pruning(trial, tried, target))
-            return best_f1(stage)
+            folder = train_trial(tried, _pruning(trial, tried, target))
+            return best_f1(folder)
         except (ValueError, torch.OutOfMemoryError) as error:  # values that do not go together
             trial.set_user_attr(ERROR, str(error))
             raise
@@ -257,7 +258,7 @@ def _pruning(trial: Trial, recipe: Recipe, target: _Target) -> Watch:
 
 
 def _resume(study: optuna.Study, target: _Target, say: Say) -> None:
-    """See to it that trials which never came to an end are tried again, and go on where they stood."""
+    """Queue trials again that never came to an end; they go on where they stood."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     again = {trial.user_attrs.get(_RETRY) for trial in study.trials}
@@ -273,7 +274,7 @@ def _resume(study: optuna.Study, target: _Target, say: Say) -> None:
 
 
 def _tidy(study: optuna.Study, target: _Target) -> None:
-    """Leave of each finished trial but the best how it went, not its weights."""
+    """Delete the weights of each finished trial but the best; how it went stays."""
     best = study.best_trial.number if complete(study) else None
     for trial in filter(counts, study.trials):
         for state in target.trial(trial.number).rglob("state"):

@@ -18,12 +18,13 @@ from app.engine.text.tokenizer import Tokenizer
 from app.labels import tags_of
 from training.data.corpora import LoadedCorpus, load_held_out
 from training.folders import replaced_folder
-from training.loop import f1_of
+from training.inference import f1_of
 from training.models import load_tagger
-from training.models.tagger import MeasuredTagger, Tagger
+from training.models.tagger import ConfiguredTagger, Tagger
 from training.models.transformer import TransformerTagger
+from training.progress import Say
 from training.recipe import Recipe
-from training.teacher import Say, member_key
+from training.teacher import member_key
 
 SOUP = "soup.json"
 """What a soup's folder says of its members."""
@@ -181,16 +182,16 @@ def _check_alike(checkpoints: Sequence[Path], base: Tagger) -> None:
 
 
 def _described(tagger: Tagger) -> dict[str, Any]:
-    """All that a soup's members share: architecture, tags, measures but for dropout, shapes of weights."""
-    measures: dict[str, Any] = {}
-    if isinstance(tagger, MeasuredTagger):
-        measures = vars(tagger.measures)
+    """All that a soup's members share: architecture, tags, config without dropout, sizes of weights."""
+    config: dict[str, Any] = {}
+    if isinstance(tagger, ConfiguredTagger):
+        config = vars(tagger.config)
     if isinstance(tagger, TransformerTagger):
-        measures = tagger.network.config.to_dict()
+        config = tagger.network.config.to_dict()
     described: dict[str, Any] = {"architecture": tagger.architecture, "tags": tagger.tags}
-    described |= {k: v for k, v in measures.items() if k not in _INCIDENTAL and "dropout" not in k}
-    shapes = {name: tuple(value.shape) for name, value in tagger.state_dict().items()}
-    return described | {f"shape of {name}": shape for name, shape in shapes.items()}
+    described |= {k: v for k, v in config.items() if k not in _INCIDENTAL and "dropout" not in k}
+    sizes = {name: tuple(value.shape) for name, value in tagger.state_dict().items()}
+    return described | {f"shape of {name}": size for name, size in sizes.items()}
 
 
 _INCIDENTAL = ("_name_or_path", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")

@@ -7,7 +7,7 @@ is their mean (Hinton et al. 2015 average the members' distributions, here geome
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,16 +21,18 @@ from app.engine.text.words import Ints, split_words
 from app.files import write_whole
 from app.labels import WordRule
 from app.manifest import MANIFEST, file_hash
-from app.versions.loading.loader import LoadOptions, load_single
+from app.versions.loading.loader import load_single
+from app.versions.loading.options import LoadOptions
 from training.data.encode import NO_TARGET
 from training.inference import logits_of
 from training.models import load_tagger
+from training.progress import Say
 from training.recipe import Recipe
 
 Floats = npt.NDArray[np.float32]
-Say = Callable[[str], None]
 
-_CHUNK = 2_000  # texts between two saves
+_TEXTS_A_SAVE = 2_000
+"""Texts that are labelled between two saves: a kill loses no more."""
 
 
 class Member(Protocol):
@@ -84,17 +86,17 @@ class VersionMember:
             loaded.model.close()
             raise
         self.rule = manifest.words
-        self._predictor = loaded.model
+        self._model = loaded.model
         self._temperature = manifest.temperature
 
     def answer(self, texts: Sequence[str]) -> list[tuple[EncodedText, Floats]]:
-        encoded = self._predictor.tokenizer.encode(texts)
-        logits = self._predictor.logits(texts)
+        encoded = self._model.tokenizer.encode(texts)
+        logits = self._model.logits(texts)
         scaled = (_log_softmax(values[:, self._columns] / self._temperature) for values in logits)
         return list(zip(encoded, scaled, strict=True))
 
     def close(self) -> None:
-        self._predictor.close()
+        self._model.close()
 
 
 def open_member(folder: Path, tags: Sequence[str], recipe: Recipe) -> Member:
@@ -131,7 +133,7 @@ def member_key(folder: Path) -> str:
     return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
 
 
-class Targets:
+class TeacherAnswers:
     """The teacher's answers for the words of some texts.
 
     Args:
@@ -163,7 +165,7 @@ def label(
     recipe: Recipe,
     cache: Path,
     say: Say,
-) -> Targets:
+) -> TeacherAnswers:
     """Have each member label the texts, or go on with it; files in `cache` are keyed by member and texts.
 
     Raises:
@@ -183,27 +185,27 @@ def label(
             finally:
                 member.close()
         files.append(file)
-    return Targets(files, counts)
+    return TeacherAnswers(files, counts)
 
 
 def _label(member: Member, texts: Sequence[str], counts: Sequence[int], tags: int, file: Path) -> None:
-    """Fill one member's array; killed and called again, it goes on after the last whole chunk."""
+    """Fill one member's array; killed and called again, it goes on after the last save."""
     part, mark = file.with_suffix(".part"), file.with_suffix(".json")
     done = json.loads(mark.read_text())["texts"] if mark.exists() and part.exists() else 0
     shape = (sum(counts), tags)
     array = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, None if done else shape)
     bar = tqdm(total=len(texts), initial=done, unit="text", mininterval=10)
     at = sum(counts[:done])
-    for start in range(done, len(texts), _CHUNK):
-        chunk = texts[start : start + _CHUNK]
-        for text, (encoded, values) in zip(chunk, member.answer(chunk), strict=True):
+    for start in range(done, len(texts), _TEXTS_A_SAVE):
+        some = texts[start : start + _TEXTS_A_SAVE]
+        for text, (encoded, values) in zip(some, member.answer(some), strict=True):
             words = split_words(text, member.rule)
             array[at : at + len(words)] = np.nan
             array[at + np.searchsorted(words.starts, encoded.starts)] = values
             at += len(words)
         array.flush()
-        write_whole(mark, json.dumps({"texts": start + len(chunk)}))
-        bar.update(len(chunk))
+        write_whole(mark, json.dumps({"texts": start + len(some)}))
+        bar.update(len(some))
     bar.close()
     part.replace(file)
     mark.unlink(missing_ok=True)

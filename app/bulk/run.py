@@ -1,6 +1,6 @@
 """Run: a corpus through one version, in order, with some requests in flight and checkpoints.
 
-    reader → chunks → predictor.submit, several at once → entities → writer
+    reader → chunks → annotator.submit, several at once → entities → writer
                                                                   → journal, every some seconds
 
 What is read, in flight and rendered is bounded, and so is memory, whatever the corpus. The texts of a chunk
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
-from app.api.requests import render_result
+from app.annotate import Annotator
 from app.bulk.chunks import Chunk, Reader, Reject
 from app.bulk.errors import BadRecord, BulkError, Stopped
 from app.bulk.journal import Journal
@@ -30,9 +30,10 @@ from app.bulk.task import Files, Task
 from app.bulk.writers import Sink, Writer, make_writer
 from app.engine.decoding.entities import Prediction
 from app.engine.memory import hold_little
-from app.engine.model import Model
 from app.errors import InferenceFailed
-from app.versions.loading.loader import LoadedVersion, load_version
+from app.rendering import render
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
 
 _CHUNKS = 3
 _CHARACTERS = 1 << 19
@@ -128,7 +129,7 @@ class _Run:
         self.journal = journal
         self.rate = 0.0
         self._task, self._reader, self._writer, self._rejects = task, reader, writer, rejects
-        self._predictor: Model = loaded.model
+        self._annotator = Annotator(loaded, task.wanted)
         self._stop = stop
         self._flying: deque[_Flight] = deque()
         self._end = Position(journal.number, journal.offset, journal.digest)
@@ -180,7 +181,7 @@ class _Run:
 
     def _sent(self, chunk: Chunk) -> _Flight:
         order = sorted(range(len(chunk.texts)), key=lambda place: len(chunk.texts[place]))
-        return _Flight(chunk, order, self._predictor.submit([chunk.texts[place] for place in order]))
+        return _Flight(chunk, order, self._annotator.submit([chunk.texts[place] for place in order]))
 
     def _full(self, more: Chunk) -> bool:
         """Whether a chunk must wait until others have landed."""
@@ -201,10 +202,10 @@ class _Run:
             except InferenceFailed:
                 chunk, predictions = self._one_by_one(chunk)
         self._flying.popleft()
-        options = self._task.options
+        unit, kept = self._task.offset_unit, self._annotator.kept(predictions)
         answers = [
-            render_result(text, prediction, options)["entities"]
-            for text, prediction in zip(chunk.texts, predictions, strict=True)
+            render(text, prediction.entities, unit)
+            for text, prediction in zip(chunk.texts, kept, strict=True)
         ]
         if answers:
             self._writer.write(chunk.rows, answers)
@@ -224,7 +225,7 @@ class _Run:
         places, predictions, rejects = [], [], list(chunk.rejects)
         for place, text in enumerate(chunk.texts):
             try:
-                predictions += self._predictor.predict([text])
+                predictions += self._annotator.submit([text]).result()
             except InferenceFailed as error:
                 self._failed_in_a_row += 1
                 if self._failed_in_a_row >= _FAILURES:

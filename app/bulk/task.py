@@ -7,8 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from app.api.requests import check_labels
-from app.api.schemas import NerOptions
+from app.annotate import Wanted, check_labels
 from app.bulk.chunks import ENTITIES, Reader
 from app.bulk.errors import BulkError, OutputExists
 from app.bulk.formats import Format
@@ -17,7 +16,8 @@ from app.bulk.lines import Lines
 from app.bulk.parquet import ParquetReader, remove_parts
 from app.bulk.records import CsvReader, JsonlReader, TextReader
 from app.manifest import MANIFEST, file_hash, read_manifest
-from app.versions.loading.loader import LoadOptions
+from app.rendering import OffsetUnit
+from app.versions.loading.options import LoadOptions
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Task:
     Attributes:
         source, output: None for standard input and output.
         field: the JSON field or the column with the text.
-        options: what entities are wanted, in which unit.
+        wanted, offset_unit: which entities, and what their offsets count.
         folder: of the version.
         strict: the first record that cannot be read is an error.
         force: replace an output that is there.
@@ -40,7 +40,8 @@ class Task:
     output: Path | None
     output_format: Format
     field: str
-    options: NerOptions
+    wanted: Wanted
+    offset_unit: OffsetUnit
     folder: Path
     load: LoadOptions
     max_text_chars: int
@@ -70,7 +71,7 @@ class Task:
             raise BulkError(f"{self.output}: is a folder; name a file in it")
         if self.source and self.output and self.output.exists() and self.output.samefile(self.source):
             raise BulkError(f"{self.output}: is the input; name another output")
-        check_labels(self.options.labels, read_manifest(self.folder).labels)
+        check_labels(self.wanted.labels, read_manifest(self.folder).labels)
 
     def setup(self) -> Setup:
         """What must be the same for a run to go on."""
@@ -83,9 +84,9 @@ class Task:
             manifest_sha256=file_hash(self.folder / MANIFEST),
             provider=self.load.provider,
             variant=self.load.variant,
-            labels=self.options.labels,
-            min_score=self.options.min_score,
-            offset_unit=self.options.offset_unit,
+            labels=None if self.wanted.labels is None else list(self.wanted.labels),
+            min_score=self.wanted.min_score,
+            offset_unit=self.offset_unit,
             max_text_chars=self.max_text_chars,
         )
 

@@ -14,20 +14,21 @@ import typer
 from pydantic import ValidationError
 
 from app import __version__
-from app.api.schemas import NerOptions, OffsetUnit
+from app.annotate import Wanted
 from app.bulk.errors import Stopped
 from app.bulk.formats import input_format, output_format
 from app.bulk.run import annotate as annotate_corpus
 from app.bulk.task import Task
 from app.engine.memory import collect_seldom
-from app.engine.runtimes.session import check_installation
+from app.engine.runtimes.table import check_installation
 from app.errors import BadRequest, NerveError, NotFound, SettingsError
 from app.main import load_options
 from app.metrics import Metrics
+from app.rendering import OffsetUnit
 from app.server.serve import run
 from app.settings import Settings, read_settings
 from app.versions.loading.outcomes import Checker
-from app.versions.loading.sandbox import trial
+from app.versions.loading.sandbox import new_version_check, sandbox_load
 from app.versions.rollout.desired import (
     AbortRule,
     Canary,
@@ -101,7 +102,8 @@ def annotate(
         output=written,
         output_format=output_format(written, output_form),
         field=field,
-        options=NerOptions(labels=wanted or None, min_score=min_score, offset_unit=offset_unit),
+        wanted=Wanted(labels=wanted or None, min_score=min_score),
+        offset_unit=offset_unit,
         folder=_version_folder(settings, model or settings.default_model, version),
         load=load_options(settings),
         max_text_chars=settings.max_text_chars,
@@ -234,7 +236,9 @@ def add(
 ) -> None:
     """Copy a version into the models folder, once it has passed its checks."""
     settings = read_settings()
-    manifest = add_version(source, settings.models_dir, load_options(settings))
+    manifest = add_version(
+        source, settings.models_dir, new_version_check(load_options(settings), settings.models_dir)
+    )
     typer.echo(f"added {manifest.name}/{manifest.version}; nerve models activate serves it")
 
 
@@ -247,7 +251,7 @@ def verify(
     repository, failed = Repository(settings.models_dir), False
     for name, version in _versions(repository, which):
         try:
-            trial(repository.path(name, version), load_options(settings))
+            sandbox_load(repository.path(name, version), load_options(settings))
         except NerveError as error:
             failed = True
             typer.echo(f"{name}/{version}\trefused: {error.message}")

@@ -15,20 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.batching.collation import collate
-from app.engine.batching.cost import Cost
 from app.engine.batching.dispatcher import Dispatcher
 from app.engine.batching.execution import Execution
 from app.engine.batching.reading import ReadingThread
 from app.engine.batching.report import Report, ignore
 from app.engine.batching.requests import Request, Row, Text
 from app.engine.batching.runner import Runners
+from app.engine.batching.samples import sample_batches
 from app.engine.decoding.answers import Answers
 from app.engine.decoding.entities import Evidence, Prediction
 from app.engine.decoding.spans import Decoder
 from app.engine.memory import give_memory_back
 from app.engine.priority import give_way
+from app.engine.runtimes.cost import Cost
 from app.engine.runtimes.runtime import Running
-from app.engine.runtimes.tuning import make_batches, measure_cost
+from app.engine.runtimes.tuning import measure_cost
 from app.engine.text.reader import Reader
 from app.engine.text.tokenizer import Tokenizer
 from app.errors import InferenceFailed, NerveError
@@ -274,7 +275,7 @@ def _warm_up(manifest: Manifest, tokenizer: Tokenizer, running: Running) -> Cost
     Raises:
         InferenceFailed: it does not run, or gives something else than its logits.
     """
-    make_batch = make_batches(manifest, tokenizer.frame.pad_id)
+    make_batch = sample_batches(manifest.inputs, tokenizer.frame, manifest.max_length)
     batch = make_batch(2, 16)
     shape = (*next(iter(batch.values())).shape, len(manifest.tags))
     for session in (running.session, running.single):

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
-from prometheus_client import Metric, ProcessCollector
+from prometheus_client import CollectorRegistry, Metric, PlatformCollector, ProcessCollector
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from app.versions.rollout.workers import process_start
+from app.machine import process_start
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that `prometheus_client` reads the folder from, as it is imported."""
@@ -100,6 +100,20 @@ class ServerProcesses(Collector):
         except OSError:  # it was killed, and this worker is about to end
             return 0
         return sum(map(int, stat[_STAT_CHILDREN_CPU])) / os.sysconf("SC_CLK_TCK")
+
+
+def whole_server(process: CollectorRegistry) -> CollectorRegistry:
+    """What the whole server counts, read from the files of all its workers.
+
+    Args:
+        process: what this worker counts; it is in the files too.
+    """
+    folder = Path(os.environ[FOLDER])
+    registry = CollectorRegistry()
+    PlatformCollector(registry=registry)
+    registry.register(AllWorkers(folder))
+    registry.register(ServerProcesses(folder, os.getppid()))
+    return registry
 
 
 def _locked(folder: Path, seconds: float = 10) -> FileLock:

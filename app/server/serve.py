@@ -23,15 +23,16 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from app.engine.runtimes.session import check_installation, choose_provider
+from app.engine.runtimes.table import check_installation, choose_runtime
 from app.errors import NerveError
+from app.machine import SERVER_ID
 from app.main import create_app
+from app.metrics import Metrics
 from app.server.logs import configure_logging
-from app.server.metric_files import FOLDER, fold_dead
+from app.server.metric_files import FOLDER, fold_dead, whole_server
 from app.server.protocol import Protocol
 from app.server.worker_count import choose_workers
 from app.settings import Settings, read_settings
-from app.versions.rollout.workers import SERVER_ID
 
 log = logging.getLogger("nerve")
 
@@ -66,8 +67,8 @@ def run(settings: Settings) -> int:
     """
     configure_logging(settings.log_level, settings.log_format)
     check_installation()
-    if settings.provider == "cuda":
-        choose_provider("cuda", settings.allow_cpu_fallback)
+    if settings.provider != "auto":
+        choose_runtime(settings.provider, settings.allow_cpu_fallback)
     choice = choose_workers(settings)
     log.info("processes: %d (%s)", choice.workers, choice.reason)
     os.environ[_WORKERS] = str(choice.workers)  # where each worker reads its settings from
@@ -80,7 +81,7 @@ def worker_app() -> FastAPI:
     settings = read_settings()
     configure_logging(settings.log_level, settings.log_format)
     try:
-        app = create_app(settings)
+        app = create_app(settings, Metrics(whole_server))
     except NerveError as error:
         log.error("cannot start: %s", error.message)
         sys.exit(STARTUP_FAILURE)

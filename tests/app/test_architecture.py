@@ -1,5 +1,6 @@
 """What may know what: the server is small because these hold."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,33 @@ def test_versions_know_no_http() -> None:
     }
 
 
+def test_annotating_and_rendering_know_no_protocol() -> None:
+    found = loaded_by(["app.annotate", "app.rendering"])
+    assert not found & {"fastapi", "starlette", "uvicorn", "app.api", "app.bulk", "app.main", "app.server"}
+
+
+def test_rendering_and_metrics_know_no_versions() -> None:
+    found = loaded_by(["app.metrics", "app.rendering"])
+    assert not found & {"app.annotate", "app.versions", "app.server", "app.engine.model"}
+
+
+def test_a_dialect_knows_nothing_behind_the_wire() -> None:
+    for module in modules("api/dialects"):
+        source = PACKAGE.parent / (module.replace(".", "/") + ".py")
+        if source.exists():
+            assert not re.search(
+                r"app\.(versions|metrics|engine\.(?!decoding\.entities))", source.read_text()
+            )
+
+
 def test_bulk_knows_no_server_and_needs_no_parquet() -> None:
     found = loaded_by(modules("bulk"))
-    assert not found & {"fastapi", "uvicorn", "app.api", "app.main", "app.server.serve", "pyarrow"}
+    assert not found & {
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "app.api",
+        "app.main",
+        "app.server.serve",
+        "pyarrow",
+    }

@@ -17,14 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.batching.collation import collate
+from app.engine.batching.samples import sample_batches
 from app.engine.decoding.spans import Decoder, ScoredSpan
-from app.engine.runtimes.session import OnnxSession, available_cpus, choose_provider
-from app.engine.runtimes.tuning import make_batches, measure_cost
+from app.engine.runtimes.runtime import Contract, Session
+from app.engine.runtimes.table import choose_runtime
+from app.engine.runtimes.tuning import measure_cost
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.engine.text.windows import Window, cut_windows, stitch
 from app.engine.text.words import Ints
+from app.machine import available_cpus
 from app.manifest import Feature, read_manifest
-from app.versions.loading.loader import choose_variant
+from app.versions.loading.variants import choose_variant
 from tests.bench.report import Options
 from tests.bench.split import best_split
 
@@ -79,17 +82,18 @@ class Offline:
     def __init__(self, options: Options, version: int, threads: Sequence[int] = ()):
         folder = options.models / options.model / str(version)
         self.manifest = read_manifest(folder)
-        provider = choose_provider("auto")
-        self.variant = choose_variant(self.manifest, provider)
+        runtime = choose_runtime("auto")
+        self.variant = choose_variant(self.manifest, runtime)
+        contract = Contract(frozenset(self.manifest.inputs), self.manifest.output, self.manifest.max_length)
         self.cpus = available_cpus()
         self.sessions = {
-            count: OnnxSession(folder / self.variant.file, provider, count, output=self.manifest.output)
+            count: runtime.open(folder / self.variant.file, contract, count)
             for count in threads or sorted({1, self.cpus})
         }
-        self.provider = next(iter(self.sessions.values())).provider
+        self.provider = runtime.provider
         self._tokenizer = Tokenizer.from_file(folder / self.manifest.tokenizer, self.manifest.words)
         self._decoder = Decoder(self.manifest.tags, self.manifest.scheme, self.manifest.temperature)
-        batches = make_batches(self.manifest, self._tokenizer.frame.pad_id)
+        batches = sample_batches(self.manifest.inputs, self._tokenizer.frame, self.manifest.max_length)
         self.cost = {count: measure_cost(session, batches) for count, session in self.sessions.items()}
 
     def best_setting(self, texts: Sequence[str], passes: int = 2) -> Setting:
@@ -181,7 +185,7 @@ class Offline:
     def _batch(self, rows: Sequence[_Row]) -> dict[str, Ints]:
         return collate(rows, self.manifest.inputs, self._tokenizer.frame)
 
-    def _time(self, session: OnnxSession, rows: int, length: int) -> float:
+    def _time(self, session: Session, rows: int, length: int) -> float:
         feature: dict[Feature, int] = {"ids": self._tokenizer.frame.pad_id, "mask": 1}
         batch = {
             name: np.full((rows, length), feature.get(kind, 0), np.int64)

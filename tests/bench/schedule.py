@@ -13,10 +13,10 @@ from itertools import count
 from math import inf
 from random import Random
 
-from app.engine.batching.cost import Cost
 from app.engine.batching.queue import Queue
 from app.engine.batching.size_classes import Flow
-from app.versions.loading.loader import CPU_BATCH_TOKENS
+from app.engine.runtimes.cost import Cost
+from app.engine.runtimes.cpu import BATCH_TOKENS
 from tests.bench.offline import Offline
 from tests.bench.report import Options, table
 from tests.bench.split import best_split
@@ -66,7 +66,7 @@ def run(options: Options) -> None:
         int(path.name) for path in (options.models / options.model).iterdir() if path.name.isdecimal()
     )
     offline = Offline(options, version, [1])
-    machines = {"this machine": (offline.cost[1], CPU_BATCH_TOKENS), "another": (_NEEDS_LARGE, 65_536)}
+    machines = {"this machine": (offline.cost[1], BATCH_TOKENS), "another": (_NEEDS_LARGE, 65_536)}
     for machine, (cost, largest) in machines.items():
         token, pair = 1e6 * cost.per_token, 1e9 * cost.per_token * cost.pair
         print(

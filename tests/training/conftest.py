@@ -40,7 +40,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
 def tuned(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """The same with two students, whose teachers, of two seeds, are trained."""
     from training.recipe import load_recipe
-    from training.run import finetune_stage
+    from training.stages.finetune import finetune_stage
 
     folder = tmp_path_factory.mktemp("tuned")
     finetune_stage(load_recipe(write_recipe(folder, (1, 2), STUDENTS)), lambda line: None)

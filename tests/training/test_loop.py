@@ -20,8 +20,9 @@ from tests.training.toy import toy_corpus
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
 from training.data.encode import encode
-from training.loop import Epoch, Task, Watch, moving_average, train
+from training.loop import TrainingData, moving_average, train
 from training.models.transformer import TransformerTagger, load_tokenizer
+from training.progress import Epoch, Watch
 from training.recipe import Recipe, Stage, load_recipe
 
 Weights = dict[str, torch.Tensor]
@@ -39,7 +40,7 @@ SHORT = Stage(
 
 
 @dataclass(frozen=True)
-class School:
+class Setting:
     """What the tests train on, and with."""
 
     recipe: Recipe
@@ -52,9 +53,9 @@ class School:
         tags = tags_of(self.recipe.labels, self.recipe.scheme)
         return TransformerTagger.from_pretrained(self.recipe.encoder.path, tags, True, dropout, generator)
 
-    def task(self, documents: tuple[Document, ...]) -> Task:
+    def data(self, documents: tuple[Document, ...]) -> TrainingData:
         labels, scheme = self.recipe.labels, self.recipe.scheme
-        return Task(encode(documents, self.tokenizer, scheme, labels), self.tokenizer, [self.dev])
+        return TrainingData(encode(documents, self.tokenizer, scheme, labels), self.tokenizer, [self.dev])
 
     def learn(
         self,
@@ -67,15 +68,15 @@ class School:
         """Train a network in a folder, by `SHORT` with changes; the network as the last step left it."""
         network = network or self.network()
         stage = Stage(**(SHORT.model_dump() | changes))
-        task = self.task(documents or toy_corpus(110, 1).documents)
-        train(network, task, stage, 1, self.recipe, folder, watch)
+        data = self.data(documents or toy_corpus(110, 1).documents)
+        train(network, data, stage, 1, self.recipe, folder, watch)
         return network
 
 
 @pytest.fixture(scope="module")
-def school(toy: Path) -> School:
+def setting(toy: Path) -> Setting:
     recipe = load_recipe(toy / "toy.toml")
-    return School(recipe, load_tokenizer(recipe.encoder.path), toy_corpus(12, 2))
+    return Setting(recipe, load_tokenizer(recipe.encoder.path), toy_corpus(12, 2))
 
 
 def weights_of(network: nn.Module) -> Weights:
@@ -117,26 +118,26 @@ def stop_before(network: TransformerTagger, calls: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(school: School, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with everything that has a state: dropout, an average, two batches a step."""
     folder = tmp_path_factory.mktemp("whole")
-    school.learn(folder, average=0.8, accumulate=2, batch_tokens=64)
+    setting.learn(folder, average=0.8, accumulate=2, batch_tokens=64)
     return folder
 
 
 @pytest.mark.parametrize("calls", [3, 13, 22, 23, 40])
 def test_stopped_anywhere_and_resumed_it_ends_the_same(
-    school: School, whole: Path, tmp_path: Path, calls: int
+    setting: Setting, whole: Path, tmp_path: Path, calls: int
 ) -> None:
     values = {"average": 0.8, "accumulate": 2, "batch_tokens": 64}
-    network = school.network()
+    network = setting.network()
     stop_before(network, calls)
     with pytest.raises(Stopped):
-        school.learn(tmp_path, network, **values)
+        setting.learn(tmp_path, network, **values)
     # TensorBoard orders the files of one second by name, and of one process the tenth before the ninth.
     stopped = int(time.time())
     until(lambda: int(time.time()) > stopped)
-    school.learn(tmp_path, **values)
+    setting.learn(tmp_path, **values)
     assert history_of(tmp_path) == history_of(whole)
     for file in ("checkpoint/model.safetensors", "state/model.safetensors"):
         resumed, expected = load_file(tmp_path / file), load_file(whole / file)
@@ -144,20 +145,20 @@ def test_stopped_anywhere_and_resumed_it_ends_the_same(
     assert scalars(tmp_path) == scalars(whole)
 
 
-def test_a_finished_run_is_left_as_it_is(school: School, tmp_path: Path) -> None:
-    school.learn(tmp_path, epochs=1)
+def test_a_finished_run_is_left_as_it_is(setting: Setting, tmp_path: Path) -> None:
+    setting.learn(tmp_path, epochs=1)
     before = history_of(tmp_path), checkpoint_of(tmp_path)
-    school.learn(tmp_path, epochs=1)
+    setting.learn(tmp_path, epochs=1)
     assert history_of(tmp_path) == before[0]
     assert not moved(before[1], checkpoint_of(tmp_path))
 
 
-def test_a_run_is_not_gone_on_with_by_fewer_processes(school: School, tmp_path: Path) -> None:
-    school.learn(tmp_path, epochs=1)
+def test_a_run_is_not_gone_on_with_by_fewer_processes(setting: Setting, tmp_path: Path) -> None:
+    setting.learn(tmp_path, epochs=1)
     file = tmp_path / "state/progress.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"processes": 2}))
     with pytest.raises(ValueError, match=r"was begun by 2 processes, and 1 cannot go on .* launch 2"):
-        school.learn(tmp_path, epochs=1)
+        setting.learn(tmp_path, epochs=1)
 
 
 def test_loss_and_dev_f1_are_on_the_board(whole: Path) -> None:
@@ -183,10 +184,10 @@ def twins() -> tuple[Document, ...]:
     return tuple(Document(text, text, (Span(0, 4, "PER"),)) for text in texts)
 
 
-def test_accumulated_batches_are_one_large_batch(school: School, tmp_path: Path) -> None:
+def test_accumulated_batches_are_one_large_batch(setting: Setting, tmp_path: Path) -> None:
     def gradient(folder: str, **changes: Any) -> torch.Tensor:
         """Of the first step, all parameters together."""
-        network = school.network(dropout=0.0)
+        network = setting.network(dropout=0.0)
         found: dict[str, torch.Tensor] = {}
         calls = iter(range(changes.get("accumulate", 1) * sum(1 for _ in network.parameters())))
         for name, parameter in network.named_parameters():
@@ -197,7 +198,7 @@ def test_accumulated_batches_are_one_large_batch(school: School, tmp_path: Path)
                     found[name] = parameter.grad.clone()
 
             parameter.register_post_accumulate_grad_hook(keep)
-        school.learn(tmp_path / folder, network, twins(), epochs=1, max_length=64, **changes)
+        setting.learn(tmp_path / folder, network, twins(), epochs=1, max_length=64, **changes)
         return torch.cat([found[name].flatten() for name, _ in network.named_parameters()])
 
     large = gradient("large", batch_tokens=256)
@@ -207,30 +208,32 @@ def test_accumulated_batches_are_one_large_batch(school: School, tmp_path: Path)
     assert (half - large).norm() > 0.02 * large.norm()
 
 
-def test_a_last_step_that_lacks_batches_takes_the_first_ones_again(school: School, tmp_path: Path) -> None:
-    network = school.network()
+def test_a_last_step_that_lacks_batches_takes_the_first_ones_again(
+    setting: Setting, tmp_path: Path
+) -> None:
+    network = setting.network()
     calls = []
     network.register_forward_pre_hook(lambda module, _: calls.append(module.training))
-    school.learn(tmp_path, network, twins()[:3], epochs=1, max_length=64, batch_tokens=64, accumulate=2)
+    setting.learn(tmp_path, network, twins()[:3], epochs=1, max_length=64, batch_tokens=64, accumulate=2)
     assert calls.count(True) == 4
 
 
 @pytest.mark.parametrize(("trained", "lowest"), [(0, 2), (1, 1), (2, 0), (-1, -1)])
 def test_only_layers_that_are_trained_move(
-    school: School, tmp_path: Path, trained: int, lowest: int
+    setting: Setting, tmp_path: Path, trained: int, lowest: int
 ) -> None:
-    network = school.network()
+    network = setting.network()
     before = weights_of(network)
-    school.learn(tmp_path, network, epochs=1, trained_layers=trained, average=0.5)
+    setting.learn(tmp_path, network, epochs=1, trained_layers=trained, average=0.5)
     expected = {name for name in before if network.layer_of(name) >= lowest}
     assert moved(before, weights_of(network)) == expected
     assert moved(before, checkpoint_of(tmp_path)) == expected
 
 
-def test_gradual_thaws_one_more_layer_in_each_epoch(school: School, tmp_path: Path) -> None:
-    network = school.network()
+def test_gradual_thaws_one_more_layer_in_each_epoch(setting: Setting, tmp_path: Path) -> None:
+    network = setting.network()
     seen = [weights_of(network)]
-    school.learn(
+    setting.learn(
         tmp_path,
         network,
         toy_corpus(30, 1).documents,
@@ -244,11 +247,11 @@ def test_gradual_thaws_one_more_layer_in_each_epoch(school: School, tmp_path: Pa
         assert moved(seen[epoch - 1], seen[epoch]) == expected, epoch
 
 
-def test_lower_layers_learn_more_slowly(school: School, tmp_path: Path) -> None:
-    network = school.network(dropout=0.0)
+def test_lower_layers_learn_more_slowly(setting: Setting, tmp_path: Path) -> None:
+    network = setting.network(dropout=0.0)
     before = weights_of(network)
     one_step = {"epochs": 1, "batch_tokens": 256, "max_length": 64, "weight_decay": 0.0}
-    school.learn(tmp_path, network, twins(), **one_step, lr=4e-3, head_lr=1e-3, layer_decay=0.5)
+    setting.learn(tmp_path, network, twins(), **one_step, lr=4e-3, head_lr=1e-3, layer_decay=0.5)
     after = weights_of(network)
     # The first step of Adam moves each weight by its rate, whatever its gradient.
     furthest = dict.fromkeys((-1, 0, 1, 2), 0.0)
@@ -258,10 +261,10 @@ def test_lower_layers_learn_more_slowly(school: School, tmp_path: Path) -> None:
     assert furthest == pytest.approx({2: 1e-3, 1: 4e-3, 0: 2e-3, -1: 1e-3}, rel=0.01)
 
 
-def test_it_stops_when_patience_epochs_bring_nothing_better(school: School, tmp_path: Path) -> None:
-    network = school.network()
+def test_it_stops_when_patience_epochs_bring_nothing_better(setting: Setting, tmp_path: Path) -> None:
+    network = setting.network()
     seen: list[Weights] = []
-    school.learn(
+    setting.learn(
         tmp_path,
         network,
         toy_corpus(30, 1).documents,
@@ -277,8 +280,8 @@ def test_it_stops_when_patience_epochs_bring_nothing_better(school: School, tmp_
     assert moved(best, seen[2])
 
 
-def test_the_checkpoint_is_the_moving_average(school: School, tmp_path: Path) -> None:
-    network = school.network()
+def test_the_checkpoint_is_the_moving_average(setting: Setting, tmp_path: Path) -> None:
+    network = setting.network()
     steps: list[Weights] = []
 
     def keep(module: nn.Module, _: object) -> None:
@@ -286,7 +289,7 @@ def test_the_checkpoint_is_the_moving_average(school: School, tmp_path: Path) ->
             steps.append(weights_of(module))
 
     network.register_forward_pre_hook(keep)
-    school.learn(tmp_path, network, epochs=1, average=0.7)
+    setting.learn(tmp_path, network, epochs=1, average=0.7)
     steps.append(weights_of(network))
     shares = [0.7**age for age in reversed(range(len(steps) - 1))]
     expected = {
@@ -299,11 +302,11 @@ def test_the_checkpoint_is_the_moving_average(school: School, tmp_path: Path) ->
     assert moved(found, steps[-1])
 
 
-def test_a_stage_changes_dropout_where_there_is_some(school: School, tmp_path: Path) -> None:
-    without = school.learn(tmp_path / "without", school.network(dropout=0.0), epochs=1)
-    stilled = school.learn(tmp_path / "stilled", school.network(dropout=0.1), epochs=1, dropout=0.0)
-    never = school.learn(tmp_path / "never", school.network(dropout=0.0), epochs=1, dropout=0.5)
-    with_it = school.learn(tmp_path / "with", school.network(dropout=0.1), epochs=1)
+def test_a_stage_changes_dropout_where_there_is_some(setting: Setting, tmp_path: Path) -> None:
+    without = setting.learn(tmp_path / "without", setting.network(dropout=0.0), epochs=1)
+    stilled = setting.learn(tmp_path / "stilled", setting.network(dropout=0.1), epochs=1, dropout=0.0)
+    never = setting.learn(tmp_path / "never", setting.network(dropout=0.0), epochs=1, dropout=0.5)
+    with_it = setting.learn(tmp_path / "with", setting.network(dropout=0.1), epochs=1)
     assert not moved(weights_of(without), weights_of(stilled))
     assert not moved(weights_of(without), weights_of(never))
     assert moved(weights_of(without), weights_of(with_it))

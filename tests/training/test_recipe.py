@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from app.labels import tags_of
+from training import recipe as tables
+from training.data.cleaning import CLEANING
 from training.data.readers import READERS
 from training.recipe import load_recipe
 
@@ -36,6 +38,11 @@ def own(tmp_path: Path) -> Path:
     path = tmp_path / "own.toml"
     path.write_text(OWN, encoding="utf-8")
     return path
+
+
+def test_a_recipe_may_name_all_that_data_has() -> None:
+    assert set(tables.READERS) == set(READERS)
+    assert set(tables.CLEANING) == set(CLEANING)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -16,10 +16,11 @@ import pytest
 
 from tests.training.toy import write_corpus, write_recipe
 from training.data.corpora import load_train
-from training.distill import finetune, teacher_folder
 from training.models import load_tagger
 from training.recipe import Recipe, load_recipe
 from training.search import search
+from training.stages.finetune import finetune_seed
+from training.stages.run_folder import teacher_folder
 
 STUDENT = """
 [[students]]
@@ -87,7 +88,7 @@ def test_the_line_of_the_best_makes_the_best_recipe(searched: tuple[Recipe, Path
     again = toy(Path(recipe.file).parent, *changes, f'output="{tmp_path}"')
     assert again.finetune.lr == best.params["finetune.lr"]
 
-    finetune(again, 1, load_train(again))
+    finetune_seed(again, 1, load_train(again))
     history = json.loads((teacher_folder(again, 1) / "state/history.json").read_text(encoding="utf-8"))
     assert max(epoch["average"] for epoch in history) == best.value
 
@@ -150,7 +151,7 @@ def test_a_student_is_searched_with_one_teacher_and_one_transfer_set(tmp_path: P
     recipe = toy(tmp_path, HIDDEN, "search.trials=2")
     with pytest.raises(ValueError, match=r"seed-1/checkpoint: not there; nerve-train finetune"):
         search(recipe, None, silent)
-    finetune(recipe, 1, load_train(recipe))
+    finetune_seed(recipe, 1, load_train(recipe))
     text = search(recipe, "toy.tiny", silent).read_text(encoding="utf-8")
     assert "`students.toy.tiny.size.hidden`" in text
     assert len([line for line in text.splitlines() if line.startswith(("| 0", "| 1"))]) == 2
@@ -180,7 +181,7 @@ def test_hopeless_trials_are_ended_early(tmp_path: Path) -> None:
 
 def test_values_that_do_not_go_together_fail_their_trial_alone(tmp_path: Path) -> None:
     ranges = 'search.ranges={"students.toy.tiny.size.KEY" = { choices = [4, 5, 6, 7] }}'
-    finetune(toy(tmp_path), 1, load_train(toy(tmp_path)))
+    finetune_seed(toy(tmp_path), 1, load_train(toy(tmp_path)))
     with pytest.raises(ValueError, match=r"first 3 trials failed, .*a bilstm has no such measure"):
         search(toy(tmp_path, ranges.replace("KEY", "cells")), None, silent)
 

@@ -11,12 +11,12 @@ from app.labels import tags_of
 from tests.training.models.teachers import student, toy_teacher
 from tests.training.toy import write_corpus, write_recipe
 from training.data.corpora import load_train
-from training.distill import finetune
 from training.models import load_tagger
 from training.models.tagger import Tagger
 from training.models.transformer import TransformerTagger
 from training.recipe import Recipe, load_recipe
 from training.soup import average, soup
+from training.stages.finetune import finetune_seed
 from training.teacher import CheckpointMember, member_key, open_member
 
 
@@ -44,7 +44,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, list[Path]]:
     recipe = load_recipe(path, ["finetune.epochs=1"])
     idle = load_recipe(path, ["finetune.epochs=1", "finetune.lr=1e-9", "finetune.head_lr=1e-9"])
     corpora = load_train(recipe)
-    return recipe, [finetune(one, seed, corpora) for one, seed in ((recipe, 1), (recipe, 2), (idle, 3))]
+    return recipe, [
+        finetune_seed(one, seed, corpora) for one, seed in ((recipe, 1), (recipe, 2), (idle, 3))
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,20 @@
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from app.engine.batching.collation import collate
+from app.engine.text.alignment import touched
 from app.engine.text.tokenizer import EncodedText, Tokenizer
-from app.engine.text.windows import cut_windows
+from app.engine.text.windows import Window, cut_windows
 from app.engine.text.words import Ints, split_words
 from app.labels import Scheme, tags_of
+from app.manifest import Feature
 from training.data.documents import Document
+from training.data.tags import spell_spans
 
 IGNORED = -100
 """The tag of sub-tokens that no decision is read from, as `torch.nn.CrossEntropyLoss` skips it."""
@@ -19,8 +24,21 @@ IGNORED = -100
 NO_TARGET = -1
 """The row of sub-tokens that no teacher says anything of."""
 
-NOTHING = np.zeros(0, np.int64)
-"""The tags and rows of an example that is only run."""
+
+class Piece(NamedTuple):
+    """What a network is told of one window of a text (`collate` calls it a row).
+
+    Attributes:
+        ids, shapes: of the window's sub-tokens, see `EncodedText`.
+    """
+
+    ids: Ints
+    shapes: Ints
+
+    @classmethod
+    def of(cls, text: EncodedText, window: Window) -> "Piece":
+        inside = slice(window.start, window.end)
+        return cls(text.ids[inside], text.shapes[inside])
 
 
 @dataclass(frozen=True)
@@ -43,26 +61,21 @@ class Example:
 
 
 def tag_ids(encoded: EncodedText, document: Document, scheme: Scheme, tags: Sequence[str]) -> Ints:
-    """The tag of each decision of a text, shape (decisions,). An entity takes every decision it touches."""
+    """The tag of each decision of a text, shape (decisions,).
+
+    An entity takes every decision it touches that none before it took.
+    """
     index = {tag: number for number, tag in enumerate(tags)}
-    result = np.zeros(len(encoded.firsts), np.int64)
+    taken: list[tuple[int, int, str]] = []
     free = 0
-    before = ""
     for start, end, label in document.spans:
-        first = max(free, int(np.searchsorted(encoded.ends, start, side="right")))
-        last = int(np.searchsorted(encoded.starts, end, side="left")) - 1
-        if first > last:
-            continue
-        touching = first == free and before == label
-        result[first : last + 1] = index[f"I-{label}"]
-        if scheme == "BIOES":
-            result[first], result[last] = index[f"B-{label}"], index[f"E-{label}"]
-            if first == last:
-                result[first] = index[f"S-{label}"]
-        elif scheme == "IOB2" or (scheme == "IOB1" and touching):
-            result[first] = index[f"B-{label}"]
-        free, before = last + 1, label
-    return result
+        first, last = map(int, touched(encoded.starts, encoded.ends, start, end))
+        first = max(free, first)
+        if first <= last:
+            taken.append((first, last, label))
+            free = last + 1
+    spelled = spell_spans(taken, len(encoded.firsts), scheme)
+    return np.array([index[tag] for tag in spelled], np.int64)
 
 
 def encode(
@@ -169,6 +182,10 @@ def _teaches(example: Example) -> bool:
     return bool((example.tags != IGNORED).any() or (example.rows != NO_TARGET).any())
 
 
+INPUTS: dict[str, Feature] = {"input_ids": "ids", "attention_mask": "mask", "word_shape": "word_shape"}
+"""What every tagger's `forward` is given, for `app.engine.batching.collation.collate`."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Tensors of shape (rows, sub-tokens), special tokens and padding included; see `Example`."""
@@ -179,28 +196,21 @@ class Batch:
     tags: torch.Tensor
     rows: torch.Tensor
 
+    @classmethod
+    def of(cls, examples: Sequence[Example], tokenizer: Tokenizer) -> "Batch":
+        """Examples as the engine collates them, with their tags and rows beside."""
+        arrays = collate(examples, INPUTS, tokenizer.frame)
+        before = len(tokenizer.frame.prefix)
+        tags = np.full_like(arrays["input_ids"], IGNORED)
+        rows = np.full_like(tags, NO_TARGET)
+        for number, example in enumerate(examples):
+            inside = slice(before, before + len(example))
+            tags[number, inside], rows[number, inside] = example.tags, example.rows
+        every = {**arrays, "tags": tags, "rows": rows}
+        return cls(**{name: torch.from_numpy(array) for name, array in every.items()})
+
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-
-def collate(examples: Sequence[Example], tokenizer: Tokenizer) -> Batch:
-    """Right-padded tensors with the tokenizer's special tokens around each row."""
-    prefix, suffix = tokenizer.prefix, tokenizer.suffix
-    width = max(map(len, examples)) + tokenizer.specials
-    shape = (len(examples), width)
-    ids = np.full(shape, tokenizer.pad_id, np.int64)
-    mask = np.zeros(shape, np.int64)
-    shapes = np.zeros(shape, np.int64)
-    tags = np.full(shape, IGNORED, np.int64)
-    rows = np.full(shape, NO_TARGET, np.int64)
-    for number, example in enumerate(examples):
-        end = len(prefix) + len(example)
-        ids[number, : end + len(suffix)] = [*prefix, *example.ids, *suffix]
-        mask[number, : end + len(suffix)] = 1
-        shapes[number, len(prefix) : end] = example.shapes
-        tags[number, len(prefix) : len(prefix) + len(example.tags)] = example.tags
-        rows[number, len(prefix) : len(prefix) + len(example.rows)] = example.rows
-    return Batch(*(torch.from_numpy(array) for array in (ids, mask, shapes, tags, rows)))
 
 
 def batches(

@@ -45,7 +45,7 @@ class TaggedFile:
             starts = sentence.starts
             spans = tuple(
                 Span(starts[first], starts[last] + len(sentence.tokens[last]), label)
-                for first, last, label in read_runs(sentence.tags, self.scheme)
+                for first, last, label in read_spans(sentence.tags, self.scheme)
             )
             yield Document(f"{self.path.name}:{sentence.lines[0]}", sentence.text, spans, sentence.group)
 
@@ -73,18 +73,38 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
     return "IOB1" if iob1 < iob2 else "IOB2"
 
 
-def read_runs(tags: Sequence[str], scheme: Scheme) -> list[tuple[int, int, str]]:
+def read_spans(tags: Sequence[str], scheme: Scheme) -> list[tuple[int, int, str]]:
     """(first, last, label) of each entity, positions inclusive. Illegal tags are read as starts."""
-    runs: list[tuple[int, int, str]] = []
+    spans: list[tuple[int, int, str]] = []
     before = "O"
     for at, tag in enumerate(tags):
         if tag != "O":
             if joins(before, tag, scheme):
-                runs[-1] = (runs[-1][0], at, runs[-1][2])
+                spans[-1] = (spans[-1][0], at, spans[-1][2])
             else:
-                runs.append((at, at, split_tag(tag)[1]))
+                spans.append((at, at, split_tag(tag)[1]))
         before = tag
-    return runs
+    return spans
+
+
+def spell_spans(spans: Iterable[tuple[int, int, str]], length: int, scheme: Scheme) -> list[str]:
+    """The tags of `length` positions, what `read_spans` undoes: (first, last, label), positions inclusive.
+
+    In IO two neighbours of one label become one entity. Of two that overlap, the later one is spelled.
+    """
+    tags = ["O"] * length
+    before = (-2, -2, "")
+    for first, last, label in spans:
+        touches = before[1] + 1 == first and before[2] == label
+        tags[first : last + 1] = [f"I-{label}"] * (last + 1 - first)
+        if scheme == "BIOES":
+            tags[first], tags[last] = f"B-{label}", f"E-{label}"
+            if first == last:
+                tags[first] = f"S-{label}"
+        elif scheme == "IOB2" or (scheme == "IOB1" and touches):
+            tags[first] = f"B-{label}"
+        before = first, last, label
+    return tags
 
 
 def illegal_tags(tags: Sequence[str], scheme: Scheme) -> list[int]:

@@ -8,10 +8,9 @@ import gzip
 import hashlib
 import json
 import random
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from app.engine.text.words import Ints, split_words
 from training.data.augmentation import augment
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, text_key
+from training.data.held_out import HeldOut
+from training.data.json_lines import json_lines
 from training.folders import replaced_folder
 from training.recipe import Augmentation, Recipe
 
@@ -31,11 +32,6 @@ BLANK, DUPLICATES, HELD_OUT, OVER = "blank", "duplicates", "held out", "over the
 
 _TEXTS, _SUMMARY = "texts.jsonl.gz", "transfer.json"
 
-_LONG = 6
-"""Words from which on a text is known again inside another."""
-_LETTERS = 12
-"""Letters and digits such a text must have too: "U-P-D-A-T-E-D" is not looked for in "updated"."""
-_WORD = re.compile(r"[^\W_\u3400-\u9fff]+|[\u3400-\u9fff]")  # a Han character is a word by itself
 _COUNTED_TOGETHER = 1000
 
 
@@ -91,7 +87,7 @@ class TransferSet:
         try:
             summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
             with gzip.open(folder / _TEXTS) as lines:
-                texts = tuple(map(json.loads, lines))
+                texts = tuple(text for _, text in json_lines(lines, folder / _TEXTS, "a transfer set"))
             loaded, key = cls(texts, summary["counts"], summary["dropped"]), summary["key"]
         except FileNotFoundError:
             raise FileNotFoundError(
@@ -128,7 +124,7 @@ def build_transfer_set(
         ValueError: a pattern matches no file, or a file is not UTF-8 or damaged; names it.
     """
     transfer = recipe.transfer
-    gathered = _Gathered(_HeldOut(d.text for corpus in held_out for d in corpus.documents))
+    gathered = _Gathered(HeldOut(d.text for corpus in held_out for d in corpus.documents))
     labelled = [d for corpus in train for d in corpus.documents if gathered.take(LABELLED, d.text)]
     whole = len(gathered.texts)
     for origin, text in read_raw(Path(transfer.root), transfer.texts):
@@ -203,7 +199,7 @@ def _variations(
 class _Gathered:
     """Texts that are neither blank nor held out, each once, and how many were not taken."""
 
-    def __init__(self, held_out: "_HeldOut"):
+    def __init__(self, held_out: HeldOut):
         self.texts: list[str] = []
         self.origins: list[str] = []
         self.seen_origins: dict[str, None] = {}
@@ -227,65 +223,6 @@ class _Gathered:
             self.origins.append(origin)
             return True
         return False
-
-
-@dataclass(frozen=True)
-class _Letters:
-    """A text as its key, and where in the key each word starts."""
-
-    key: str
-    starts: tuple[int, ...] = field(repr=False)
-
-    @classmethod
-    def of(cls, text: str) -> "_Letters":
-        starts, end = [], 0
-        for word in _WORD.findall(text.lower()):
-            starts.append(end)
-            end += len(word)
-        return cls(text_key(text), tuple(starts))
-
-    @property
-    def long(self) -> bool:
-        return len(self.starts) >= _LONG and len(self.key) >= _LETTERS
-
-
-class _HeldOut:
-    """The texts of dev and test files, to be known again in others.
-
-    Keys are compared, so tokenized and natural spellings of a sentence are the same. The index leads from
-    twelve letters to the long texts that start so, and to where in long texts a word starts so.
-    """
-
-    def __init__(self, texts: Iterable[str]):
-        self._keys: set[str] = set()
-        self._whole: dict[str, list[str]] = {}
-        self._parts: dict[str, list[tuple[str, int]]] = {}
-        for letters in map(_Letters.of, texts):
-            if letters.key in self._keys:
-                continue
-            self._keys.add(letters.key)
-            if letters.long:
-                self._whole.setdefault(letters.key[:_LETTERS], []).append(letters.key)
-                for start in letters.starts:
-                    place = letters.key, start
-                    self._parts.setdefault(letters.key[start : start + _LETTERS], []).append(place)
-
-    def touches(self, text: str) -> bool:
-        """Whether the text is a held-out one, holds a long one, or is long and part of one."""
-        letters = _Letters.of(text)
-        key = letters.key
-        if key in self._keys:
-            return True
-        if not letters.long:
-            return False
-        if any(other.startswith(key, at) for other, at in self._parts.get(key[:_LETTERS], ())):
-            return True
-        whole = self._whole
-        return any(
-            key.startswith(other, start)
-            for start in letters.starts
-            for other in whole.get(key[start : start + _LETTERS], ())
-        )
 
 
 def _sampled(words: Ints, whole: int, limit: int, rng: random.Random) -> list[int]:

@@ -21,14 +21,18 @@ import onnx
 import torch
 
 from app.engine.decoding.spans import Decoder
-from app.engine.runtimes.session import CPU, OnnxSession, available_cpus
+from app.engine.runtimes.cpu import Cpu
+from app.engine.runtimes.session import CPU, OnnxSession
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.engine.text.windows import cut_windows
 from app.engine.text.words import Ints
 from app.labels import tags_of
+from app.machine import available_cpus
 from app.manifest import Feature, read_manifest
-from app.versions.loading.loader import LoadOptions, choose_variant, load_version
-from training.export.heads import read_head
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
+from app.versions.loading.variants import choose_variant
+from training.models.columns import read_columns
 from training.models.transformer import TransformerTagger, load_tokenizer
 from training.recipe import Recipe
 
@@ -252,7 +256,7 @@ def _version_runner(folder: Path, name: str, threads: int, variant: str, stack: 
 
 def _network(folder: Path, threads: int, variant: str) -> _Network:
     manifest = read_manifest(folder)
-    path = folder / choose_variant(manifest, CPU, variant).file
+    path = folder / choose_variant(manifest, Cpu(), variant).file
     tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
     session = OnnxSession(path, CPU, threads, manifest.output)
     batch = _batch(tokenizer, min(LENGTH, manifest.max_length))
@@ -291,8 +295,8 @@ def _torch_runner(
     stack.callback(torch.set_num_threads, before)
     torch.set_num_threads(threads)
     device = next(tagger.parameters()).device
-    head = read_head(tagger.tags)
-    decoder, columns = Decoder(head.tags, head.scheme), list(head.columns)
+    meaning = read_columns(tagger.tags)
+    decoder, columns = Decoder(meaning.tags, meaning.scheme), list(meaning.numbers)
     size = tagger.network.config.max_position_embeddings - 2 - tokenizer.specials  # RoBERTa skips two
     batch = _batch(tokenizer, LENGTH)
 

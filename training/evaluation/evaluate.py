@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from training.data.corpora import LoadedCorpus
 from training.evaluation.answers import Answers, ask
 from training.evaluation.spans import Scores, score

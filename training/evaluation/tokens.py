@@ -6,10 +6,10 @@ It flatters: most words are `O`. The headline is always the entity score (`spans
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
+from app.engine.text.alignment import touched
 from app.engine.text.words import split_words
 from training.data.documents import Document, Span
+from training.data.tags import spell_spans
 from training.evaluation.spans import Score
 
 
@@ -31,10 +31,6 @@ def token_table(
 
 def _tags(text: str, spans: Iterable[Span]) -> list[str]:
     words = split_words(text)
-    tags = ["O"] * len(words)
-    for start, end, label in spans:
-        first = int(np.searchsorted(words.ends, start, side="right"))
-        last = int(np.searchsorted(words.starts, end, side="left"))
-        for at in range(first, last):
-            tags[at] = f"{'B' if at == first else 'I'}-{label}"
-    return tags
+    touching = [(*touched(words.starts, words.ends, start, end), label) for start, end, label in spans]
+    kept = [(int(first), int(last), label) for first, last, label in touching if first <= last]
+    return spell_spans(kept, len(words), "IOB2")

@@ -1,23 +1,20 @@
 """Packaging an ensemble: a version folder that names its members and holds no network of its own."""
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import ValidationError
 
 from app.labels import tags_of
-from app.manifest import MANIFEST, File, Manifest, Method, file_hash, read_manifest
+from app.manifest import MANIFEST, Manifest, Method, file_hash, read_manifest
 from app.versions.loading.loader import load_version
 from training.evaluation.evaluate import as_text
 from training.export.card import front_matter
 from training.export.golden import choose_golden
-from training.export.package import environment, next_version
-from training.folders import replaced_folder
+from training.export.package import CARD, environment, listed_files, new_version, next_version
 
 _MEANING = {
     "mean": "the mean of their word posteriors",
@@ -25,25 +22,37 @@ _MEANING = {
 }
 
 
+Measure = Callable[[Path], Mapping[str, Any]]
+"""Measures a version in its folder, for its manifest. The card shows `test`, as `evaluate` gives it."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """What answers together, and how.
+
+    Attributes:
+        versions: such as `ner-en/2`, two or more.
+        method: how their answers become one.
+        weights: of each version, positive; None where all are alike.
+    """
+
+    versions: Sequence[str]
+    method: Method = "mean"
+    weights: Sequence[float] | None = None
+
+
 def package_ensemble(
     name: str,
-    members: Sequence[str],
-    weights: Sequence[float] | None,
-    method: Method,
+    members: Members,
     models: Path,
     version: int | None = None,
     description: str = "",
-    metrics: Mapping[str, Any] | None = None,
     candidates: Sequence[str] = (),
 ) -> Path:
     """Publish `<models>/<name>/<version>/`, an ensemble of versions that lie in the same models folder.
 
     Args:
-        members: such as `ner-en/2`, two or more.
-        weights: of each member, positive; None where all are alike.
         version: by default the next free one.
-        metrics: what was measured of it, on `staged` for instance; `test`, as `evaluate` gives it, is
-            shown on the card.
         candidates: texts to choose golden texts from; by default the members' golden texts.
 
     Raises:
@@ -51,18 +60,12 @@ def package_ensemble(
         VersionRefused: a member fails its checks, or they cannot be combined.
         ValueError: a member is not there, there are fewer than two, or weights do not fit them.
     """
-    manifest = ensemble_manifest(name, members, weights, method, models, version, description)
-    return publish_ensemble(manifest, models, metrics, candidates)
+    manifest = ensemble_manifest(name, members, models, version, description)
+    return publish_ensemble(manifest, models, candidates=candidates)
 
 
 def ensemble_manifest(
-    name: str,
-    members: Sequence[str],
-    weights: Sequence[float] | None,
-    method: Method,
-    models: Path,
-    version: int | None = None,
-    description: str = "",
+    name: str, members: Members, models: Path, version: int | None = None, description: str = ""
 ) -> Manifest:
     """The manifest of an ensemble of these members as they are now, before anything was measured.
 
@@ -70,14 +73,14 @@ def ensemble_manifest(
         VersionRefused: a member's manifest is wrong.
         ValueError: a member is not there, there are fewer than two, or weights do not fit them.
     """
-    for member in members:
+    for member in members.versions:
         if not (models / member / MANIFEST).exists():
             raise ValueError(
                 f"member {member}: {models / member} holds no version; name versions that lie in {models}, "
                 "such as ner-en/1"
             )
-    found = {member: read_manifest(models / member) for member in members}
-    hashes = {member: file_hash(models / member / MANIFEST) for member in members}
+    found = {member: read_manifest(models / member) for member in members.versions}
+    hashes = {member: file_hash(models / member / MANIFEST) for member in members.versions}
     if not found:
         raise ValueError("an ensemble needs two or more members, such as ner-en/1; none was named")
     first, *others = found.values()
@@ -97,12 +100,14 @@ def ensemble_manifest(
             words=first.words,
             max_length=first.max_length,
             stride=first.stride,
-            members=tuple(members),
+            members=tuple(members.versions),
             member_hashes=hashes,
-            weights=tuple(weights or ()),
-            method=method,
+            weights=tuple(members.weights or ()),
+            method=members.method,
             lineage={
-                "members": [{"version": member, "manifest_sha256": hashes[member]} for member in members],
+                "members": [
+                    {"version": member, "manifest_sha256": hashes[member]} for member in members.versions
+                ],
                 **environment(),
             },
         )
@@ -111,64 +116,38 @@ def ensemble_manifest(
         raise ValueError(f"{name}: {'; '.join(problems)}") from None
 
 
-@contextmanager
-def staged(manifest: Manifest, models: Path, card: str = "") -> Iterator[Path]:
-    """A folder of an ensemble that is not published yet: it loads, and can be evaluated.
-
-    Args:
-        models: the models folder its members lie in.
-    """
-    with TemporaryDirectory(prefix="ensemble-") as temporary:
-        staging = Path(temporary)
-        folder = staging / manifest.name / str(manifest.version)
-        folder.mkdir(parents=True)
-        for member in manifest.members:
-            (staging / member).parent.mkdir(exist_ok=True)
-            (staging / member).symlink_to((models / member).resolve(), target_is_directory=True)
-        files = {}
-        if card:
-            path = folder / "README.md"
-            path.write_text(card, encoding="utf-8")
-            files[path.name] = File(size=path.stat().st_size, sha256=file_hash(path))
-        text = manifest.model_copy(update={"files": files}).to_json()
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
-        yield folder
-
-
 def publish_ensemble(
     manifest: Manifest,
     models: Path,
-    metrics: Mapping[str, Any] | None = None,
+    measure: Measure | None = None,
     candidates: Sequence[str] = (),
 ) -> Path:
-    """Choose golden texts, write the card, check that it loads, and publish; whole or not at all.
+    """Choose golden texts, measure, write the card, check that it loads, and publish; whole or not at all.
 
     Args:
         manifest: of `ensemble_manifest`, perhaps with another temperature or thresholds.
-        metrics, candidates: see `package_ensemble`.
+        candidates: see `package_ensemble`.
 
     Raises:
         FileExistsError: the version exists; versions never change once published.
         VersionRefused: a member is missing or fails its checks, or they cannot be combined.
     """
-    target = models / manifest.name / str(manifest.version)
-    if target.exists():
-        raise FileExistsError(f"{target}: exists; a version never changes, publish another number")
     members = [read_manifest(models / member) for member in manifest.members]
     texts = [golden.text for member in members for golden in member.golden]
-    with staged(manifest, models) as candidate:
-        loaded = load_version(candidate)
+    with new_version(models, manifest.name, manifest.version, manifest.members) as draft:
+        (draft / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        loaded = load_version(draft)
         try:
             golden = choose_golden([loaded.model], candidates or list(dict.fromkeys(texts)))
         finally:
             loaded.model.close()
-    manifest = manifest.model_copy(update={"golden": golden, "metrics": dict(metrics or {})})
-    with staged(manifest, models, ensemble_card(manifest, members)) as proof:
-        load_version(proof).model.close()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_folder(target) as folder:
-            shutil.copytree(proof, folder, dirs_exist_ok=True)
-    return target
+        metrics = dict(measure(draft)) if measure else {}
+        manifest = manifest.model_copy(update={"golden": golden, "metrics": metrics})
+        (draft / CARD).write_text(ensemble_card(manifest, members), encoding="utf-8")
+        manifest = manifest.model_copy(update={"files": listed_files(draft, [CARD])})
+        (draft / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        load_version(draft).model.close()
+    return models / manifest.name / str(manifest.version)
 
 
 def ensemble_card(manifest: Manifest, members: Sequence[Manifest]) -> str:

@@ -29,15 +29,15 @@ CANDIDATES = (
 """Sentences of our own making, for versions that bring no candidates."""
 
 
-def choose_golden(predictors: Sequence[Model], candidates: Sequence[str]) -> tuple[Golden, ...]:
+def choose_golden(variants: Sequence[Model], candidates: Sequence[str]) -> tuple[Golden, ...]:
     """Texts in which every variant finds the same entities, each with a score of at least 0.9.
 
-    Each text is run alone, as the check at load does. At most ten are kept; the server's own check
-    must be quick.
+    Each text is run alone, as the self-test does at load. At most ten are kept, as each makes a load
+    slower.
     """
     golden: list[Golden] = []
     for text in candidates or CANDIDATES:
-        answers = [predictor.predict([text])[0].entities for predictor in predictors]
+        answers = [variant.predict([text])[0].entities for variant in variants]
         spans = {tuple((e.start, e.end, e.label) for e in entities) for entities in answers}
         sure = all(entity.score >= LEAST_SCORE for entities in answers for entity in entities)
         if answers[0] and len(spans) == 1 and sure:

@@ -3,9 +3,9 @@
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -19,16 +19,25 @@ from app.engine.model import Model
 from app.engine.text.tokenizer import Tokenizer
 from app.labels import Scheme, WordRule
 from app.manifest import Golden, Manifest, Precision
-from app.versions.loading.loader import LoadedVersion, LoadOptions, load_version
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from training.export.card import front_matter
 from training.export.golden import CANDIDATES, choose_golden
-from training.export.heads import read_head
 from training.export.onnx_file import export_onnx, input_names, keep_columns
-from training.export.package import Package, environment, features_of, next_version, write_version
+from training.export.package import (
+    Package,
+    check_free,
+    environment,
+    features_of,
+    fill_version,
+    new_version,
+    next_version,
+)
 from training.export.quantize import quantize_by_row
+from training.models.columns import read_columns
 from training.models.transformer import fast_tokenizer, find_encoder, load_tokenizer
-
-Say = Callable[[str], None]
+from training.progress import Say
 
 _log = logging.getLogger(__name__)
 
@@ -36,27 +45,11 @@ _USUAL_LENGTH = 256
 _SHORTEST = 8
 
 
-def import_checkpoint(
-    checkpoint: str,
-    name: str,
-    models: Path,
-    *,
-    version: int | None = None,
-    scheme: Scheme | None = None,
-    words: WordRule = "bert",
-    precision: Precision = "fp32",
-    languages: Sequence[str] = (),
-    license: str = "",
-    description: str = "",
-    max_length: int | None = None,
-    golden: Sequence[str] = (),
-    say: Say = _log.info,
-) -> Path:
-    """Export a checkpoint, prove that the server would serve it, and publish it as a version.
+@dataclass(frozen=True)
+class ImportOptions:
+    """What an importer is told of a checkpoint, and what it makes of it.
 
-    Args:
-        checkpoint: a folder or hub id.
-        version: its number; the next free one by default.
+    Attributes:
         scheme: how its tags spell entities, where they do not tell: `B` and `I` are read as IOB2
             unless a label has no `B`. Say IOB1 for checkpoints of CoNLL-2003 as it was published.
         words: what carried labels when it was trained. `bert` parts punctuation from words, as most
@@ -69,6 +62,31 @@ def import_checkpoint(
         max_length: the window; by default 256 or what the positions allow.
         golden: sentences in the checkpoint's language to choose golden texts from, in place of English
             ones.
+    """
+
+    scheme: Scheme | None = None
+    words: WordRule = "bert"
+    precision: Precision = "fp32"
+    languages: Sequence[str] = ()
+    license: str = ""
+    description: str = ""
+    max_length: int | None = None
+    golden: Sequence[str] = ()
+
+
+def import_checkpoint(
+    checkpoint: str,
+    name: str,
+    models: Path,
+    options: ImportOptions = ImportOptions(),
+    version: int | None = None,
+    say: Say = _log.info,
+) -> Path:
+    """Export a checkpoint, make sure that the server would serve it, and publish it as a version.
+
+    Args:
+        checkpoint: a folder or hub id.
+        version: its number; the next free one by default.
         say: is told what was found and measured.
 
     Returns:
@@ -79,15 +97,15 @@ def import_checkpoint(
         FileExistsError: the version exists.
         VersionRefused: what was exported does not pass the server's own checks.
     """
-    number = version or next_version(models, name)
+    number, precision = version or next_version(models, name), options.precision
     _check_target(name, number, models, precision)
     source, called = find_encoder(checkpoint), _called(checkpoint)
     config = _config(source)
-    head = read_head(_columns(config, called), scheme)
-    say(f"{called}: labels {', '.join(head.labels)}; scheme {head.scheme}, {head.reason}")
-    fast, tokenizer = fast_tokenizer(source), load_tokenizer(source, words)
-    length = _window(called, _positions(config), fast.model_max_length, max_length)
-    candidates = tuple(golden) or CANDIDATES
+    columns = read_columns(_columns(config, called), options.scheme)
+    say(f"{called}: labels {', '.join(columns.labels)}; scheme {columns.scheme}, {columns.reason}")
+    fast, tokenizer = fast_tokenizer(source), load_tokenizer(source, options.words)
+    length = _window(called, _positions(config), fast.model_max_length, options.max_length)
+    candidates = tuple(options.golden) or CANDIDATES
     _check_vocabulary(called, fast, config.vocab_size)
     unknown = _unknown_words(called, tokenizer, fast.unk_token_id, candidates)
 
@@ -96,8 +114,8 @@ def import_checkpoint(
         fp32, int8 = work / "model.fp32.onnx", work / "model.int8.onnx"
         report = export_onnx(source, fp32, longest=length)
         say(f"fp32: logits within {report['parity_max_abs']:.1e} of PyTorch's")
-        if len(head.columns) < config.num_labels:
-            keep_columns(fp32, head.columns)
+        if len(columns.numbers) < config.num_labels:
+            keep_columns(fp32, columns.numbers)
         files: dict[Precision, Path] = {"fp32": fp32}
         if precision == "int8":
             quantize_by_row(fp32, int8)
@@ -105,48 +123,55 @@ def import_checkpoint(
         tokenizer.save(work / "tokenizer.json")
         package = Package(
             name=name,
-            labels=head.labels,
-            tags=head.tags,
-            scheme=head.scheme,
+            labels=columns.labels,
+            tags=columns.tags,
+            scheme=columns.scheme,
             files=files,
             tokenizer=work / "tokenizer.json",
             inputs=features_of(input_names(fp32), bool(getattr(config, "word_shapes", False))),
             max_length=length,
             stride=length // 4,
-            words=words,
-            description=description or f"{called}, imported.",
-            languages=languages,
-            license=license,
+            words=options.words,
+            description=options.description or f"{called}, imported.",
+            languages=options.languages,
+            license=options.license,
+            lineage={
+                "checkpoint": called,
+                "revision": getattr(config, "_commit_hash", None) or "",
+                "architecture": config.model_type,
+                "scheme": f"{columns.scheme}, {columns.reason}",
+                "words": options.words,
+                "unknown_words": round(unknown, 4),
+                "export": report,
+                **environment(),
+            },
         )
-        texts, agreement = _try(write_version(package, work / "candidate", number), files, candidates)
-        say(_said_of(texts, agreement, len(candidates)))
-        lineage = {
-            "checkpoint": called,
-            "revision": getattr(config, "_commit_hash", None) or "",
-            "architecture": config.model_type,
-            "scheme": f"{head.scheme}, {head.reason}",
-            "words": words,
-            "unknown_words": round(unknown, 4),
-            "export": report,
-            "golden": "chosen" if texts else "none: no text gave entities with scores of 0.9",
-            **({"int8": "by row, 8-bit weights: made for CPUs with VNNI"} if precision == "int8" else {}),
-            **environment(),
-        }
-        package = package.changed(
-            files={precision: files[precision]},
-            golden=texts,
-            variant_metrics={"int8": {"agreement_with_fp32": agreement}},
-            lineage=lineage,
-        )
-        load_version(write_version(package, work / "proof", number)).model.close()
-        card = import_card(package, number, lineage, agreement)
-        return write_version(package, models, number, card)
+        with new_version(models, name, number) as draft:
+            fill_version(draft, package)
+            golden, f1 = _try(draft, files, candidates)
+            say(_said_of(golden, f1, len(candidates)))
+            notes = {"golden": "chosen" if golden else "none: no text gave entities with scores of 0.9"}
+            if precision == "int8":
+                notes["int8"] = "by row, 8-bit weights: made for CPUs with VNNI"
+            package = package.changed(
+                files={precision: files[precision]},
+                golden=golden,
+                variant_metrics={"int8": {"agreement_with_fp32": f1}},
+                lineage={**package.lineage, **notes},
+            )
+            fill_version(draft, package, import_card(package, number, f1))
+            load_version(draft).model.close()
+    return models / name / str(number)
 
 
-def import_card(package: Package, number: int, lineage: Mapping[str, Any], agreement: float | None) -> str:
-    """`README.md` of an imported version, in Markdown."""
-    (precision,) = package.files
-    agreed = "" if agreement is None else f"\nEntities that int8 and fp32 agree on: {agreement:.1%} (F1)."
+def import_card(package: Package, number: int, f1: float | None) -> str:
+    """`README.md` of an imported version, in Markdown.
+
+    Args:
+        f1: of the int8 network's entities against the fp32 network's, where there are both.
+    """
+    (precision,), lineage = package.files, package.lineage
+    agreed = "" if f1 is None else f"\nEntities that int8 and fp32 agree on: {f1:.1%} (F1)."
     return f"""{front_matter(package.license, package.languages)}
 # {package.name}/{number}
 
@@ -171,8 +196,7 @@ def _check_target(name: str, number: int, models: Path, precision: Precision) ->
     pattern = Manifest.model_json_schema()["properties"]["name"]["pattern"]
     if not re.search(pattern, name):
         raise ValueError(f"name {name!r}: a model's name matches {pattern}")
-    if (models / name / str(number)).exists():
-        raise FileExistsError(f"{models / name / str(number)}: exists; a version never changes")
+    check_free(models, name, number)
     if precision not in ("fp32", "int8"):
         raise ValueError(f"precision {precision}: an import makes fp32 or int8")
 
@@ -263,31 +287,31 @@ def _try(
     loaded: list[LoadedVersion] = []
     try:
         loaded.extend(load_version(folder, LoadOptions(variant=precision)) for precision in files)
-        predictors = [one.model for one in loaded]
-        for predictor in predictors:
-            predictor.predict([" ".join(candidates) * 20])  # full windows run too
-        agreement = _agreement(predictors, candidates) if len(predictors) == 2 else None
-        return choose_golden(predictors, candidates), agreement
+        variants = [one.model for one in loaded]
+        for variant in variants:
+            variant.predict([" ".join(candidates) * 20])  # full windows run too
+        f1 = _f1(variants, candidates) if len(variants) == 2 else None
+        return choose_golden(variants, candidates), f1
     finally:
         for one in loaded:
             one.model.close()
 
 
-def _agreement(predictors: Sequence[Model], texts: Sequence[str]) -> float:
+def _f1(variants: Sequence[Model], texts: Sequence[str]) -> float:
     """F1 of one variant's entities against another's; 1 where neither finds any."""
     left, right = (
         {
             (number, entity.start, entity.end, entity.label)
             for number, text in enumerate(texts)
-            for entity in predictor.predict([text])[0].entities
+            for entity in variant.predict([text])[0].entities
         }
-        for predictor in predictors
+        for variant in variants
     )
     return round(2 * len(left & right) / (len(left) + len(right)), 4) if left or right else 1.0
 
 
-def _said_of(golden: Sequence[Golden], agreement: float | None, candidates: int) -> str:
+def _said_of(golden: Sequence[Golden], f1: float | None, candidates: int) -> str:
     said = f"{len(golden)} golden texts"
     if not golden:
         said = f"no golden texts: none of {candidates} sentences gave entities with scores of 0.9"
-    return said if agreement is None else f"int8: {agreement:.1%} of the entities as fp32; {said}"
+    return said if f1 is None else f"int8: {f1:.1%} of the entities as fp32; {said}"

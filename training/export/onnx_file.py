@@ -17,7 +17,7 @@ from transformers import AutoModelForTokenClassification
 from app.engine.runtimes.session import OnnxSession
 from app.engine.text.words import SHAPES
 from training.models import load_tagger
-from training.models.tagger import MEASURES, Tagger
+from training.models.tagger import CONFIG, Tagger
 
 LARGEST_DIFFERENCE = 1e-3
 """Logits of the graph may differ from PyTorch's by this."""
@@ -38,7 +38,7 @@ def export_onnx(checkpoint: str, target: Path, longest: int = 33) -> dict[str, f
         ValueError: the logits differ by more than `LARGEST_DIFFERENCE`, the architecture cannot
             be exported, or the checkpoint lacks weights.
     """
-    if (Path(checkpoint) / MEASURES).exists():
+    if (Path(checkpoint) / CONFIG).exists():
         tagger = load_tagger(Path(checkpoint))
         _export_tagger(tagger, target)
         reference = _tagger_reference(tagger)

@@ -9,17 +9,14 @@ import numpy as np
 import onnx
 
 from app.engine.model import Network
-from app.engine.runtimes.runtime import Running
-from app.engine.runtimes.session import CPU, Logits, OnnxSession
+from app.engine.runtimes.runtime import Logits, Running
+from app.engine.runtimes.session import CPU, OnnxSession
 from app.engine.text.tokenizer import Tokenizer
-from app.manifest import MANIFEST, File, Manifest, Variant, file_hash, read_manifest, verify_files
+from app.manifest import MANIFEST, Manifest, Variant, read_manifest, verify_files
 from app.versions.storage.signatures import SIGNATURE
 from training.export.golden import CANDIDATES
-from training.export.package import next_version
+from training.export.package import CARD, listed_files, new_version, next_version
 from training.export.packing import pack_rows
-from training.folders import replaced_folder
-
-CARD = "README.md"
 
 _BATCH_TOKENS = 512
 """Sub-tokens of a batch."""
@@ -46,11 +43,9 @@ def repack(version: Path, number: int | None = None) -> Path:
     files = {variant.file: None for variant in manifest.variants if variant.precision == "int8"}
     if not files:
         raise ValueError(f"{version}: {where} has no int8 graph, and only int8 graphs are packed")
-    number = number or next_version(version.parent.parent, manifest.name)
-    target = version.parent / str(number)
-    if target.exists():
-        raise FileExistsError(f"{target}: exists; versions never change, choose another number")
-    with replaced_folder(target) as folder:
+    models = version.parent.parent
+    number = number or next_version(models, manifest.name)
+    with new_version(models, manifest.name, number) as folder:
         # A signature is of the old manifest.
         shutil.copytree(version, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SIGNATURE))
         for name in files:
@@ -61,10 +56,7 @@ def repack(version: Path, number: int | None = None) -> Path:
         made = f"Its graph is that of {where}, packed: it gives the same logits, to the bit."
         if (folder / CARD).exists():
             _write_card(folder / CARD, manifest, number, made)
-        listed = {
-            name: File(size=(folder / name).stat().st_size, sha256=file_hash(folder / name))
-            for name in manifest.files
-        }
+        listed = listed_files(folder, manifest.files)
         variants = tuple(
             _resized(variant, listed[variant.file].size) if variant.file in files else variant
             for variant in manifest.variants
@@ -79,7 +71,7 @@ def repack(version: Path, number: int | None = None) -> Path:
             }
         )
         (folder / MANIFEST).write_text(packed.to_json(), encoding="utf-8")
-    return target
+    return models / manifest.name / str(number)
 
 
 def _pack(path: Path, where: str) -> None:
@@ -97,11 +89,11 @@ def _logits(folder: Path, file: str, manifest: Manifest) -> list[Logits]:
     """Of some sentences, as they are served."""
     tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
     session = OnnxSession(folder / file, CPU, 1, manifest.output)
-    predictor = Network(manifest, tokenizer, Running(session, session, 1, CPU, 1, _BATCH_TOKENS))
+    network = Network(manifest, tokenizer, Running(session, session, 1, CPU, 1, _BATCH_TOKENS))
     try:
-        return predictor.logits(CANDIDATES)
+        return network.logits(CANDIDATES)
     finally:
-        predictor.close()
+        network.close()
 
 
 def _resized(variant: Variant, size: int) -> Variant:

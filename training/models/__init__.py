@@ -10,7 +10,7 @@ import torch
 
 from training.models.bilstm import BiLSTMTagger
 from training.models.cnn import CNNTagger
-from training.models.tagger import MEASURES, Size, Tagger, read_measures
+from training.models.tagger import CONFIG, Size, Tagger, read_config
 from training.models.transformer import TransformerTagger
 
 ARCHITECTURES: dict[str, type[Tagger]] = {
@@ -28,9 +28,9 @@ def load_tagger(folder: Path) -> Tagger:
     Raises:
         ValueError: its `tagger.json` names an architecture that there is not, or its weights do not fit.
     """
-    if not (folder / MEASURES).exists():
+    if not (folder / CONFIG).exists():
         return TransformerTagger.load(folder)
-    return _named(read_measures(folder)["architecture"], f"{folder / MEASURES}: ").load(folder)
+    return _named(read_config(folder)["architecture"], f"{folder / CONFIG}: ").load(folder)
 
 
 def student_of(
@@ -39,7 +39,7 @@ def student_of(
     """A smaller network of this architecture that starts from what the teacher knows.
 
     Raises:
-        ValueError: the architecture or a measure in `size` is unknown, or a measure is out of range.
+        ValueError: the architecture or a value in `size` is unknown, or a value is out of range.
     """
     return _named(architecture).student_of(teacher, tags, size, generator)
 

@@ -9,18 +9,18 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from training.models.initialisation import ShapedEmbedding, embedded_student
-from training.models.tagger import MeasuredTagger, Measures, Range, Size, Tagger
+from training.models.tagger import ConfiguredTagger, Range, Size, Tagger, TaggerConfig
 
 
 @dataclass(frozen=True)
-class BiLSTMMeasures(Measures):
-    """Measures of a BiLSTM.
+class BiLSTMConfig(TaggerConfig):
+    """The size of a BiLSTM.
 
     Attributes:
         embedding: columns of the embeddings.
         hidden: cells a direction.
         layers: LSTMs upon each other.
-        dropout: of the embeddings and of each layer's output.
+        dropout: share of the embeddings and of each layer's output that training leaves out.
     """
 
     embedding: int
@@ -29,33 +29,33 @@ class BiLSTMMeasures(Measures):
     dropout: float
 
 
-class BiLSTMTagger(MeasuredTagger):
+class BiLSTMTagger(ConfiguredTagger):
     """A bidirectional LSTM over sub-tokens (Huang et al. 2015, arXiv 1508.01991, without the CRF).
 
     It reads each row at its own length, so padding never reaches the backward direction.
     """
 
     architecture = "bilstm"
-    measured = BiLSTMMeasures
+    config_type = BiLSTMConfig
 
-    def __init__(self, measures: BiLSTMMeasures):
-        super().__init__(measures)
-        self.embeddings = ShapedEmbedding(measures.vocabulary, measures.embedding)
-        widths = [measures.embedding, *[2 * measures.hidden] * measures.layers]
+    def __init__(self, config: BiLSTMConfig):
+        super().__init__(config)
+        self.embeddings = ShapedEmbedding(config.vocabulary, config.embedding)
+        widths = [config.embedding, *[2 * config.hidden] * config.layers]
         self.layers = nn.ModuleList(
-            nn.LSTM(width, measures.hidden, batch_first=True, bidirectional=True) for width in widths[:-1]
+            nn.LSTM(width, config.hidden, batch_first=True, bidirectional=True) for width in widths[:-1]
         )
-        self.dropout = nn.Dropout(measures.dropout)
-        self.classifier = nn.Linear(widths[-1], len(measures.tags))
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(widths[-1], len(config.tags))
 
     @classmethod
     def student_of(
         cls, teacher: Tagger, tags: Sequence[str], size: Size, generator: torch.Generator
     ) -> Self:
-        """A BiLSTM with the teacher's embeddings. Measures are those of `BiLSTMMeasures`.
+        """A BiLSTM with the teacher's embeddings. `size` has the values of `BiLSTMConfig`.
 
         Raises:
-            ValueError: a measure is unknown or out of range.
+            ValueError: a value in `size` is unknown or out of range.
         """
         ranges = {
             "hidden": Range(256, 1, 4096),

@@ -1,4 +1,4 @@
-"""CNN taggers: dilated convolutions of three, made of nothing that int8 is slow at."""
+"""CNN taggers: dilated convolutions of three taps, made of operators that are fast in int8."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from torch import nn
 from torch.nn import functional
 
 from training.models.initialisation import ShapedEmbedding, embedded_student
-from training.models.tagger import MeasuredTagger, Measures, Range, Size, Tagger
+from training.models.tagger import ConfiguredTagger, Range, Size, Tagger, TaggerConfig
 
 
 @dataclass(frozen=True)
-class CNNMeasures(Measures):
-    """Measures of a dilated CNN.
+class CNNConfig(TaggerConfig):
+    """The size of a dilated CNN.
 
     Attributes:
         embedding: columns of the embeddings.
         width: channels of every layer.
-        dilations: of each layer, bottom to top: a sub-token sees its neighbours at that distance.
-        dropout: of the embeddings and of what each layer adds.
+        dilations: for each layer, bottom to top, how many sub-tokens away the neighbours are that it sees.
+        dropout: share of the embeddings and of what each layer adds that training leaves out.
     """
 
     embedding: int
@@ -56,34 +56,34 @@ class DilatedLayer(nn.Module):
         return states + self.dropout(functional.relu(mixed + self.bias))  # type: ignore[no-any-return]
 
 
-class CNNTagger(MeasuredTagger):
+class CNNTagger(ConfiguredTagger):
     """Iterated dilated convolutions (Strubell et al. 2017, arXiv 1702.02098), each with its own weights.
 
     A row's logits depend on that row alone, in int8 to the bit.
     """
 
     architecture = "cnn"
-    measured = CNNMeasures
+    config_type = CNNConfig
 
-    def __init__(self, measures: CNNMeasures):
-        super().__init__(measures)
-        self.embeddings = ShapedEmbedding(measures.vocabulary, measures.embedding)
-        self.widening = nn.Linear(measures.embedding, measures.width)
+    def __init__(self, config: CNNConfig):
+        super().__init__(config)
+        self.embeddings = ShapedEmbedding(config.vocabulary, config.embedding)
+        self.widening = nn.Linear(config.embedding, config.width)
         self.layers = nn.ModuleList(
-            DilatedLayer(measures.width, dilation, measures.dropout) for dilation in measures.dilations
+            DilatedLayer(config.width, dilation, config.dropout) for dilation in config.dilations
         )
-        self.dropout = nn.Dropout(measures.dropout)
-        self.norm = nn.LayerNorm(measures.width)
-        self.classifier = nn.Linear(measures.width, len(measures.tags))
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(config.width)
+        self.classifier = nn.Linear(config.width, len(config.tags))
 
     @classmethod
     def student_of(
         cls, teacher: Tagger, tags: Sequence[str], size: Size, generator: torch.Generator
     ) -> Self:
-        """A CNN with the teacher's embeddings. Measures are those of `CNNMeasures`.
+        """A CNN with the teacher's embeddings. `size` has the values of `CNNConfig`.
 
         Raises:
-            ValueError: a measure is unknown or out of range.
+            ValueError: a value in `size` is unknown or out of range.
         """
         ranges = {
             "width": Range(256, 1, 4096),

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from app.engine.text.words import SHAPES
-from training.models.tagger import MeasuredTagger, Range, Size, Tagger, read_size
+from training.models.tagger import ConfiguredTagger, Range, Size, Tagger, read_size
 
 
 class ShapedEmbedding(nn.Module):
@@ -48,7 +48,7 @@ class ShapedEmbedding(nn.Module):
             self.shapes.weight.copy_(shapes @ axes * scale)
 
 
-E = TypeVar("E", bound=MeasuredTagger)
+E = TypeVar("E", bound=ConfiguredTagger)
 
 
 def embedded_student(
@@ -62,18 +62,18 @@ def embedded_student(
     """A network that reads its teacher's sub-tokens through a `ShapedEmbedding` of the teacher's tables.
 
     Args:
-        kind: has it in `embeddings`, and the measure `embedding` for its columns, 128 by default.
-        ranges: of its other measures.
+        kind: keeps it in `embeddings`; its config has the columns as `embedding`, 128 by default.
+        ranges: what the other values of its config may be.
 
     Raises:
-        ValueError: a measure in `size` is unknown or out of range.
+        ValueError: a value in `size` is unknown or out of range.
     """
     rows, columns = teacher.tables()[0].shape
     values = read_size(
         kind.architecture, size, {"embedding": Range(min(128, columns), 1, columns), **ranges}
     )
     with seeded(generator):
-        student = kind(kind.measured(vocabulary=rows, tags=tuple(tags), **values))
+        student = kind(kind.config_type(vocabulary=rows, tags=tuple(tags), **values))
     embeddings = student.embeddings
     assert isinstance(embeddings, ShapedEmbedding)
     embeddings.copy_from(teacher, generator)

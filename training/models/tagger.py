@@ -1,4 +1,7 @@
-"""Tagger: the contract of every network that can teach or be taught, and how one is kept in a folder."""
+"""Tagger: the contract of every network that can teach or be taught, and how one is kept in a folder.
+
+The contract is `forward(input_ids, attention_mask, word_shape) -> logits`.
+"""
 
 import json
 from abc import ABC, abstractmethod
@@ -11,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-MEASURES = "tagger.json"
-"""What makes a folder one of ours: the architecture and all its measures. Weights lie beside it."""
+CONFIG = "tagger.json"
+"""The file that makes a folder one of ours: the architecture and its config. Weights lie beside it."""
 
 _WEIGHTS = "model.safetensors"
 
 Size = Mapping[str, int | float | str | tuple[int, ...]]
-"""A student's measures, as a recipe gives them."""
+"""How large a student is, as a recipe says it."""
 
 
 class Tagger(nn.Module, ABC):
@@ -65,7 +68,7 @@ class Tagger(nn.Module, ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write weights and measures into a folder, which `load` and `load_tagger` read."""
+        """Write weights and config into a folder, which `load` and `load_tagger` read."""
 
     @classmethod
     @abstractmethod
@@ -80,7 +83,7 @@ class Tagger(nn.Module, ABC):
         """A smaller network that starts from what the teacher knows and reads the same sub-tokens.
 
         Raises:
-            ValueError: a measure is unknown or out of range, or the teacher cannot teach this.
+            ValueError: a value in `size` is unknown or out of range, or the teacher cannot teach this.
         """
 
     def parameter_groups(
@@ -98,51 +101,51 @@ class Tagger(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Measures:
-    """What is needed to make a network but its weights. Each architecture adds its own."""
+class TaggerConfig:
+    """All that is needed to make a network but its weights. Each architecture adds values of its own."""
 
     vocabulary: int
     tags: tuple[str, ...]
 
 
-class MeasuredTagger(Tagger):
-    """A tagger of this package's own making, which its measures describe wholly.
+class ConfiguredTagger(Tagger):
+    """A tagger of this package's own making, which its config describes wholly.
 
-    A subclass sets `measured` to its measures' type and is made from a value of that type.
+    A subclass sets `config_type` and is made from a value of that type.
     """
 
-    measured: ClassVar[Callable[..., Measures]]
+    config_type: ClassVar[Callable[..., TaggerConfig]]
 
-    def __init__(self, measures: Any):
+    def __init__(self, config: Any):
         super().__init__()
-        self.measures = measures
+        self.config = config
 
     @property
     def tags(self) -> tuple[str, ...]:
-        return tuple(self.measures.tags)
+        return tuple(self.config.tags)
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
         save_file(weights, folder / _WEIGHTS)
-        described = {"architecture": self.architecture, **asdict(self.measures)}
-        (folder / MEASURES).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        described = {"architecture": self.architecture, **asdict(self.config)}
+        (folder / CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """A saved tagger, in evaluation mode.
 
         Raises:
-            ValueError: the folder holds another architecture, or weights that do not fit its measures.
+            ValueError: the folder holds another architecture, or weights that do not fit its config.
         """
-        described = read_measures(folder)
+        described = read_config(folder)
         if (found := described.pop("architecture")) != cls.architecture:
-            raise ValueError(f"{folder / MEASURES}: is a {found}, not a {cls.architecture}")
+            raise ValueError(f"{folder / CONFIG}: is a {found}, not a {cls.architecture}")
         values = {
             key: tuple(value) if isinstance(value, list) else value for key, value in described.items()
         }
         try:
-            tagger = cls(cls.measured(**values))
+            tagger = cls(cls.config_type(**values))
             tagger.load_state_dict(load_file(folder / _WEIGHTS))
         except (OSError, RuntimeError, TypeError) as error:
             raise ValueError(
@@ -151,25 +154,25 @@ class MeasuredTagger(Tagger):
         return tagger.eval()
 
 
-def read_measures(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """The contents of a folder's `tagger.json`.
 
     Raises:
         ValueError: it is not what `save` writes.
     """
     try:
-        described = json.loads((folder / MEASURES).read_text(encoding="utf-8"))
+        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         described["architecture"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / MEASURES}: names no architecture; save the tagger again") from error
+        raise ValueError(f"{folder / CONFIG}: names no architecture; save the tagger again") from error
     return dict(described)
 
 
 @dataclass(frozen=True)
 class Range:
-    """Values that a measure may take, and the one it takes where a recipe is silent.
+    """What a value in `size` may be, and what it is where a recipe is silent.
 
-    The type of `default` is that of the measure: int, float, or a tuple whose items are in range.
+    The value has the type of `default`: int, float, or a tuple whose items are in range.
     """
 
     default: Any
@@ -178,10 +181,10 @@ class Range:
 
 
 def read_size(architecture: str, size: Size, ranges: Mapping[str, Range]) -> dict[str, Any]:
-    """Every measure of `ranges`, from `size` or by default.
+    """Every value that `ranges` names, from `size` or by default.
 
     Raises:
-        ValueError: a measure is unknown, of another type or out of range.
+        ValueError: a value is unknown, of another type or out of range.
     """
     if unknown := sorted(set(size) - set(ranges)):
         raise ValueError(

@@ -78,9 +78,9 @@ class Admission:
         if late > 0:
             raise Busy(
                 f"{waiting} sub-tokens wait already, and an answer might take longer than the "
-                f"{max(seconds_left, 0):.1f} s that it may; come again later, or allow more time "
-                "(X-Request-Timeout-Ms, NERVE_REQUEST_TIMEOUT)",
+                f"{max(seconds_left, 0):.1f} s that it may; come again later, or allow more time",
                 retry_after=late * rate,
+                late=True,
             )
 
     def _too_late(self, tokens: int, waiting: int, left: float) -> int:

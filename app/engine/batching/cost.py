@@ -1,6 +1,8 @@
-"""Cost: what a batch costs on this machine."""
+"""Cost: what a batch costs, as the batches that run show."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from app.engine.runtimes.cost import Cost
 
 _MEMORY = 0.995
 """The part of what is known that each batch leaves: some 200 batches count."""
@@ -12,35 +14,6 @@ as if it had taken so many times as long."""
 _PRIOR = 2 * (16, 64, 256)
 """What warm-up found counts as batches of these sizes, for good: batches all of one size say nothing of
 others, and a single one that stalls says little."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of a batch: `fixed + per_token * size`.
-
-    Attributes:
-        padding: what a sub-token of padding takes, as part of a real one: 1 where a network computes as
-            much for it, less in a packed graph.
-        pair: what two sub-tokens of a row take that attention compares, as part of a real one.
-    """
-
-    fixed: float = 5e-4
-    per_token: float = 4e-5
-    padding: float = 1.0
-    pair: float = 0.0
-
-    def size(self, rows: int, longest: int, tokens: int) -> float:
-        """The number of sub-tokens that take as long as a batch: its real ones, padding in part, and pairs.
-
-        Args:
-            tokens: real ones in it; the batch has `rows * longest`, padding included.
-        """
-        padded = rows * longest
-        return tokens + self.padding * (padded - tokens) + self.pair * padded * longest
-
-    def of(self, rows: int, longest: int, tokens: int) -> float:
-        """Seconds of a batch; see `size`."""
-        return self.fixed + self.per_token * self.size(rows, longest, tokens)
 
 
 class CostMeter:

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 from app.engine.batching.admission import Admission
 from app.engine.batching.choice import overtaking
-from app.engine.batching.cost import Cost, CostMeter
+from app.engine.batching.cost import CostMeter
 from app.engine.batching.queue import Queue
 from app.engine.batching.rate import Rate
 from app.engine.batching.requests import Request, Row
 from app.engine.batching.size_classes import Flow
+from app.engine.runtimes.cost import Cost
 from app.errors import NotReady
 
 CLOSED = "this model version is closed; send the request again"

@@ -74,6 +74,19 @@ class EncodedTexts(NamedTuple):
         ]
 
 
+def touched(starts: Ints, ends: Ints, start: Ints | int, end: Ints | int) -> tuple[Ints, Ints]:
+    """The first and the last unit (word or decision) that shares a character with `start:end`.
+
+    Args:
+        starts, ends: where each unit starts and ends, ascending and without overlap, shape (units,).
+        start, end: the stretch, or many, all in code points.
+
+    Returns:
+        Both inclusive. A stretch that touches no unit has a first one behind its last.
+    """
+    return np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left") - 1
+
+
 def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -> EncodedTexts:
     """Join the sub-tokens of texts to their words.
 
@@ -91,8 +104,7 @@ def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -
     offsets = offsets + bases[:-1].repeat(token_counts)
 
     borders = np.searchsorted(words.starts, bases)  # each text's first word
-    first = np.searchsorted(words.ends, offsets[0], side="right")
-    last = np.searchsorted(words.starts, offsets[1], side="left") - 1
+    first, last = touched(words.starts, words.ends, *offsets)
     real = np.flatnonzero(first <= last)  # the others hold no character, or blanks alone
 
     tokens = np.zeros((2, len(ids)), np.int64)

@@ -200,14 +200,14 @@ class Change(_Frozen):
 class InvalidDeployment(RequestError):
     """A change that contradicts itself or what is deployed."""
 
-    status = 422
+    kind = "unprocessable"
     code = "invalid_deployment"
 
 
 class GenerationChanged(RequestError):
     """Somebody else changed the deployment meanwhile."""
 
-    status = 412
+    kind = "precondition"
     code = "generation_changed"
 
 

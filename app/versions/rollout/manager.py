@@ -3,22 +3,24 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
 from app.engine.decoding.entities import Prediction
 from app.errors import NerveError, NotReady
 from app.manifest import Manifest
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion, LoadOptions
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.options import LoadOptions
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.canary import CanaryWatch, chosen
 from app.versions.rollout.desired import DeploymentStore
 from app.versions.rollout.reconciler import Reconciler
-from app.versions.rollout.registry import Lease, Registry
+from app.versions.rollout.registry import Lease as Held
+from app.versions.rollout.registry import Registry
 from app.versions.rollout.workers import ModelReport, Workers
 from app.versions.storage.repository import Repository
 
@@ -50,28 +52,27 @@ class VersionStatus:
     loaded: LoadedVersion | None = None
 
 
-class Lent:
-    """A version that one request is answered with: `with lent as version`."""
+class Lease:
+    """The right to use a loaded version for one request."""
 
-    def __init__(self, shelf: Registry, lease: Lease, watch: CanaryWatch | None, by_canary: bool):
-        self._shelf, self._lease = shelf, lease
+    def __init__(self, shelf: Registry, held: Held, watch: CanaryWatch | None, by_canary: bool):
+        self.loaded = held.loaded
+        self._shelf, self._held = shelf, held
         self._watch, self._by_canary = watch, by_canary
         self._started = time.perf_counter()
 
-    def __enter__(self) -> LoadedVersion:
-        return self._lease.loaded
+    def release(self, failed: bool | None = None) -> None:
+        """End it.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give it back, and let the canary's rule know of an answer or a failure of the server's."""
-        self._shelf.give_back(self._lease)
-        failed = isinstance(error, Exception) and getattr(error, "status", 500) in (500, 504)
-        if self._watch and (failed or error is None):
+        Args:
+            failed: whether the server failed the request; None where that says nothing of a canary.
+        """
+        self._shelf.give_back(self._held)
+        if self._watch and failed is not None:
             self._watch.record(self._by_canary, time.perf_counter() - self._started, failed)
 
 
-class ModelManager:
+class VersionManager:
     """Serves the versions of one models folder. `start` begins, `close` ends.
 
     Args:
@@ -98,6 +99,7 @@ class ModelManager:
         self.workers = Workers(store.folder)
         self._metrics = metrics
         self._poll_seconds = poll_seconds
+        self._told: set[tuple[str, str]] = set()
         self._checker = Checker(repository, options, metrics)
         self._roles = Reconciler(repository, store, self._checker, metrics, max_pinned, self._tell)
         self.operations = self._roles.operations
@@ -128,12 +130,12 @@ class ModelManager:
 
     # requests
 
-    def lend(
+    def lease(
         self,
         name: str,
         version: int | None = None,
         key: Callable[[str], str | None] = lambda sticky: None,
-    ) -> Lent | None:
+    ) -> Lease | None:
         """A version to answer one request with: the one that is pinned, else the canary or the stable one.
 
         Args:
@@ -154,7 +156,7 @@ class ModelManager:
         by_canary = lease is not None
         lease = lease or shelf.lend(name, version)
         if lease:
-            return Lent(shelf, lease, tryout.watch if tryout else None, by_canary)
+            return Lease(shelf, lease, tryout.watch if tryout else None, by_canary)
         if version is None:
             self.repository.require(name)
             problem = self.problem(name) or "it is still being loaded"
@@ -162,18 +164,20 @@ class ModelManager:
         return None
 
     @contextmanager
-    def lease(self, name: str, version: int | None = None) -> Iterator[LoadedVersion]:
-        """As `lend`, for callers that may wait: a pinned version that is not loaded is.
+    def leased(self, name: str, version: int | None = None) -> Iterator[LoadedVersion]:
+        """As `lease`, for callers that may wait: a pinned version that is not loaded is.
 
         Raises:
             NotFound: unknown model or version. VersionRefused: the pinned version fails its checks.
             NotReady: nothing serves under this name yet.
         """
-        while (lent := self.lend(name, version)) is None:
+        while (lease := self.lease(name, version)) is None:
             assert version is not None
             self.load_pinned(name, version)
-        with lent as loaded:
-            yield loaded
+        try:
+            yield lease.loaded
+        finally:
+            lease.release()
 
     def load_pinned(self, name: str, version: int) -> None:
         """Load a version that a request pins; the least recently used one makes room.
@@ -183,13 +187,23 @@ class ModelManager:
         """
         self._roles.pin(name, version)
 
-    def copy(self, served: LoadedVersion, texts: Sequence[str], answers: Sequence[Prediction]) -> None:
+    def shadow(self, served: LoadedVersion, texts: Sequence[str], answers: Sequence[Prediction]) -> None:
         """Let shadows have a copy of a request that was answered by the stable version. Returns at once."""
         name = served.manifest.name
         shadows = self._roles.shadows.get(name)
         if shadows and served is self._roles.shelf.get(name):
             for shadow in list(shadows.values()):
                 shadow.offer(texts, answers, served)
+
+    def refresh_queues(self) -> None:
+        """Tell how much waits for each version that is loaded in this process."""
+        waiting: Counter[tuple[str, str]] = Counter(dict.fromkeys(self._told, 0))
+        for name in self._roles.shelf.names():
+            for loaded in self._roles.shelf.loaded(name).values():
+                waiting[name, str(loaded.manifest.version)] += loaded.model.waiting_tokens
+        for of, tokens in waiting.items():
+            self._metrics.queue_tokens.labels(*of).set(tokens)
+        self._told = {of for of, tokens in waiting.items() if tokens}
 
     # status
 
@@ -247,7 +261,7 @@ class ModelManager:
             self._look(name, "look", self._roles.converge)
         self._looked.set()
         self._tell()
-        self._metrics.refresh()
+        self.refresh_queues()
 
     def check(self) -> None:
         """Try versions that are new or have changed since they were tried."""

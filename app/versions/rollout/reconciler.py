@@ -14,7 +14,7 @@ from weakref import WeakSet
 from app.engine.model import Model
 from app.errors import NerveError
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.canary import CanaryWatch, Tryout
 from app.versions.rollout.desired import Deployment, DeploymentStore, StateUnreadable
@@ -335,15 +335,28 @@ class Reconciler:
     def _open(self, name: str, version: int, background: bool = False) -> LoadedVersion:
         """A version loaded to answer requests; `_close` is its end."""
         loaded = self._checker.load(name, version, background)
-        self._metrics.loaded(loaded)
+        self._metrics.model_info.labels(*_info(loaded)).inc()
         return loaded
 
     def _close(self, loaded: LoadedVersion) -> None:
         loaded.close()
-        self._metrics.closed(loaded)
+        self._metrics.model_info.labels(*_info(loaded)).dec()
 
     def _serve(self, loaded: LoadedVersion) -> None:
         name, version = loaded.manifest.name, loaded.manifest.version
         if self.shelf.serve(loaded):
             self._metrics.swaps.labels(name, "swapped").inc()
             log.info("%s/%d serves", name, version)
+
+
+def _info(loaded: LoadedVersion) -> tuple[str, ...]:
+    """The labels of `nerve_model_info`."""
+    manifest = loaded.manifest
+    return (
+        manifest.name,
+        str(manifest.version),
+        loaded.variant.precision,
+        loaded.provider,
+        str(loaded.threads),
+        str(loaded.runs),
+    )

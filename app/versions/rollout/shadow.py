@@ -19,7 +19,7 @@ from app.engine.decoding.entities import Entity, Prediction
 from app.engine.priority import give_way
 from app.errors import NerveError
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 
 log = logging.getLogger("nerve.lifecycle")
 

@@ -16,9 +16,9 @@ import httpx
 import psutil
 
 from app.versions.rollout.desired import DeploymentStore
-from tests.app.api.test_admin import put, show, state
-from tests.app.versions.loading.test_sandbox import endless
+from tests.deployments import put, show, state
 from tests.servers import nerve, serving, until
+from tests.slow_graphs import endless
 from tests.tiny import POISON, write_tiny_version
 
 

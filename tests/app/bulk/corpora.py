@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from app.api.schemas import NerOptions
+from app.annotate import Wanted
 from app.bulk.formats import input_format, output_format
 from app.bulk.task import Task
-from app.versions.loading.loader import LoadOptions
+from app.versions.loading.options import LoadOptions
 
 NAMES = ("Angela Merkel", "IBM", "New York", "nobody", "北京", "🗼")
 
@@ -35,7 +35,8 @@ def task(models: Path, source: Path | None, output: Path | None, **changes: Any)
         "output": output,
         "output_format": output_format(output, forms["output_form"]),
         "field": "text",
-        "options": NerOptions(),
+        "wanted": Wanted(),
+        "offset_unit": "codepoint",
         "folder": models / "ner-en/1",
         "load": LoadOptions(provider="auto", threads=1),
         "max_text_chars": 10_000,

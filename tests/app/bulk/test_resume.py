@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.api.schemas import NerOptions
+from app.annotate import Wanted
 from app.bulk.chunks import CHUNK_TEXTS
 from app.bulk.errors import BulkError, JournalDiffers, OutputExists
 from app.bulk.journal import Journal
@@ -196,7 +196,7 @@ def test_what_was_begun_otherwise_is_told_and_may_be_thrown_away(
     with pytest.raises(
         JournalDiffers, match=r"min_score was 0\.0 and is 0\.5; .*; give what it was begun with"
     ):
-        annotate(task(models_dir, read, output, options=NerOptions(min_score=0.5)))
+        annotate(task(models_dir, read, output, wanted=Wanted(min_score=0.5)))
     with pytest.raises(JournalDiffers, match="max_text_chars was 1000000 and is 10000"):
         annotate(task(models_dir, read, output))
     os.utime(read, (1, 1))

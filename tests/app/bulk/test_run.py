@@ -6,26 +6,29 @@ from typing import Any
 
 import pytest
 
-from app.api.requests import render_result
-from app.api.schemas import NerOptions
+from app.annotate import Annotator, Wanted
 from app.bulk.errors import BadRecord, BulkError, OutputExists
 from app.bulk.run import annotate
 from app.errors import InferenceFailed, Unprocessable, VersionRefused
+from app.rendering import OffsetUnit, render
 from app.versions.loading.loader import load_version
 from tests.app.bulk.corpora import read_corpus, rejected, task, texts, write_corpus
 from tests.tiny import POISON, TEXT
 
-EVERYTHING = NerOptions()
+EVERYTHING = Wanted()
 
 
-def entities(models: Path, of: list[str], options: NerOptions = EVERYTHING) -> list[list[dict[str, Any]]]:
+def entities(
+    models: Path, of: list[str], wanted: Wanted = EVERYTHING, unit: OffsetUnit = "codepoint"
+) -> list[list[dict[str, Any]]]:
     """As `POST /ner` has them."""
     loaded = load_version(models / "ner-en/1")
     try:
-        found = loaded.model.predict(of)
+        annotator = Annotator(loaded, wanted)
+        found = annotator.kept(annotator.submit(of).result())
     finally:
         loaded.close()
-    return [render_result(text, one, options)["entities"] for text, one in zip(of, found, strict=True)]
+    return [render(text, one.entities, unit) for text, one in zip(of, found, strict=True)]
 
 
 @pytest.mark.parametrize("source", ["in.txt", "in.txt.gz", "in.csv", "in.csv.gz", "in.parquet"])
@@ -56,10 +59,10 @@ def test_what_was_in_a_json_record_comes_out_to_the_byte(models_dir: Path, tmp_p
 def test_a_field_and_options_may_be_named(models_dir: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(json.dumps({"body": "🗼 " + TEXT}))
-    options = NerOptions(labels=["ORG", "LOC"], min_score=0.99, offset_unit="utf16")
-    annotate(task(models_dir, source, output, field="body", options=options))
+    wanted = Wanted(labels=["ORG", "LOC"], min_score=0.99)
+    annotate(task(models_dir, source, output, field="body", wanted=wanted, offset_unit="utf16"))
     (record,) = read_corpus(output)
-    assert record["entities"] == entities(models_dir, [record["body"]], options)[0]
+    assert record["entities"] == entities(models_dir, [record["body"]], wanted, "utf16")[0]
     found = [(entity["text"], entity["start"]) for entity in record["entities"]]
     assert ("IBM", 3 + TEXT.index("IBM")) in found
     assert "Angela Merkel" not in dict(found)
@@ -288,7 +291,7 @@ def test_a_column_must_hold_text(models_dir: Path, tmp_path: Path) -> None:
 def test_labels_and_versions_that_are_not_there(models_dir: Path, tmp_path: Path) -> None:
     source, output = write_corpus(tmp_path / "in.txt", ["IBM"]), tmp_path / "out.jsonl"
     with pytest.raises(Unprocessable, match=r"no label 'DOG' \(it has PER, ORG, LOC\)"):
-        annotate(task(models_dir, source, output, options=NerOptions(labels=["DOG"])))
+        annotate(task(models_dir, source, output, wanted=Wanted(labels=["DOG"])))
     with pytest.raises(VersionRefused, match="ner-en/7"):
         annotate(task(models_dir, source, output, folder=models_dir / "ner-en/7"))
 

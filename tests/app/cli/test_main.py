@@ -7,18 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnxruntime
 import pytest
 
 from app import __version__
-from app.engine.runtimes.session import CUDA
 from app.versions.rollout.desired import AbortRule, DeploymentStore, Shadow
+from tests.runtimes import no_cuda
 from tests.servers import environment, nerve, serving
 from tests.tiny import TEXT, edit_manifest, write_tiny_version
-
-no_cuda = pytest.mark.skipif(
-    CUDA in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
-)
 
 
 def test_version(models_dir: Path) -> None:

@@ -16,7 +16,8 @@ from onnx.numpy_helper import from_array
 from app.engine.batching.report import BatchReport
 from app.engine.decoding.entities import Prediction
 from app.engine.model import Network
-from app.engine.runtimes.session import Arrays, Logits, OnnxSession
+from app.engine.runtimes.runtime import Arrays, Logits
+from app.engine.runtimes.session import OnnxSession
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.errors import Busy, DeadlineExceeded, InferenceFailed, NotReady
 from app.manifest import read_manifest

@@ -18,15 +18,15 @@ from training.data.documents import Document, Span
 from training.data.encode import (
     IGNORED,
     NO_TARGET,
+    Batch,
     Example,
     batches,
-    collate,
     encode,
     encode_raw,
     tag_ids,
     training_windows,
 )
-from training.data.tags import illegal_tags, read_runs
+from training.data.tags import illegal_tags, read_spans
 
 
 def tokenizer() -> Tokenizer:
@@ -59,7 +59,7 @@ def test_spans_become_tags_and_spans_again(scheme: Scheme, text: str, data: st.D
     spans = tuple(Span(int(encoded.starts[a]), int(encoded.ends[b]), label) for a, b, label in meant)
     names = tags_of(LABELS, scheme)
     tags = [names[number] for number in tag_ids(encoded, Document("d", text, spans), scheme, names)]
-    assert read_runs(tags, scheme) == meant
+    assert read_spans(tags, scheme) == meant
     assert not illegal_tags(tags, scheme)
 
 
@@ -194,7 +194,7 @@ def test_batches_are_the_same_for_the_same_seed() -> None:
 def test_a_batch_is_padded_on_the_right_between_special_tokens() -> None:
     documents, rows = [Document("d", "ab"), Document("d", "a")], [np.array([5]), np.array([NO_TARGET])]
     made = encode(documents, TOKENIZER, "IO", LABELS, rows)
-    batch = collate(made, TOKENIZER)
+    batch = Batch.of(made, TOKENIZER)
     a, b = TOKENIZER.encode(["ab"])[0].ids.tolist()
     assert batch.input_ids.tolist() == [[2, a, b, 3], [2, a, 3, 0]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]

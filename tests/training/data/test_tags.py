@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from app.labels import Scheme
 from tests.training.data.tagging import SCHEMES, Tagged, sentences, spell
-from training.data.tags import detect_scheme, illegal_tags, plain_tag, read_runs
+from training.data.tags import detect_scheme, illegal_tags, plain_tag, read_spans, spell_spans
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -12,7 +12,7 @@ from training.data.tags import detect_scheme, illegal_tags, plain_tag, read_runs
 def test_what_is_spelled_is_read(scheme: Scheme, tagged: Tagged) -> None:
     assume(scheme != "IO" or not tagged.touch())
     tags = spell(tagged, scheme)
-    assert read_runs(tags, scheme) == tagged.runs
+    assert read_spans(tags, scheme) == tagged.runs
     assert illegal_tags(tags, scheme) == []
 
 
@@ -22,7 +22,7 @@ def test_the_detected_scheme_reads_what_was_meant(scheme: Scheme, corpus: list[T
     assume(scheme != "IO" or not any(tagged.touch() for tagged in corpus))
     tags = [spell(tagged, scheme) for tagged in corpus]
     detected = detect_scheme(tags)
-    assert [read_runs(one, detected) for one in tags] == [tagged.runs for tagged in corpus]
+    assert [read_spans(one, detected) for one in tags] == [tagged.runs for tagged in corpus]
     assert not any(illegal_tags(one, detected) for one in tags)
 
 
@@ -81,4 +81,10 @@ def test_illegal_tags_are_found(tags: list[str], scheme: Scheme, positions: list
 
 
 def test_an_illegal_tag_is_read_as_a_start() -> None:
-    assert read_runs(["O", "I-PER", "I-LOC"], "IOB2") == [(1, 1, "PER"), (2, 2, "LOC")]
+    assert read_spans(["O", "I-PER", "I-LOC"], "IOB2") == [(1, 1, "PER"), (2, 2, "LOC")]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@given(tagged=sentences())
+def test_spans_are_spelled_as_corpora_spell_them(scheme: Scheme, tagged: Tagged) -> None:
+    assert spell_spans(tagged.runs, len(tagged.tokens), scheme) == spell(tagged, scheme)

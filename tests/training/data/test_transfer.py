@@ -79,44 +79,6 @@ def test_every_text_is_counted_or_dropped(tmp_path: Path) -> None:
     assert made.dropped == {"blank": 2, "duplicates": 2, "held out": 1, "over the limit": 0}
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "dora waited",
-        "The Tern flew over the old, grey harbour",
-        '"The tern flew over the old grey harbour," said Ida.',
-        "Emil, however, didn't come home; nobody asked why.",
-        "He said: Emil however did n't come home",
-        "flew over the old grey harbour",
-        "The tern flew over the old grey",
-    ],
-)
-def test_what_is_or_holds_or_is_part_of_a_held_out_text_is_left_out(tmp_path: Path, line: str) -> None:
-    made = raw(tmp_path, line, "Hugo slept.")
-    assert made.texts == (*LABELLED, "Hugo slept.")
-    assert made.dropped["held out"] == 1
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "Dora waited for Emil",  # two words alone are no leak
-        "the old grey harbour",
-        "The tern flew over the old green harbour.",
-        "Breathe tern flew over the old grey harbour.",  # not where a word starts
-    ],
-)
-def test_what_only_shares_words_with_a_held_out_text_stays(tmp_path: Path, line: str) -> None:
-    assert raw(tmp_path, line).texts == (*LABELLED, line)
-
-
-def test_letters_that_are_spelled_out_are_not_looked_for(tmp_path: Path) -> None:
-    spelled = corpus("dev", ["U-P-D-A-T-E-D"])
-    (tmp_path / "raw.txt").write_text("The list was updated\nUpdated!\n", encoding="utf-8")
-    made = build_transfer_set(recipe(tmp_path, texts=["raw.txt"]), [], [spelled])
-    assert made.texts == ("The list was updated",)
-
-
 def test_labelled_texts_that_hold_a_held_out_one_are_left_out_and_not_varied(tmp_path: Path) -> None:
     train = corpus("train", [f"Ida wrote: {HELD_OUT[0]}", "Hugo Ada met Jonas Bela there"])
     table = recipe(tmp_path, augment={"masks": 5.0, "mentions": 5.0})
@@ -280,6 +242,8 @@ def test_a_set_that_is_not_there_or_not_whole_is_an_error(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not RAW.is_dir(), reason="the real raw text is not here (../shared/data/unlabelled)")
 def test_real_raw_text_is_read_whole() -> None:
-    made = list(read_raw(RAW, ["speeches.txt", "*.txt"]))
+    made = list(
+        read_raw(RAW, ["speeches.txt", "fiction.txt", "newswire.txt", "wikipedia.txt", "speeches.txt"])
+    )
     assert len(made) == 135748
     assert list(dict(made)) == ["speeches.txt", "fiction.txt", "newswire.txt", "wikipedia.txt"]

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from tests.tiny import SPANS, TEXT, write_tiny_version
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span

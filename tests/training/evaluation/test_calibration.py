@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from tests.tiny import write_tiny_version
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span

@@ -9,21 +9,17 @@ import pytest
 from app.errors import VersionRefused
 from app.manifest import MANIFEST, file_hash, read_manifest
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from app.versions.rollout.desired import DeploymentStore
-from app.versions.rollout.manager import ModelManager
+from app.versions.rollout.manager import VersionManager
 from app.versions.storage.repository import Repository
 from tests.servers import sample_sum, serving
 from tests.tiny import SCORES, SPANS, TEXT, edit_manifest, write_tiny_version
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
 from training.evaluation.evaluate import evaluate
-from training.export.ensemble import (
-    ensemble_manifest,
-    package_ensemble,
-    publish_ensemble,
-    staged,
-)
+from training.export.ensemble import Members, ensemble_manifest, package_ensemble, publish_ensemble
 
 SURE = SCORES | {"merkel": {"I-PER": 8.0}, "new": {"B-LOC": 8.0}, "york": {"I-LOC": 8.0}}
 MEMBERS = ("ner-en/1", "ner-en/2", "other/1")
@@ -48,7 +44,7 @@ def answers(folder: Path, text: str = TEXT) -> list[tuple[int, int, str]]:
 
 @pytest.mark.parametrize("method", ["mean", "vote"])
 def test_what_is_published_loads_and_answers(models: Path, method: Any) -> None:
-    folder = package_ensemble("team", MEMBERS, None, method, models, description="Three tables.")
+    folder = package_ensemble("team", Members(MEMBERS, method), models, description="Three tables.")
     assert folder == models / "team/1"
     assert {path.name for path in folder.iterdir()} == {"README.md", MANIFEST}
     assert answers(folder) == SPANS
@@ -59,22 +55,22 @@ def test_what_is_published_loads_and_answers(models: Path, method: Any) -> None:
 
 
 def test_weights_decide(models: Path) -> None:
-    folder = package_ensemble("team", MEMBERS, (1, 5, 1), "vote", models)
+    folder = package_ensemble("team", Members(MEMBERS, "vote", (1, 5, 1)), models)
     assert answers(folder)[1] == (22, 25, "PER")
     assert read_manifest(folder).weights == (1, 5, 1)
 
 
 def test_golden_texts_are_those_that_members_are_sure_of_together(models: Path) -> None:
     texts = ["IBM", "Angela Merkel", "Perhaps", "New York"]
-    folder = package_ensemble("team", MEMBERS, None, "mean", models, candidates=texts)
+    folder = package_ensemble("team", Members(MEMBERS, "mean"), models, candidates=texts)
     assert [golden.text for golden in read_manifest(folder).golden] == ["Angela Merkel", "New York"]
-    twins = package_ensemble("twins", ("ner-en/1", "other/1"), None, "mean", models)
+    twins = package_ensemble("twins", Members(("ner-en/1", "other/1"), "mean"), models)
     (golden,) = read_manifest(twins).golden  # both members bring the same one
     assert golden.text == TEXT
 
 
 def test_a_member_that_changes_is_found(models: Path) -> None:
-    folder = package_ensemble("team", MEMBERS, None, "mean", models)
+    folder = package_ensemble("team", Members(MEMBERS, "mean"), models)
     manifest = read_manifest(folder)
     hashes = {member: file_hash(models / member / MANIFEST) for member in MEMBERS}
     assert manifest.member_hashes == hashes
@@ -90,24 +86,28 @@ def test_a_member_that_changes_is_found(models: Path) -> None:
 def test_the_card_names_the_members_and_what_was_measured(models: Path) -> None:
     document = Document("mine:1", TEXT, tuple(Span(*span) for span in SPANS))
     corpus = LoadedCorpus("mine", (document,))
-    manifest = ensemble_manifest("team", MEMBERS, (2, 1, 1), "mean", models)
-    with staged(manifest, models) as candidate:
-        measured = evaluate(candidate, [corpus])
+    manifest = ensemble_manifest("team", Members(MEMBERS, weights=(2, 1, 1)), models)
+    measured: dict[str, Any] = {}
+
+    def measure(draft: Path) -> dict[str, Any]:
         assert not (models / "team").exists()
+        measured.update(evaluate(draft, [corpus]))
+        return {"test": measured}
+
+    folder = publish_ensemble(manifest, models, measure)
     assert measured["average_f1"] == 100
-    folder = publish_ensemble(manifest, models, {"test": measured})
     card = (folder / "README.md").read_text()
     assert "| ner-en/1 | 2 | Apache-2.0 | Looks names up in a table. |" in card
     assert "| mine | all | 100.00 |" in card
     assert "3 versions that answer as one, by\nthe mean of their word posteriors" in card
     assert read_manifest(folder).metrics == {"test": measured}
     assert evaluate(folder, [corpus]) == measured
-    bare = package_ensemble("bare", MEMBERS, None, "vote", models)
+    bare = package_ensemble("bare", Members(MEMBERS, "vote"), models)
     assert "not measured when it was packaged" in (bare / "README.md").read_text()
 
 
 def test_a_calibrated_manifest_is_published_as_it_is(models: Path) -> None:
-    manifest = ensemble_manifest("team", MEMBERS, None, "mean", models)
+    manifest = ensemble_manifest("team", Members(MEMBERS), models)
     manifest = manifest.model_copy(update={"temperature": 1.5, "thresholds": {"ORG": 0.9}})
     folder = publish_ensemble(manifest, models)
     assert (read_manifest(folder).temperature, read_manifest(folder).thresholds) == (1.5, {"ORG": 0.9})
@@ -115,11 +115,11 @@ def test_a_calibrated_manifest_is_published_as_it_is(models: Path) -> None:
 
 
 def test_the_number_is_the_next_free_one_and_never_taken_twice(models: Path) -> None:
-    folder = package_ensemble("ner-en", MEMBERS, None, "mean", models)
+    folder = package_ensemble("ner-en", Members(MEMBERS, "mean"), models)
     assert folder == models / "ner-en/3"
     before = (folder / MANIFEST).read_bytes()
     with pytest.raises(FileExistsError, match="ner-en/3: exists"):
-        package_ensemble("ner-en", MEMBERS, None, "vote", models, version=3)
+        package_ensemble("ner-en", Members(MEMBERS, "vote"), models, version=3)
     assert (folder / MANIFEST).read_bytes() == before
 
 
@@ -137,26 +137,26 @@ def test_the_number_is_the_next_free_one_and_never_taken_twice(models: Path) -> 
 def test_a_failure_leaves_nothing(models: Path, members: Any, weights: Any, reason: str) -> None:
     write_tiny_version(models, "strange", words="space", golden=[])
     with pytest.raises((VersionRefused, ValueError), match=reason):
-        package_ensemble("team", members, weights, "mean", models)
+        package_ensemble("team", Members(members, "mean", weights), models)
     assert Repository(models).versions("team") == []
 
 
 @pytest.fixture
-def manager(models: Path) -> Iterator[ModelManager]:
-    made = ModelManager(
+def manager(models: Path) -> Iterator[VersionManager]:
+    made = VersionManager(
         Repository(models), DeploymentStore(models / ".state"), LoadOptions(threads=1), Metrics()
     )
     yield made
     made.close()
 
 
-def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: ModelManager) -> None:
+def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: VersionManager) -> None:
     manager.operations.activate("ner-en", 2, "me")
-    package_ensemble("ner-en", MEMBERS, None, "mean", models)
+    package_ensemble("ner-en", Members(MEMBERS, "mean"), models)
     manager.converge()
-    with manager.lease("ner-en") as old:
+    with manager.leased("ner-en") as old:
         manager.operations.activate("ner-en", 3, "me")
-        with manager.lease("ner-en") as new:
+        with manager.leased("ner-en") as new:
             assert new.model.predict([TEXT])[0].entities[1].label == "ORG"
             assert new.variant.precision == "fp32"
         assert old.model.predict([TEXT])[0].entities[1].label == "PER"
@@ -165,7 +165,7 @@ def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: 
 
 
 def test_a_server_answers_with_an_ensemble(models: Path, tmp_path: Path) -> None:
-    package_ensemble("team", MEMBERS, None, "mean", models)
+    package_ensemble("team", Members(MEMBERS, "mean"), models)
     with serving(models, tmp_path / "server.log", default_model="team") as server:
         answer = server.ner(TEXT)
         assert answer["model"] == "team"

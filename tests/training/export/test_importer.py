@@ -14,9 +14,11 @@ from app.engine.model import Network
 from app.engine.text.words import split_words
 from app.labels import WordRule
 from app.manifest import Manifest, read_manifest, verify_files
-from app.versions.loading.loader import LoadedVersion, LoadOptions, load_version
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from tests.training.export.checkpoints import IOB2, KINDS, POSITIONS, SPELLINGS, write_checkpoint
-from training.export.importer import import_checkpoint
+from training.export.importer import ImportOptions, import_checkpoint
 
 TEXTS = (
     "Maria Keller moved from Hamburg to Toronto in 2019.",
@@ -75,14 +77,14 @@ def torch_logits(checkpoint: Path, text: str, words: WordRule = "bert") -> npt.N
         [at for at in range(start, end) if not text[at].isspace()] if end else []
         for start, end in offsets  # special tokens cover nothing
     ]
-    heads = []
+    firsts = []
     split = split_words(text, words)
     for start, end in zip(split.starts, split.ends, strict=True):
         own = [token for token, at in enumerate(covered) if at and start <= at[0] < end]
         shared = any(at and at[0] < start <= at[-1] for at in covered)
         if own and not shared:
-            heads.append(own[0])
-    return np.asarray(logits[heads], np.float32)
+            firsts.append(own[0])
+    return np.asarray(logits[firsts], np.float32)
 
 
 def test_every_kind_and_spelling_becomes_a_version_that_serves(imported: Imported) -> None:
@@ -143,7 +145,9 @@ def test_the_next_free_number_is_taken_and_none_twice(bert: Path, tmp_path: Path
 
 def test_int8_is_compared_with_fp32(bert: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    folder = import_checkpoint(str(bert), "tiny", tmp_path, precision="int8", say=said.append)
+    folder = import_checkpoint(
+        str(bert), "tiny", tmp_path, ImportOptions(precision="int8"), say=said.append
+    )
     (variant,) = read_manifest(folder).variants
     assert variant.precision == "int8"
     assert variant.metrics["agreement_with_fp32"] > 0.9
@@ -153,11 +157,7 @@ def test_int8_is_compared_with_fp32(bert: Path, tmp_path: Path) -> None:
 
 
 def test_options_reach_the_manifest(bert: Path, tmp_path: Path) -> None:
-    folder = import_checkpoint(
-        str(bert),
-        "tiny",
-        tmp_path,
-        version=7,
+    options = ImportOptions(
         scheme="IOB1",
         words="space",
         languages=("en", "de"),
@@ -166,6 +166,7 @@ def test_options_reach_the_manifest(bert: Path, tmp_path: Path) -> None:
         max_length=32,
         golden=("Maria met Jean-Pierre, in Toronto.",),
     )
+    folder = import_checkpoint(str(bert), "tiny", tmp_path, options, version=7)
     manifest = read_manifest(folder)
     assert (manifest.version, manifest.scheme, manifest.words) == (7, "IOB1", "space")
     assert (manifest.languages, manifest.license, manifest.description) == (("en", "de"), "MIT", "A toy.")
@@ -227,7 +228,9 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(bert: Path, tmp_path: Path
     with pytest.raises(ValueError, match=r"the network \(50 rows\) lacks"):
         import_checkpoint(str(checkpoint), "tiny", tmp_path / "models")
     with pytest.raises(ValueError, match="knows no word"):
-        import_checkpoint(str(bert), "tiny", tmp_path / "models", golden=("москва и берлин",))
+        import_checkpoint(
+            str(bert), "tiny", tmp_path / "models", ImportOptions(golden=("москва и берлин",))
+        )
 
 
 def test_a_network_with_too_few_positions_is_refused(bert: Path, tmp_path: Path) -> None:
@@ -235,7 +238,7 @@ def test_a_network_with_too_few_positions_is_refused(bert: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="positions for 6 sub-tokens, serving needs 8"):
         import_checkpoint(str(checkpoint), "tiny", tmp_path / "models")
     with pytest.raises(ValueError, match="must be 8 to 130"):
-        import_checkpoint(str(bert), "tiny", tmp_path / "models", max_length=131)
+        import_checkpoint(str(bert), "tiny", tmp_path / "models", ImportOptions(max_length=131))
 
 
 def test_a_network_with_few_positions_gets_short_windows(tmp_path: Path) -> None:
@@ -252,7 +255,7 @@ def test_what_cannot_work_is_refused_at_once(bert: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="name 'Not a Name'"):
         import_checkpoint(str(bert), "Not a Name", tmp_path)
     with pytest.raises(ValueError, match="precision fp16"):
-        import_checkpoint(str(bert), "tiny", tmp_path, precision="fp16")
+        import_checkpoint(str(bert), "tiny", tmp_path, ImportOptions(precision="fp16"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: holds no config"):
         import_checkpoint(str(tmp_path / "empty"), "tiny", tmp_path)

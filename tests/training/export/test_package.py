@@ -7,7 +7,15 @@ from app.manifest import MANIFEST, read_manifest, verify_files
 from app.versions.loading.loader import load_version
 from app.versions.storage.repository import Repository
 from tests.tiny import LABELS, TAGS, tiny_graph, tiny_tokenizer
-from training.export.package import Package, environment, features_of, next_version, write_version
+from training.export.package import (
+    Package,
+    environment,
+    features_of,
+    fill_version,
+    new_version,
+    next_version,
+    write_version,
+)
 
 
 @pytest.fixture
@@ -67,10 +75,51 @@ def test_a_missing_file_leaves_nothing(package: Package, tmp_path: Path) -> None
     assert Repository(models).versions("tiny") == [1]
 
 
+def test_a_version_loads_while_it_is_made_and_nobody_else_finds_it(
+    package: Package, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    with new_version(models, "tiny", 2) as draft:
+        fill_version(draft, package)
+        load_version(draft).model.close()
+        assert Repository(models).names() == []
+    assert Repository(models).versions("tiny") == [2]
+    assert [path.name for path in models.iterdir()] == ["tiny"]
+
+
+def test_filling_again_copies_no_graph_and_removes_what_is_not_shipped(
+    package: Package, tmp_path: Path
+) -> None:
+    both = package.changed(files={"int8": package.files["fp32"], "fp32": package.files["fp32"]})
+    with new_version(tmp_path / "models", "tiny", 1) as draft:
+        fill_version(draft, both)
+        before = (draft / "model.fp32.onnx").stat().st_mtime_ns
+        fill_version(draft, package.changed(temperature=2.0), card="# tiny\n")
+        assert (draft / "model.fp32.onnx").stat().st_mtime_ns == before
+    folder = tmp_path / "models/tiny/1"
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "manifest.json",
+        "model.fp32.onnx",
+        "tokenizer.json",
+    }
+    assert read_manifest(folder).temperature == 2.0
+    verify_files(folder, read_manifest(folder))
+
+
+def test_what_a_killed_process_left_is_not_in_the_way(package: Package, tmp_path: Path) -> None:
+    left = tmp_path / "models/.new-tiny-1/tiny/1"
+    left.mkdir(parents=True)
+    (left / "model.int8.onnx").write_text("half")
+    folder = write_version(package, tmp_path / "models", 1)
+    assert not (folder / "model.int8.onnx").exists()
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+
+
 def test_the_next_version_is_one_above_the_highest(package: Package, tmp_path: Path) -> None:
     assert next_version(tmp_path / "models", "tiny") == 1
     write_version(package, tmp_path / "models", 4)
-    (tmp_path / "models" / "tiny" / ".5.new").mkdir()
+    (tmp_path / "models" / ".new-tiny-5").mkdir()
     assert next_version(tmp_path / "models", "tiny") == 5
 
 

@@ -1,11 +1,13 @@
 """JSON lines with offsets: `{"text": "…", "entities": [{"start": 0, "end": 6, "label": "PER"}]}`."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from training.data.documents import Document, Span
+from training.data.json_lines import json_lines
+
+_WANTED = "reader 'jsonl'"
 
 
 def read(path: Path) -> Iterator[Document]:
@@ -19,20 +21,18 @@ def read(path: Path) -> Iterator[Document]:
             overlaps another; names the line.
     """
     with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _document(path, number, line)
+        for number, record in json_lines(lines, path, _WANTED):
+            yield _document(path, number, record)
 
 
-def _document(path: Path, number: int, line: str) -> Document:
+def _document(path: Path, number: int, record: Any) -> Document:
     place = f"{path}:{number}"
     try:
-        record = json.loads(line)
         found: list[Any] = next((record[k] for k in ("entities", "spans", "label") if k in record), [])
         spans = tuple(sorted(map(_span, found)))
         text, group = record["text"] + "", str(record.get("group", ""))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{place}: not in the format of reader 'jsonl': {error!r}") from error
+        raise ValueError(f"{place}: not in the format of {_WANTED}: {error!r}") from error
     last = 0
     for span in spans:
         if not last <= span.start < span.end <= len(text):

@@ -1,6 +1,5 @@
 """re3d: a folder with `documents.json` and `entities.json`, JSON lines with character offsets."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.documents import Document, Span
+from training.data.json_lines import json_lines
 
 
 def read(path: Path) -> Iterator[Document]:
@@ -33,7 +33,6 @@ def read(path: Path) -> Iterator[Document]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
+    with path.open(encoding="utf-8-sig") as lines:
+        for _, value in json_lines(lines, path, "reader 're3d'"):
+            yield value

@@ -10,7 +10,8 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion, load_version
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
 from app.versions.rollout import shadow
 from app.versions.rollout.shadow import Agreement, ShadowRunner, agreement
 from tests.servers import until

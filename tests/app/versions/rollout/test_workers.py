@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from app.versions.rollout.workers import ModelReport, Workers, process_start, server_id
+from app.machine import process_start, server_id
+from app.versions.rollout.workers import ModelReport, Workers
 
 REPORTING = """
 import sys

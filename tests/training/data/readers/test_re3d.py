@@ -67,7 +67,9 @@ def test_paragraphs_of_a_document_are_one_group(folder: Path) -> None:
 
 def test_a_wrong_folder_is_named(folder: Path) -> None:
     (folder / "entities.json").write_text("{]\n")
-    with pytest.raises(ValueError, match="Harbour_Office: not in the format of reader 're3d'"):
+    with pytest.raises(
+        ValueError, match=r"Harbour_Office/entities\.json:1: not in the format of reader 're3d'"
+    ):
         read("re3d", folder, {})
 
 

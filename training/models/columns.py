@@ -1,4 +1,4 @@
-"""Heads: what the columns of a checkpoint's classification layer mean."""
+"""Columns: what each column of a checkpoint's logits means."""
 
 import re
 from collections.abc import Sequence
@@ -18,26 +18,26 @@ _ENDS: dict[Scheme, str] = {"IO": "I", "IOB1": "I", "IOB2": "BI", "BIOES": "ES"}
 
 
 @dataclass(frozen=True)
-class Head:
-    """What the columns mean.
+class Columns:
+    """What the columns of a checkpoint's logits mean.
 
     Attributes:
-        columns: those that are tags.
+        numbers: the columns that are tags.
         tags: the tag of each of these, in this project's spelling.
         labels: entity types in the order in which the columns name them.
         scheme: how the tags spell entities.
         reason: how that was found.
     """
 
-    columns: tuple[int, ...]
+    numbers: tuple[int, ...]
     tags: tuple[str, ...]
     labels: tuple[str, ...]
     scheme: Scheme
     reason: str
 
 
-def read_head(names: Sequence[str], scheme: Scheme | None = None) -> Head:
-    """The head whose columns have these names.
+def read_columns(names: Sequence[str], scheme: Scheme | None = None) -> Columns:
+    """What columns of these names mean.
 
     Args:
         scheme: what the user says; without it the tags decide.
@@ -50,8 +50,8 @@ def read_head(names: Sequence[str], scheme: Scheme | None = None) -> Head:
             f"the tags are {_listed(names)}, which is no meaning; name the columns in id2label of "
             "config.json as they were trained, such as O, B-PER, I-PER"
         )
-    columns = tuple(column for column, name in enumerate(names) if name.upper() not in _NO_TAGS)
-    tags = _plain([names[column] for column in columns])
+    numbers = tuple(column for column, name in enumerate(names) if name.upper() not in _NO_TAGS)
+    tags = _plain([names[column] for column in numbers])
     if "O" not in tags or len(tags) < 2 or len(set(tags)) < len(tags):
         raise ValueError(
             f"the tags are {_listed(names)}; they must be distinct, one of them O (no entity): rename "
@@ -71,7 +71,7 @@ def read_head(names: Sequence[str], scheme: Scheme | None = None) -> Head:
         )
     if silent:
         reason += f"; no tags to start or end {_listed(silent)}, which cannot be found"
-    return Head(columns, tags, labels, found, reason)
+    return Columns(numbers, tags, labels, found, reason)
 
 
 def _plain(names: Sequence[str]) -> tuple[str, ...]:

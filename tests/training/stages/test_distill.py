@@ -1,6 +1,5 @@
 """Students of the toy teacher, and what is kept of their training."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from app.engine.text.tokenizer import Tokenizer
 from tests.training.toy import write_encoder
 from training.data.corpora import load_held_out
 from training.data.encode import NO_TARGET
-from training.distill import Lesson, claim, distill, prepare_lesson, pretrained, student_folder
-from training.loop import f1_of
+from training.inference import f1_of
 from training.models import load_tagger
 from training.recipe import Recipe, load_recipe
-from training.run import distill_stage, find_students
+from training.stages.distill import DistillationData, distill, distill_stage, distillation_data
+from training.stages.run_folder import find_students, student_folder
 
 STUDENTS = """
 [[students]]
@@ -71,8 +70,8 @@ def recipe(tuned: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def lesson(recipe: Recipe) -> Lesson:
-    return prepare_lesson(recipe, silent)
+def data(recipe: Recipe) -> DistillationData:
+    return distillation_data(recipe, silent)
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +86,19 @@ def changed(recipe: Recipe, name: str, **values: object) -> Recipe:
     return recipe.model_copy(update={"students": tuple(students)})
 
 
-def train(recipe: Recipe, lesson: Lesson, name: str) -> Path:
+def train(recipe: Recipe, data: DistillationData, name: str) -> Path:
     (student,) = find_students(recipe, [name])
-    return distill(recipe, student, lesson)
+    return distill(recipe, student, data)
 
 
-def test_the_lesson_has_the_teachers_answer_for_every_word(recipe: Recipe, lesson: Lesson) -> None:
-    assert lesson.transfer.counts["labelled"] == len(lesson.corpora[0].documents)
-    assert lesson.transfer.counts["raw.txt"] > 0
-    assert lesson.transfer.counts["mentions"] > 0
-    texts = lesson.transfer.texts
-    assert sum(len(lesson.targets.of_text(number)) for number in range(len(texts))) == lesson.transfer.words
-    assert all((lesson.targets.of_text(number) != NO_TARGET).all() for number in range(len(texts)))
-    assert [corpus.name for corpus in lesson.dev] == ["toy-dev"]
+def test_the_data_has_the_teachers_answer_for_every_word(recipe: Recipe, data: DistillationData) -> None:
+    assert data.transfer.counts["labelled"] == len(data.corpora[0].documents)
+    assert data.transfer.counts["raw.txt"] > 0
+    assert data.transfer.counts["mentions"] > 0
+    texts = data.transfer.texts
+    assert sum(len(data.answers.of_text(number)) for number in range(len(texts))) == data.transfer.words
+    assert all((data.answers.of_text(number) != NO_TARGET).all() for number in range(len(texts)))
+    assert [corpus.name for corpus in data.dev] == ["toy-dev"]
     first, second = (np.exp(np.load(file)).sum(1) for file in (recipe.run_folder / "answers").glob("*.npy"))
     np.testing.assert_allclose(first, 1, atol=0.01)
     np.testing.assert_allclose(second, 1, atol=0.01)
@@ -135,43 +134,45 @@ def test_what_is_trained_is_not_trained_again(
 
 
 def test_the_same_recipe_gives_the_same_guided_student(
-    recipe: Recipe, lesson: Lesson, trained: Sequence[Path]
+    recipe: Recipe, data: DistillationData, trained: Sequence[Path]
 ) -> None:
     (student,) = find_students(recipe, ["guided"])
     twin = student.model_copy(update={"name": "twin", "labelled": None})
     torch.manual_seed(99)  # what ran before must not matter
-    again = load_file(distill(recipe, twin, lesson) / "model.safetensors")
+    again = load_file(distill(recipe, twin, data) / "model.safetensors")
     first = load_file(student_folder(recipe, student) / "transfer/checkpoint/model.safetensors")
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_a_folder_refuses_a_student_of_another_recipe(
-    recipe: Recipe, lesson: Lesson, trained: Sequence[Path]
+    recipe: Recipe, data: DistillationData, trained: Sequence[Path]
 ) -> None:
     with pytest.raises(ValueError, match=r"foreign/transfer: was made with other seed \(see"):
-        train(changed(recipe, "foreign", seed=7), lesson, "foreign")
+        train(changed(recipe, "foreign", seed=7), data, "foreign")
     stage = recipe.students[1].labelled
     assert stage is not None
     other = changed(recipe, "guided", labelled=stage.model_copy(update={"lr": 1.0}))
     with pytest.raises(ValueError, match=r"guided/labelled: was made with other stage"):
-        train(other, lesson, "guided")
+        train(other, data, "guided")
     labels = recipe.model_copy(update={"labels": ("ORG", "PER", "LOC")})
     with pytest.raises(ValueError, match=r"was made with other labels"):
-        train(labels, lesson, "guided")
+        train(labels, data, "guided")
 
 
-def test_a_transfer_set_is_not_used_for_other_corpora(recipe: Recipe, lesson: Lesson) -> None:
+def test_a_transfer_set_is_not_used_for_other_corpora(recipe: Recipe, data: DistillationData) -> None:
     other = recipe.model_copy(update={"test": ()})
     with pytest.raises(ValueError, match=r"transfer: was made with other test"):
-        prepare_lesson(other, silent)
+        distillation_data(other, silent)
 
 
-def test_hidden_states_of_different_tokenizers_are_not_compared(recipe: Recipe, lesson: Lesson) -> None:
+def test_hidden_states_of_different_tokenizers_are_not_compared(
+    recipe: Recipe, data: DistillationData
+) -> None:
     (foreign,) = find_students(recipe, ["foreign"])
     stage = foreign.transfer.model_copy(update={"losses": {"hidden": 1.0}})
     other = foreign.model_copy(update={"name": "strange", "transfer": stage})
     with pytest.raises(ValueError, match=r"losses\.hidden .* different tokenizers; leave it out"):
-        distill(recipe, other, lesson)
+        distill(recipe, other, data)
 
 
 @pytest.mark.parametrize(
@@ -183,31 +184,8 @@ def test_hidden_states_of_different_tokenizers_are_not_compared(recipe: Recipe, 
     ],
 )
 def test_a_student_that_cannot_be_made_is_named(
-    recipe: Recipe, lesson: Lesson, values: dict[str, object], message: str
+    recipe: Recipe, data: DistillationData, values: dict[str, object], message: str
 ) -> None:
     other = recipe.students[0].model_copy(update={"name": "wrong", **values})
     with pytest.raises(ValueError, match=message):
-        distill(recipe, other, lesson)
-
-
-def test_students_are_found_by_name(recipe: Recipe) -> None:
-    assert [student.name for student in find_students(recipe, ())] == ["foreign", "guided"]
-    assert [student.name for student in find_students(recipe, ["guided"])] == ["guided"]
-    with pytest.raises(ValueError, match=r"others\.toml: no student nobody; it has foreign, guided"):
-        distill_stage(recipe, ["nobody"], silent)
-
-
-def test_a_claim_names_all_that_changed(tmp_path: Path) -> None:
-    claim(tmp_path / "a", {"seed": 1, "size": (1, 3)})
-    claim(tmp_path / "a", {"seed": 1, "size": (1, 2), "stage": {"lr": 0.1}})  # nothing was made of it yet
-    (tmp_path / "a/state").mkdir()
-    claim(tmp_path / "a", {"seed": 1, "size": [1, 2], "stage": {"lr": 0.1}})
-    assert json.loads((tmp_path / "a/made_of.json").read_text())["size"] == [1, 2]
-    with pytest.raises(ValueError, match=r"was made with other seed, size, teacher \(see"):
-        claim(tmp_path / "a", {"seed": 2, "stage": {"lr": 0.1}, "teacher": "x"})
-
-
-def test_the_same_seed_gives_the_same_network(recipe: Recipe) -> None:
-    first, second, other = (pretrained(recipe.encoder, recipe, seed)[1].state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["network.classifier.weight"], other["network.classifier.weight"])
+        distill(recipe, other, data)

@@ -1,6 +1,6 @@
 import pytest
 
-from training.export.heads import read_head
+from training.models.columns import read_columns
 
 IOB2 = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -22,27 +22,27 @@ IOB2 = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     ],
 )
 def test_any_spelling_is_read(names: list[str], scheme: str, tags: list[str], labels: list[str]) -> None:
-    head = read_head(names)
-    assert (head.scheme, list(head.tags), list(head.labels)) == (scheme, tags, labels)
-    assert head.columns == tuple(range(len(names)))
+    found = read_columns(names)
+    assert (found.scheme, list(found.tags), list(found.labels)) == (scheme, tags, labels)
+    assert found.numbers == tuple(range(len(names)))
 
 
 def test_columns_that_are_no_tags_are_left_out() -> None:
-    head = read_head(["[PAD]", "O", "B-PER", "I-PER", "X", "[CLS]", "[SEP]"])
-    assert head.columns == (1, 2, 3)
-    assert head.tags == ("O", "B-PER", "I-PER")
+    found = read_columns(["[PAD]", "O", "B-PER", "I-PER", "X", "[CLS]", "[SEP]"])
+    assert found.numbers == (1, 2, 3)
+    assert found.tags == ("O", "B-PER", "I-PER")
 
 
 def test_that_iob2_is_assumed_is_said() -> None:
-    assert "assumed" in read_head(IOB2).reason
-    head = read_head(IOB2, "IOB1")
-    assert (head.scheme, head.reason) == ("IOB1", "as was asked for")
+    assert "assumed" in read_columns(IOB2).reason
+    found = read_columns(IOB2, "IOB1")
+    assert (found.scheme, found.reason) == ("IOB1", "as was asked for")
 
 
 def test_a_label_that_cannot_be_spelled_is_named() -> None:
-    head = read_head(["O", "B-PER", "E-PER", "S-PER", "B-LOC"])
-    assert "LOC" in head.reason
-    assert "PER" not in head.reason
+    found = read_columns(["O", "B-PER", "E-PER", "S-PER", "B-LOC"])
+    assert "LOC" in found.reason
+    assert "PER" not in found.reason
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_a_label_that_cannot_be_spelled_is_named() -> None:
 )
 def test_what_is_no_tag_set_is_refused(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_head(names)
+        read_columns(names)
 
 
 @pytest.mark.parametrize("scheme", ["IO", "BIOES"])
 def test_a_scheme_that_the_tags_contradict_is_refused(scheme: str) -> None:
     with pytest.raises(ValueError, match=scheme):
-        read_head(IOB2, scheme)  # type: ignore[arg-type]
+        read_columns(IOB2, scheme)  # type: ignore[arg-type]
