@@ -17,7 +17,8 @@ from app.engine.decoding.entities import Prediction
 from app.errors import FAULTS, NerveError, Unprocessable
 from app.metrics import Metrics
 from app.versions.loading.loaded import LoadedVersion
-from app.versions.rollout.manager import Lease, VersionManager
+from app.versions.rollout.manager import VersionManager
+from app.versions.rollout.registry import Lease
 
 Wait = Callable[["Future[list[Prediction]]"], Awaitable[list[Prediction]]]
 """How a caller waits for predictions. Nobody wants what it gives up: it cancels the future then."""

@@ -1,7 +1,6 @@
 """The application: wiring and lifespan, nothing else."""
 
 import asyncio
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,35 +15,13 @@ from app.api.annotating import routes_of
 from app.api.dialects.table import DIALECTS
 from app.api.failures import on_error, on_http
 from app.api.middleware import RequestMiddleware
-from app.engine.memory import collect_seldom, hold_little
 from app.errors import NerveError
-from app.machine import available_cpus
 from app.metrics import Metrics
 from app.settings import Settings
-from app.versions.loading.options import LoadOptions
-from app.versions.rollout.desired import DeploymentStore
+from app.versions.loading.from_settings import load_options
 from app.versions.rollout.manager import VersionManager
+from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
-
-_SWITCH_SECONDS = 0.0005
-"""How long a thread may hold the interpreter where others want it. A batch that is done, and a request that
-has come, would wait for ten times as long by default, and a processor with them."""
-
-
-def load_options(settings: Settings) -> LoadOptions:
-    """How versions are run, as the settings say; a worker has its part of the CPUs."""
-    return LoadOptions(
-        provider=settings.provider,
-        allow_cpu_fallback=settings.allow_cpu_fallback,
-        variant=settings.variant,
-        threads=settings.threads or max(1, available_cpus() // (settings.workers or 1)),
-        runs=settings.runs,
-        max_queue_tokens=settings.max_queue_tokens,
-        max_batch_tokens=settings.max_batch_tokens,
-        load_timeout=settings.load_timeout,
-        load_memory_bytes=settings.load_memory_bytes,
-        trusted_keys=settings.trusted_keys,
-    )
 
 
 def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
@@ -62,18 +39,18 @@ def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
 def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     """The web service. Models are loaded once it starts, and closed when it ends.
 
+    It changes nothing of the process that it runs in, so it can be mounted below another application. That
+    one must then enter `app.router.lifespan_context(app)` in its own lifespan, since Starlette does not.
+
     Args:
-        metrics: of the whole server, where it has several processes.
+        metrics: where it counts; by default in a registry of its own.
     """
-    hold_little()
-    sys.setswitchinterval(_SWITCH_SECONDS)
     metrics = metrics or Metrics()
     manager = make_manager(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         manager.start()
-        collect_seldom()
         try:
             yield
         finally:

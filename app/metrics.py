@@ -2,13 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from prometheus_client import (
-    CollectorRegistry,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.samples import Sample
 
 from app.engine.batching.report import BatchReport
@@ -26,14 +20,17 @@ class Metrics:
         whole_server: from the registry of this process to the one that is told, which is the whole
             server's where several processes count; by default what this process counts is told.
 
+    Args:
+        whole_server: from the registry of this process, the one that tells of the whole server; by default
+            this process is the server.
+
     Attributes:
         registry: what this process counts.
     """
 
     def __init__(self, whole_server: Callable[[CollectorRegistry], CollectorRegistry] | None = None):
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._server = (whole_server or _of_this_process)(self.registry)
+        self._server = whole_server(self.registry) if whole_server else self.registry
         r = self.registry
         self.workers = Gauge(
             "nerve_workers", "Processes that take requests", registry=r, multiprocess_mode="livesum"
@@ -203,10 +200,3 @@ class Metrics:
             for sample in family.samples
             if sample.name in names and labels.items() <= sample.labels.items()
         ]
-
-
-def _of_this_process(registry: CollectorRegistry) -> CollectorRegistry:
-    """What this process counts, and what the system knows of it."""
-    PlatformCollector(registry=registry)
-    ProcessCollector(registry=registry)
-    return registry

@@ -51,8 +51,8 @@ class _Share:
     """A share of the labelled texts.
 
     Attributes:
-        recipe: of what is trained on it without a teacher, and of its own teacher.
-        taught: of what is distilled.
+        recipe: for what is trained on it without a teacher, and for its own teacher.
+        taught: for what is distilled.
         labelled: the texts of the share.
         rest: the other texts, without their labels.
     """
@@ -153,7 +153,7 @@ def _share(recipe: Recipe, corpora: Sequence[LoadedCorpus], share: float, whole_
         left = (replace(one, spans=()) for one in corpus.documents if one.key not in keys)
         labelled.append(replace(corpus, documents=taken))
         rest.append(replace(corpus, documents=tuple(left)))
-    # fp32 everywhere: the curve is about learning, not about what a precision costs.
+    # Everything is published in fp32: the curve is about learning, not about what a precision costs.
     recipe = recipe.model_copy(
         update={"export": recipe.export.model_copy(update={"precision": "fp32", "fp16": False})}
     )

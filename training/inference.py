@@ -22,6 +22,7 @@ from training.models.tagger import Tagger
 from training.recipe import Recipe
 
 _ROWS = 32
+"""Rows of a batch."""
 
 
 def logits_of(

@@ -1,7 +1,7 @@
 """Hyper-parameter search with Optuna, over the ranges that a recipe declares.
 
-A trial is a training of its own, made by the functions a run is made by; dev F1 is what it is worth.
-Test files are not looked at. The study is an SQLite file, so a killed search goes on.
+A trial is a training of its own, done by the stages of a run, and is worth its dev F1. Test files are not
+read. The study is an SQLite file, so a killed search goes on.
 """
 
 import random
@@ -37,12 +37,13 @@ FINETUNE = "finetune"
 """The target of ranges of fine-tuning; others are students' names."""
 
 _SEARCHED = ("architecture", "encoder", "labelled", "size", "transfer")
-"""What of a student a search may change: what `distill` makes it of, but its seed."""
+"""What a search may change of a student: all that `distill` makes it of, but its seed."""
 
 _HOPELESS = 3
-"""Failed trials at the start after which a search ends: it is the ranges then, not chance."""
+"""A search ends when so many trials at its start all failed: then the ranges are to blame, not chance."""
 
 _RETRY = "retry of"
+"""The attribute of a trial that tries an interrupted one again; it holds that one's number."""
 
 _STAGE = 1000
 """Steps of the pruner between two stages, so that the same step is the same epoch in all trials."""

@@ -137,9 +137,9 @@ class TeacherAnswers:
     """The teacher's answers for the words of some texts.
 
     Args:
-        files: one array a member, fp16 of shape (words of all texts, tags); NaN where a word is no
-            decision's first.
-        counts: words of each text.
+        files: one array for each member, fp16 of shape (words of all texts, tags); NaN where a word is not
+            the first of a decision.
+        counts: how many words each text has.
     """
 
     def __init__(self, files: Sequence[Path], counts: Sequence[int]):

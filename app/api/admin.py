@@ -14,10 +14,11 @@ from app.api.responses import json_response
 from app.api.statuses import documented
 from app.errors import BadRequest
 from app.machine import server_id
-from app.versions.rollout.desired import Change, Deployment, DeploymentChange, StateUnreadable
+from app.versions.rollout.desired import Deployment, DeploymentChange
 from app.versions.rollout.manager import VersionManager, VersionStatus
 from app.versions.rollout.operations import Operations
-from app.versions.rollout.shadow import agreement
+from app.versions.rollout.shadow import comparison
+from app.versions.rollout.store import Change, StateUnreadable
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -68,8 +69,8 @@ def _model(request: Request, name: str) -> ModelBody:
     stable = serving[0].version if serving else None
     shadows = []
     for shadow in deployment.shadow:
-        agreed = asdict(agreement(request.app.state.metrics, name, shadow.version, stable))
-        shadows.append(ShadowBody(version=shadow.version, percent=shadow.percent, **agreed))
+        compared = asdict(comparison(request.app.state.metrics, name, shadow.version, stable))
+        shadows.append(ShadowBody(version=shadow.version, percent=shadow.percent, **compared))
     return ModelBody(
         name=name,
         serving=stable,

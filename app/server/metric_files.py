@@ -30,6 +30,24 @@ _STAT_CHILDREN_CPU = slice(13, 15)
 """Where `/proc/<pid>/stat` tells the CPU ticks of children that ended, user's and system's."""
 
 
+def whole_server(process: CollectorRegistry) -> CollectorRegistry:
+    """Where the metrics of the whole server are read.
+
+    Args:
+        process: what this process counts. A server of one process is read from there, and a server of
+            several workers from the files of all.
+    """
+    folder = os.environ.get(FOLDER)
+    registry = CollectorRegistry() if folder else process
+    PlatformCollector(registry=registry)
+    if folder:
+        registry.register(AllWorkers(Path(folder)))
+        registry.register(ServerProcesses(Path(folder), os.getppid()))
+    else:
+        ProcessCollector(registry=registry)
+    return registry
+
+
 def fold_dead(folder: Path, alive: Collection[int]) -> None:
     """Move what dead workers have counted into the archive, and remove their files.
 
@@ -100,20 +118,6 @@ class ServerProcesses(Collector):
         except OSError:  # it was killed, and this worker is about to end
             return 0
         return sum(map(int, stat[_STAT_CHILDREN_CPU])) / os.sysconf("SC_CLK_TCK")
-
-
-def whole_server(process: CollectorRegistry) -> CollectorRegistry:
-    """What the whole server counts, read from the files of all its workers.
-
-    Args:
-        process: what this worker counts; it is in the files too.
-    """
-    folder = Path(os.environ[FOLDER])
-    registry = CollectorRegistry()
-    PlatformCollector(registry=registry)
-    registry.register(AllWorkers(folder))
-    registry.register(ServerProcesses(folder, os.getppid()))
-    return registry
 
 
 def _locked(folder: Path, seconds: float = 10) -> FileLock:

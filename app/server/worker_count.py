@@ -19,17 +19,17 @@ from pathlib import Path
 from pydantic_core import to_json
 
 from app.engine.batching.report import BatchReport
-from app.engine.memory import hold_little
 from app.engine.model import Model
 from app.engine.runtimes.table import choose_runtime
 from app.errors import NerveError, NotFound, NotReady
 from app.machine import available_cpus
 from app.processes import own_process
 from app.rendering import render
+from app.server.memory import hold_little
 from app.settings import Settings
 from app.versions.loading.loader import load_version
 from app.versions.loading.options import LoadOptions
-from app.versions.rollout.desired import DeploymentStore
+from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 _FEW = 4
@@ -157,7 +157,6 @@ def measure(settings: Settings) -> Demand:
     Raises:
         NerveError: there is none, or it cannot be loaded.
     """
-    hold_little()
     name, repository = settings.default_model, Repository(settings.models_dir)
     deployment = DeploymentStore(settings.state_folder).read(name)
     version = (deployment and deployment.stable) or repository.require(name)[-1]
@@ -226,6 +225,7 @@ def _resident() -> int:
 
 def _main() -> None:
     """Measure with the settings that standard input tells."""
+    hold_little()
     try:
         demand = measure(Settings.model_validate_json(sys.stdin.buffer.read()))
     except NerveError as error:

@@ -80,6 +80,6 @@ def test_bulk_knows_no_server_and_needs_no_parquet() -> None:
         "uvicorn",
         "app.api",
         "app.main",
-        "app.server.serve",
+        "app.server.process",
         "pyarrow",
     }

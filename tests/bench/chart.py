@@ -13,7 +13,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH = 960
-NAMES = 292
+NAMES = 324
 """Pixels that the names of the servers take, on the left."""
 
 GAP = 26
@@ -64,8 +64,8 @@ class Panel:
 
 PANELS = (
     Panel("Sentences a second", "64 clients; more is better", "64", "rate"),
-    Panel("Slowest in a hundred, ms", "64 clients; less is better", "64", "p99_ms"),
-    Panel("Milliseconds a sentence", "1 client; less is better", "1", "p50_ms"),
+    Panel("p99 latency, ms", "64 clients; less is better", "64", "p99_ms"),
+    Panel("Median latency, ms", "1 client; less is better", "1", "p50_ms"),
 )
 
 

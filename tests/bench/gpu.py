@@ -32,7 +32,7 @@ from app.errors import SettingsError
 from training.export.fusion import fuse_fp16
 from training.export.onnx_file import export_onnx
 from training.models import student_of
-from training.models.tagger import Size as Measures
+from training.models.tagger import Size as TaggerSize
 from training.models.transformer import TransformerTagger
 
 LENGTHS = (32, 128)
@@ -202,7 +202,11 @@ def _exported(size: Size, folder: Path) -> tuple[torch.nn.Module, Path]:
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     if size.dilations:
-        measures: Measures = {"embedding": size.embedding, "width": size.width, "dilations": size.dilations}
+        measures: TaggerSize = {
+            "embedding": size.embedding,
+            "width": size.width,
+            "dilations": size.dilations,
+        }
         tagger = student_of("cnn", TransformerTagger(network), TAGS, measures, torch.Generator())
         network = tagger.eval()
         tagger.save(checkpoint)

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.corpora import LoadedCorpus, load_held_out
+from training.data.corpora import load_held_out
 from training.data.documents import Span
-from training.evaluation.spans import score
+from training.evaluation.evaluate import as_text, evaluate_system
 from training.recipe import load_recipe
 
 SIDE = Path(__file__).with_name("spacy_spans.py")
@@ -34,13 +34,17 @@ class Answered:
 
     Attributes:
         version: of the model and of spaCy.
-        found: entities of each text, under our labels.
+        found: by text, its entities under our labels.
         seconds: by the clock, without loading.
     """
 
     version: str
-    found: tuple[tuple[Span, ...], ...]
+    found: dict[str, tuple[Span, ...]]
     seconds: float
+
+    def of(self, texts: Sequence[str]) -> list[tuple[Span, ...]]:
+        """The entities of each of these texts, which must be among those that were asked."""
+        return [self.found[text] for text in texts]
 
 
 def ask(python: str, texts: Sequence[str]) -> Answered:
@@ -52,8 +56,8 @@ def ask(python: str, texts: Sequence[str]) -> Answered:
     lines = "".join(json.dumps(text) + "\n" for text in texts)
     done = subprocess.run([python, SIDE], input=lines, stdout=subprocess.PIPE, text=True, check=True)
     *found, last = (json.loads(line) for line in done.stdout.splitlines())
-    spans = (tuple(as_ours(text, entities)) for text, entities in zip(texts, found, strict=True))
-    return Answered(last["version"], tuple(spans), last["seconds"])
+    spans = {text: tuple(as_ours(text, entities)) for text, entities in zip(texts, found, strict=True)}
+    return Answered(last["version"], spans, last["seconds"])
 
 
 def as_ours(text: str, entities: Iterable[tuple[int, int, str]]) -> Iterable[Span]:
@@ -70,19 +74,6 @@ def as_ours(text: str, entities: Iterable[tuple[int, int, str]]) -> Iterable[Spa
                 yield Span(start, end, label)
 
 
-def f1_by_corpus(
-    corpora: Sequence[LoadedCorpus], answered: Answered, labels: Sequence[str]
-) -> dict[str, float]:
-    """Exact-span F1 in percent, all labels together, and their unweighted mean as `average`."""
-    found = iter(answered.found)
-    scores = {}
-    for corpus in corpora:
-        spans = [next(found) for _ in corpus.documents]
-        meant = [document.spans for document in corpus.documents]
-        scores[corpus.name] = score(spans, meant, labels).overall.as_dict()["f1"]
-    return {"average": round(sum(scores.values()) / len(scores), 2)} | scores
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.spacy_f1",
@@ -96,8 +87,11 @@ def main() -> None:
     corpora = load_held_out(recipe.test, recipe)
     texts = [document.text for corpus in corpora for document in corpus.documents]
     answered = ask(arguments.python, texts)
-    scores = f1_by_corpus(corpora, answered, recipe.labels)
-    print(f"{answered.version}\n")
+    results = evaluate_system(answered.of, corpora, recipe.labels)
+    print(f"{answered.version}\n\n{as_text(results)}\n")
+    scores = {"average": results["average_f1"]} | {
+        name: corpus["f1"] for name, corpus in results["corpora"].items()
+    }
     print(f"| {' | '.join(scores)} |\n|{'---:|' * len(scores)}")
     print(f"| {' | '.join(f'{f1:.2f}' for f1 in scores.values())} |\n")
     words = sum(len(text.split()) for text in texts)

@@ -184,12 +184,12 @@ def test_a_checkpoint_and_its_export_say_the_same(setting: Setting, tmp_path: Pa
 
 def test_another_order_of_labels_is_asked_anew(tiny_recipe: Recipe, tmp_path: Path, toy: Path) -> None:
     version = write_tiny_version(tmp_path)
-    answers = {}
+    best = {}
     for labels in ('["LOC", "PER", "ORG"]', '["PER", "ORG", "LOC"]'):
         recipe = load_recipe(toy / "toy.toml", ['scheme="IOB2"', f"labels={labels}"])
         answers = Setting(recipe, (version, version), tmp_path / "answers").ask([version], ["IBM"])
-        answers[labels] = tags_of(recipe.labels, "IOB2")[int(answers.rows(np.array([0])).argmax())]
-    assert set(answers.values()) == {"B-ORG"}
+        best[labels] = tags_of(recipe.labels, "IOB2")[int(answers.rows(np.array([0])).argmax())]
+    assert set(best.values()) == {"B-ORG"}
 
 
 def test_a_folder_that_is_no_teacher_is_named(setting: Setting, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from app.engine.runtimes.runtime import Arrays
 from app.engine.runtimes.session import CPU, OnnxSession
 
 LARGEST_DIFFERENCE = 1e-3
-"""Logits of the fused graph, before its numbers are halved, may differ from the source's by this."""
+"""How far a logit of the fused graph, while it is still fp32, may be from the source's."""
 
-_FILTERED = -10_000.0  # what an attention score of a masked sub-token becomes; half has room for it
+_FILTERED = -10_000.0
+"""What an attention score of a masked sub-token becomes: low enough, and half precision has room for it."""
 
 _COUNTED = {
     "attention": "Attention",

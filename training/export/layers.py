@@ -19,11 +19,11 @@ MICROSOFT = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 
 _PLAIN = {"num_heads", "mask_filter_value", "scale"}
-"""What an attention layer may ask for to be written out as below."""
+"""The attributes of an attention layer that can be written out as below."""
 
-# Three products, not one that is split: an axis more slows each transposition, and splitting copies.
-# The query's weights hold the scores' factor. A bias of the key would add the same to all scores of a
-# query, which changes no share, so there is none.
+# There are three products, not one that is split, because splitting copies and one more axis slows each
+# transposition. The query's weights hold the scores' factor. A bias of the key would add the same to all
+# scores of a query, which changes no share, so there is none.
 _ATTENTION = """
 attention (float[rows, length, width] x, float[rows, 1, length, length] filter) => (float context) {
     query_product = MatMul (x, query_weights)
@@ -46,8 +46,8 @@ attention (float[rows, length, width] x, float[rows, 1, length, length] filter) 
 }
 """
 
-# What is added to scores: nothing, or a number low enough to leave no share. It is spread over the
-# queries once: adding it to each layer's scores goes in long runs then.
+# The filter is added to scores: it is zero, or so low that no share is left. It is spread over the queries
+# once, so that adding it to a layer's scores reads memory in order.
 _FILTER = """
 filter (int32[rows, length] mask) => (float filter) {
     present = Cast <to = 1> (mask)
@@ -69,7 +69,7 @@ def lean_layers(source: ModelProto) -> ModelProto:
     - attention in few operators: shapes are constants, the scores' factor is in the query's weights, and
       what the mask adds is computed once, not in each layer;
     - a residual as a `Sum`: of an `Add` and a `LayerNormalization` the runtime would make one
-      `SkipLayerNormalization`, which takes five times as long as the two;
+      `SkipLayerNormalization`, which takes longer than the two;
     - GELU as one standard operator, so that who quantizes sees that it gives next to nothing negative.
     """
     model = _merged(source)
@@ -102,7 +102,11 @@ def _is_plain(attention: NodeProto) -> bool:
 
 
 class _Writer:
-    """Writes out what the optimizer merged; `constants` are those that this takes."""
+    """Writes out what the optimizer merged.
+
+    Attributes:
+        constants: what the new nodes take, by name.
+    """
 
     def __init__(self, model: ModelProto):
         self._graph = model.graph
@@ -111,7 +115,7 @@ class _Writer:
         self.constants: dict[str, TensorProto] = {}
 
     def written(self, node: NodeProto) -> Iterator[NodeProto]:
-        """The nodes that stand for one."""
+        """The nodes that stand for one node of the source."""
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         if node.op_type == "SkipLayerNormalization":
             residual, x, *scale_and_shift = node.input

@@ -20,7 +20,7 @@ from training.models import load_tagger
 from training.models.tagger import CONFIG, Tagger
 
 LARGEST_DIFFERENCE = 1e-3
-"""Logits of the graph may differ from PyTorch's by this."""
+"""How far a logit of the graph may be from PyTorch's."""
 
 
 def export_onnx(checkpoint: str, target: Path, longest: int = 33) -> dict[str, float]:
@@ -79,11 +79,12 @@ class _Reference:
     """A network in PyTorch, to compare a graph with.
 
     Attributes:
-        run: logits from the graph's inputs.
-        largest: each input's values are below this.
+        logits_of: the network's logits, from the graph's inputs.
+        largest: for each input a number that its values are below.
+        padding: the id that fills rows up.
     """
 
-    run: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+    logits_of: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
     largest: Mapping[str, int]
     padding: int = 0
 
@@ -167,6 +168,6 @@ def _parity(checkpoint: str, reference: _Reference, path: Path, longest: int) ->
         batch = {name: arrays[name].astype(np.int64) for name in session.inputs}
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-            want = reference.run(tensors).numpy()
+            want = reference.logits_of(tensors).numpy()
         worst = max(worst, float(np.abs(session.run(batch) - want)[mask == 1].max()))
     return worst

@@ -84,7 +84,7 @@ class _Packer:
     """Rewrites the nodes of a graph, in order.
 
     Attributes:
-        heads: numbers of heads that attention was packed for.
+        heads: for which numbers of attention heads places were made.
         constants: what the new nodes take, by name.
     """
 
@@ -131,7 +131,7 @@ class _Packer:
             yield from packed
 
     def _written(self, node: NodeProto) -> Iterator[NodeProto]:
-        """The nodes that stand for one."""
+        """The nodes that stand for one node of the source."""
         first, output = (*node.input, "")[0], node.output[0]
         if self._is_by_row(node):
             self._packed.add(output)

@@ -21,10 +21,10 @@ from training.export.layers import MICROSOFT, OPSET, declare, lean_layers, set_n
 from training.export.packing import pack_rows
 
 _SMALLEST_TABLE = 1000
-"""Embedding tables with fewer rows stay fp32: they weigh nothing."""
+"""Embedding tables with fewer rows stay fp32, as they are a small part of the file."""
 
 _ONE_SIDED = {"Gelu", "FastGelu", "Relu"}
-"""Operators whose outputs are never below `-_DEEPEST`, and as large as they like."""
+"""Operators whose outputs are never below `-_DEEPEST`; above they have no bound."""
 
 _DEEPEST = 0.17  # GELU's minimum is -0.16997
 
@@ -59,17 +59,17 @@ def quantize_by_row(source: Path, target: Path, reduce_range: bool = False) -> N
 class _Rows:
     """Rewrites the products of a graph with constant weights to int8, with one scale a row.
 
-    What it costs beside the product decides the speed, so each step is a pass that ONNX Runtime
-    vectorizes, and there are few:
+    The operators beside the product decide the speed. So there are few, and ONNX Runtime vectorizes each:
 
     - `QuantizeLinear` in blocks as long as a row divides, rounds and shifts in one pass, whatever the
-      tensor's rank. It wants a zero point for each row: one tensor of them serves all of a shape.
+      tensor's rank. It wants a zero point for each row, and one tensor of zero points serves all tensors
+      of a shape.
     - `MatMulIntegerToFloat` scales each column as it writes it. The row's scale must come after it: that
       operator would take it for a scalar and compute something else.
-    - What GELU gives is never below -0.17, so zero may stand at 16 instead of 128: no absolute
+    - What GELU gives is never below -0.17, so zero may stand at 16 instead of 128. Then no absolute
       values are taken, and a large value has 239 steps instead of 127.
-    - The row's scale must be applied before the bias is added, and GELU adds it: `FastGelu`, with the
-      tanh formula (within 0.0005 of the exact, a tenth of a step), is quicker than any other way.
+    - The row's scale must be applied before the bias is added, so GELU adds the bias. `FastGelu` does,
+      by the tanh formula, which is within 0.0005 of the exact one: a tenth of a step.
     """
 
     def __init__(self, model: ModelProto, levels: int):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from training.models.initialisation import ShapedEmbedding, embedded_student
-from training.models.tagger import ConfiguredTagger, Range, Size, Tagger, TaggerConfig
+from training.models.tagger import Allowed, ConfiguredTagger, Size, Tagger, TaggerConfig
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class BiLSTMTagger(ConfiguredTagger):
             ValueError: a value in `size` is unknown or out of range.
         """
         ranges = {
-            "hidden": Range(256, 1, 4096),
-            "layers": Range(1, 1, 8),
-            "dropout": Range(0.1, 0.0, 0.9),
+            "hidden": Allowed(256, 1, 4096),
+            "layers": Allowed(1, 1, 8),
+            "dropout": Allowed(0.1, 0.0, 0.9),
         }
         return embedded_student(cls, teacher, tags, size, ranges, generator)
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from training.models.initialisation import ShapedEmbedding, embedded_student
-from training.models.tagger import ConfiguredTagger, Range, Size, Tagger, TaggerConfig
+from training.models.tagger import Allowed, ConfiguredTagger, Size, Tagger, TaggerConfig
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class CNNTagger(ConfiguredTagger):
             ValueError: a value in `size` is unknown or out of range.
         """
         ranges = {
-            "width": Range(256, 1, 4096),
-            "dilations": Range((1, 2, 4, 8, 1, 2), 1, 256),
-            "dropout": Range(0.1, 0.0, 0.9),
+            "width": Allowed(256, 1, 4096),
+            "dilations": Allowed((1, 2, 4, 8, 1, 2), 1, 256),
+            "dropout": Allowed(0.1, 0.0, 0.9),
         }
         return embedded_student(cls, teacher, tags, size, ranges, generator)
 

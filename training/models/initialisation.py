@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from app.engine.text.words import SHAPES
-from training.models.tagger import ConfiguredTagger, Range, Size, Tagger, read_size
+from training.models.tagger import Allowed, ConfiguredTagger, Size, Tagger, read_size
 
 
 class ShapedEmbedding(nn.Module):
@@ -56,7 +56,7 @@ def embedded_student(
     teacher: Tagger,
     tags: Sequence[str],
     size: Size,
-    ranges: Mapping[str, Range],
+    ranges: Mapping[str, Allowed],
     generator: torch.Generator,
 ) -> E:
     """A network that reads its teacher's sub-tokens through a `ShapedEmbedding` of the teacher's tables.
@@ -70,7 +70,7 @@ def embedded_student(
     """
     rows, columns = teacher.tables()[0].shape
     values = read_size(
-        kind.architecture, size, {"embedding": Range(min(128, columns), 1, columns), **ranges}
+        kind.architecture, size, {"embedding": Allowed(min(128, columns), 1, columns), **ranges}
     )
     with seeded(generator):
         student = kind(kind.config_type(vocabulary=rows, tags=tuple(tags), **values))

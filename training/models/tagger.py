@@ -169,7 +169,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Range:
+class Allowed:
     """What a value in `size` may be, and what it is where a recipe is silent.
 
     The value has the type of `default`: int, float, or a tuple whose items are in range.
@@ -180,7 +180,7 @@ class Range:
     most: float
 
 
-def read_size(architecture: str, size: Size, ranges: Mapping[str, Range]) -> dict[str, Any]:
+def read_size(architecture: str, size: Size, ranges: Mapping[str, Allowed]) -> dict[str, Any]:
     """Every value that `ranges` names, from `size` or by default.
 
     Raises:

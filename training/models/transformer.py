@@ -25,7 +25,7 @@ from app.engine.text.tokenizer import Tokenizer
 from app.engine.text.words import SHAPES
 from app.labels import WordRule
 from training.models.initialisation import inherited_weights, seeded
-from training.models.tagger import Range, Size, Tagger, read_size
+from training.models.tagger import Allowed, Size, Tagger, read_size
 
 _ATTENTION = "eager"  # without attention dropout it trains faster than sdpa on a CPU where rows are short
 
@@ -271,10 +271,10 @@ def _smaller(config: PretrainedConfig, tags: Sequence[str], size: Size) -> Pretr
     wanted = size.get("width", width)
     fitting = isinstance(wanted, int) and wanted % head == 0
     ranges = {
-        "layers": Range(most, 1, most),
-        "width": Range(width, 1, width),
-        "heads": Range(wanted // head if fitting else config.num_attention_heads, 1, width),
-        "intermediate": Range(config.intermediate_size, 1, config.intermediate_size),
+        "layers": Allowed(most, 1, most),
+        "width": Allowed(width, 1, width),
+        "heads": Allowed(wanted // head if fitting else config.num_attention_heads, 1, width),
+        "intermediate": Allowed(config.intermediate_size, 1, config.intermediate_size),
     }
     values = read_size("transformer", size, ranges)
     if values["width"] % values["heads"]:

@@ -187,7 +187,7 @@ def _main() -> None:
     try:
         # One thread is enough to see whether it works, and leaves the others to those who serve.
         Loader(replace(order.options, threads=1)).load(order.folder, models=order.models)
-    except NerveError as error:  # a refusal, or a trusted key that is none
+    except NerveError as error:  # a refusal, or a trusted key that is not one
         answer = _Answer(refused=error.message)
     print(answer.model_dump_json(), flush=True)
     os._exit(0)  # nothing needs closing: the process takes everything with it

@@ -86,7 +86,7 @@ class Workers:
         write_whole(self._path(own), own.model_dump_json() + "\n")
         self._own, self._written = own, now
 
-    def withdraw(self) -> None:
+    def remove(self) -> None:
         """Remove this process's own report, at its end."""
         if self._own:
             self._path(self._own).unlink(missing_ok=True)

@@ -68,11 +68,11 @@ def add_version(source: str, models: Path, check: Check) -> Manifest:
 
 @contextmanager
 def _staging(incoming: Path) -> Iterator[Path]:
-    """A folder of this add alone, gone at the end; it is locked for as long as this process works on it."""
+    """A folder for this add alone. It is locked while this process works on it, and removed at the end."""
     incoming.mkdir(parents=True, exist_ok=True)
     staging = incoming / secrets.token_hex(8)
     lock = FileLock(_lock_file(staging))
-    # Under one lock, so that nobody takes a folder that is just being made for a dead one.
+    # One lock is held meanwhile, so that nobody takes a folder that is just being made for a dead one.
     with FileLock(incoming / ".lock"):
         _remove_leftovers(incoming)
         lock.acquire()

@@ -103,12 +103,12 @@ def _is_archive(path: str) -> bool:
 
 def _from_files(source: str, opened: Callable[[str], IO[bytes]]) -> Fetch:
     def fetch(name: str, path: Path, limit: int) -> None:
-        # Not asked first whether it is there: fsspec answers no to that on every kind of error.
+        # The file is opened without asking whether it exists: on any error fsspec answers that it does not.
         try:
             with _reading(source):
                 file = opened(name)
         except AddFailed as error:
-            # S3 forbids what is not there to those who may not list the bucket.
+            # To those who may not list the bucket, S3 says of a missing file that it is forbidden.
             if name in OPTIONAL and isinstance(error.__cause__, PermissionError):
                 raise FileNotFoundError(name) from error
             raise
@@ -119,7 +119,7 @@ def _from_files(source: str, opened: Callable[[str], IO[bytes]]) -> Fetch:
 
 
 def _unpack(source: str, file: IO[bytes], folder: Path) -> Fetch:
-    """Unpack an archive as it streams in."""
+    """Unpack an archive as its bytes come in."""
     folder.mkdir()
     room = min(MAX_BYTES, shutil.disk_usage(folder).free)
     with _reading(source):
@@ -154,7 +154,7 @@ def _unpack(source: str, file: IO[bytes], folder: Path) -> Fetch:
 
 
 def _root(folder: Path) -> Path:
-    """Where the version lies in what was unpacked: often in a folder of its name, or in one of a folder."""
+    """The folder that holds the manifest; archives often have one or two folders above it."""
     while not (folder / MANIFEST).exists():
         inside = [path for path in folder.iterdir() if path.is_dir()]
         if len(inside) != 1:
@@ -169,7 +169,7 @@ def _next_member(source: str, archive: tarfile.TarFile) -> tarfile.TarInfo | Non
 
 
 def _checked_parts(source: str, member: tarfile.TarInfo, folder: Path) -> tuple[str, ...]:
-    """The path of a member, which is a plain file or folder inside the archive."""
+    """The path of a member, once it is known to be a plain file or folder inside the archive."""
     path = PurePosixPath(member.name)
     kind = (member.isreg() and not member.issparse()) or member.isdir()
     try:
@@ -185,7 +185,7 @@ def _checked_parts(source: str, member: tarfile.TarInfo, folder: Path) -> tuple[
 
 
 def _write(source: str, content: IO[bytes], path: Path, limit: int) -> None:
-    """Stream at most `limit` bytes into a new file; they are on the disk when this returns."""
+    """Copy at most `limit` bytes into a new file; they are on the disk when this returns."""
     with path.open("xb") as file:
         while limit:
             with _reading(source):
@@ -205,7 +205,7 @@ def _reading(source: str) -> Iterator[Any]:
         yield
     except (NerveError, ImportError, FileNotFoundError):
         raise
-    except Exception as error:  # each back end raises errors of its own
+    except Exception as error:  # each of fsspec's back ends raises errors of its own
         first = next(iter(str(error).splitlines()), "")
         raise AddFailed(
             f"{source}: cannot be read: {type(error).__name__}: {first}; check the address, that it is "

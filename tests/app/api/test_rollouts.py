@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from app.manifest import MANIFEST, file_hash
-from app.versions.rollout.desired import DeploymentStore
+from app.versions.rollout.store import DeploymentStore
 from tests.deployments import put, show, state
 from tests.servers import Server, nerve, serving, until
 from tests.tiny import POISON, edit_manifest, write_tiny_version

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.versions.rollout.desired import DeploymentStore
+from app.versions.rollout.store import DeploymentStore
 from tests.app.bulk.corpora import NAMES, read_corpus, rejected, texts, write_corpus
 from tests.servers import NERVE, environment, nerve
 from tests.tiny import TEXT, write_tiny_version

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from app import __version__
-from app.versions.rollout.desired import AbortRule, DeploymentStore, Shadow
+from app.versions.rollout.desired import AbortRule, Shadow
+from app.versions.rollout.store import DeploymentStore
 from tests.runtimes import no_cuda
 from tests.servers import environment, nerve, serving
 from tests.tiny import TEXT, edit_manifest, write_tiny_version

@@ -8,12 +8,11 @@ import pytest
 
 from app.errors import VersionRefused
 from app.manifest import MANIFEST, file_hash, read_manifest
-from app.metrics import Metrics
 from app.versions.loading.loader import load_version
 from app.versions.loading.options import LoadOptions
-from app.versions.rollout.desired import DeploymentStore
 from app.versions.rollout.manager import VersionManager
 from app.versions.storage.repository import Repository
+from tests.managers import leased, make_manager
 from tests.servers import sample_sum, serving
 from tests.tiny import SCORES, SPANS, TEXT, edit_manifest, write_tiny_version
 from training.data.corpora import LoadedCorpus
@@ -143,9 +142,7 @@ def test_a_failure_leaves_nothing(models: Path, members: Any, weights: Any, reas
 
 @pytest.fixture
 def manager(models: Path) -> Iterator[VersionManager]:
-    made = VersionManager(
-        Repository(models), DeploymentStore(models / ".state"), LoadOptions(threads=1), Metrics()
-    )
+    made = make_manager(models)
     yield made
     made.close()
 
@@ -153,10 +150,10 @@ def manager(models: Path) -> Iterator[VersionManager]:
 def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: VersionManager) -> None:
     manager.operations.activate("ner-en", 2, "me")
     package_ensemble("ner-en", Members(MEMBERS, "mean"), models)
-    manager.converge()
-    with manager.leased("ner-en") as old:
+    manager.reconcile()
+    with leased(manager, "ner-en") as old:
         manager.operations.activate("ner-en", 3, "me")
-        with manager.leased("ner-en") as new:
+        with leased(manager, "ner-en") as new:
             assert new.model.predict([TEXT])[0].entities[1].label == "ORG"
             assert new.variant.precision == "fp32"
         assert old.model.predict([TEXT])[0].entities[1].label == "PER"

@@ -8,7 +8,7 @@ from app.errors import VersionRefused
 from app.manifest import read_manifest, verify_files
 from app.versions.loading.loader import load_version
 from tests.training.export.checkpoints import write_checkpoint
-from training.export.importer import import_checkpoint
+from training.export.importer import ImportOptions, import_checkpoint
 from training.export.repack import repack
 
 TEXTS = ["Maria Keller moved from Hamburg to Toronto in 2019.", "Nobody.", "Anna met Paul in Rome. " * 40]
@@ -20,7 +20,8 @@ def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", "bert")
     with monkeypatch.context() as patched:
         patched.setattr("training.export.quantize.pack_rows", lambda model: False)
-        return import_checkpoint(str(checkpoint), "tiny", tmp_path / "models", precision="int8")
+        options = ImportOptions(precision="int8")
+        return import_checkpoint(str(checkpoint), "tiny", tmp_path / "models", options)
 
 
 def test_a_version_is_published_again_with_the_same_answers(unpacked: Path) -> None:

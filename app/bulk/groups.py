@@ -1,6 +1,6 @@
-"""Chunks: records that are sent to the predictor at once, with what of each must come out again.
+"""Groups: records that are annotated at once, with what of each must come out again.
 
-A record that cannot be read is no error here but a `Reject` in its chunk, so that it stays in order with
+A record that cannot be read is no error here but a `Reject` in its group, so that it stays in order with
 the others.
 """
 
@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from pydantic_core import to_json
-
 from app.bulk.lines import Position
 
 ENTITIES = "entities"
 """The field or column that is added; one of this name in the input is replaced."""
 
-CHUNK_TEXTS = 512
-CHUNK_CHARACTERS = 1 << 17
-CHUNK_SIZE = 1 << 22
-"""A chunk ends with the text, the character of texts, or the character of whole records that reaches one
-of these. They are sorted by length as a whole, and in 128 there are hardly enough of a length."""
+GROUP_TEXTS = 512
+GROUP_CHARACTERS = 1 << 17
+GROUP_SIZE = 1 << 22
+"""A group ends with the text, the character of texts, or the character of whole records that reaches one of
+these. The texts of a group run in the order of their lengths, and a smaller group has few texts of about
+the same length."""
 
 _SHOWN = 1_000
 """Characters of a bad record that are kept."""
@@ -30,7 +29,7 @@ class Record(NamedTuple):
 
     Attributes:
         number: of its first line, or of its row; from 1.
-        kept: what must come out again, as its reader's rows have it.
+        kept: what must come out again, in the form that its reader's rows take.
         size: about how many characters that is.
     """
 
@@ -57,7 +56,7 @@ class Reject(NamedTuple):
 
 
 class Rows(Protocol):
-    """What must come out again of a chunk's records, in the form that each kind of output wants."""
+    """What must come out again of a group's records, in the form that each kind of output wants."""
 
     def objects(self) -> list[bytes]:
         """A JSON object a record, without its last brace."""
@@ -77,7 +76,7 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Group:
     """Records that follow one another.
 
     Attributes:
@@ -117,64 +116,23 @@ class Reader(Protocol):
         """How far it has been read: bytes of the file, or rows of Parquet."""
         ...
 
-    def chunks(self, start: Position) -> Iterator[Chunk]:
+    def groups(self, start: Position) -> Iterator[Group]:
         """All records from there on."""
         ...
 
 
-class TableRows:
-    """Rows of columns that are all text."""
-
-    def __init__(self, columns: Sequence[str], rows: Sequence[list[str]]):
-        self._columns = columns
-        self._rows = list(rows)
-
-    def objects(self) -> list[bytes]:
-        return [to_json(dict(zip(self._columns, row, strict=True)))[:-1] for row in self._rows]
-
-    def cells(self) -> list[list[str]]:
-        return self._rows
-
-    def batch(self) -> Any:
-        from app.bulk.parquet import text_batch
-
-        return text_batch(self._columns, self._rows)
-
-    def take(self, places: Sequence[int]) -> "TableRows":
-        return TableRows(self._columns, [self._rows[place] for place in places])
-
-
-class JsonRows:
-    """JSON objects as they were read, byte for byte."""
-
-    def __init__(self, objects: Sequence[bytes]):
-        self._objects = list(objects)
-
-    def objects(self) -> list[bytes]:
-        return self._objects
-
-    def cells(self) -> list[list[str]]:
-        raise NotImplementedError("JSONL has no fixed columns; `make_writer` refuses it")
-
-    def batch(self) -> Any:
-        raise NotImplementedError("JSONL has no fixed columns; `make_writer` refuses it")
-
-    def take(self, places: Sequence[int]) -> "JsonRows":
-        return JsonRows([self._objects[place] for place in places])
-
-
 def gather(
     records: Iterator[Record | Reject], position: Callable[[], Position], rows: Callable[[list[Any]], Rows]
-) -> Iterator[Chunk]:
-    """Records in chunks; the last may be small, and one long text may be a chunk of its own."""
+) -> Iterator[Group]:
+    """Put records into groups; the last may be small, and one long text may be a group of its own."""
     good: list[Record] = []
     rejects: list[Reject] = []
     characters = size = 0
 
-    def chunk() -> Chunk:
+    def group() -> Group:
         numbers, texts = [record.number for record in good], [record.text for record in good]
         kept = rows([record.kept for record in good])
-        return Chunk(numbers, texts, kept, rejects, position(), characters, size)
+        return Group(numbers, texts, kept, rejects, position(), characters, size)
 
     for record in records:
         if isinstance(record, Reject):
@@ -183,12 +141,12 @@ def gather(
             good.append(record)
             characters += len(record.text)
             size += record.size
-        many = len(good) + len(rejects) >= CHUNK_TEXTS
-        if many or characters >= CHUNK_CHARACTERS or size >= CHUNK_SIZE:
-            yield chunk()
+        many = len(good) + len(rejects) >= GROUP_TEXTS
+        if many or characters >= GROUP_CHARACTERS or size >= GROUP_SIZE:
+            yield group()
             good, rejects, characters, size = [], [], 0, 0
     if good or rejects:
-        yield chunk()
+        yield group()
 
 
 def reject(number: int, code: str, reason: str, record: str) -> Reject:

@@ -1,27 +1,23 @@
-"""Task: what to annotate and how, and the files that a run of it has."""
+"""Job: what to annotate, and how."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from app.annotate import Wanted, check_labels
-from app.bulk.chunks import ENTITIES, Reader
-from app.bulk.errors import BulkError, OutputExists
+from app.bulk.errors import BulkError
 from app.bulk.formats import Format
-from app.bulk.journal import Journal, Setup, identify, read_journal
+from app.bulk.groups import ENTITIES, Reader
+from app.bulk.journal import Setup, identify
 from app.bulk.lines import Lines
-from app.bulk.parquet import ParquetReader, remove_parts
-from app.bulk.records import CsvReader, JsonlReader, TextReader
+from app.bulk.parquet import ParquetReader
+from app.bulk.readers import CsvReader, JsonlReader, TextReader
 from app.manifest import MANIFEST, file_hash, read_manifest
 from app.rendering import OffsetUnit
 from app.versions.loading.options import LoadOptions
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """What to annotate, and how.
 
     Attributes:
@@ -74,7 +70,7 @@ class Task:
         check_labels(self.wanted.labels, read_manifest(self.folder).labels)
 
     def setup(self) -> Setup:
-        """What must be the same for a run to go on."""
+        """What must be the same for another process to go on with it."""
         return Setup(
             input=identify(self.source, str(self.source_format)),
             output_format=str(self.output_format),
@@ -109,61 +105,3 @@ class Task:
         if self.source_format.kind == "jsonl":
             return JsonlReader(lines, limit, total, self.field)
         return CsvReader(lines, limit, total, self.field, str(path or "-"), line_limit)
-
-
-class Files:
-    """The files of a run beside its output: what is half done, the journal of it, and what is set aside."""
-
-    def __init__(self, output: Path):
-        self.output = output
-        self.part = output.with_name(f"{output.name}.part")
-        self.journal = output.with_name(f"{output.name}.part.json")
-        self.rejected = output.with_name(f"{output.name}.rejected.jsonl")
-        self.rejected_part = output.with_name(f"{output.name}.rejected.jsonl.part")
-        self._lock = output.with_name(f"{output.name}.part.lock")
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Within it no other process writes this output.
-
-        Raises:
-            BulkError: one does.
-        """
-        lock = FileLock(self._lock, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise BulkError(
-                f"{self.output}: another nerve annotate is writing it; wait for it, or name another output"
-            ) from None
-        try:
-            yield
-        finally:
-            if not self.journal.exists():
-                self._lock.unlink(missing_ok=True)
-            lock.release()
-
-    def begun(self, task: Task, setup: Setup) -> Journal | None:
-        """How far an earlier run came; None where none was begun.
-
-        Raises:
-            OutputExists: there is an output already, and it may not be replaced.
-            JournalDiffers: what is half done was begun otherwise.
-        """
-        if task.restart:
-            self.remove_part()
-        journal = read_journal(self.journal, setup)
-        ended = journal is not None and journal.finished  # and its files may have their names already
-        for path in (self.output, self.rejected):
-            if path.exists() and not (task.force or ended):
-                raise OutputExists(f"{path}: is there already; --force replaces it")
-        return journal
-
-    def remove_part(self) -> None:
-        """Remove what is half done, or was joined; the journal first, which vouches for it."""
-        self.journal.unlink(missing_ok=True)
-        self.rejected_part.unlink(missing_ok=True)
-        if self.part.is_dir():
-            remove_parts(self.part)
-        else:
-            self.part.unlink(missing_ok=True)

@@ -1,26 +1,16 @@
-"""Records: what is read from text, JSONL and CSV."""
+"""Readers: the records of text, JSONL and CSV."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from app.bulk.chunks import (
-    ENTITIES,
-    Chunk,
-    JsonRows,
-    Record,
-    Reject,
-    Rows,
-    TableRows,
-    gather,
-    not_utf8,
-    reject,
-    too_long,
-)
+from app.bulk.columns import column_of
 from app.bulk.errors import BulkError
+from app.bulk.groups import ENTITIES, Group, Record, Reject, Rows, gather, not_utf8, reject, too_long
 from app.bulk.lines import Lines, LineTooLong, Position
+from app.bulk.rows import JsonRows, TableRows
 
 _LINE_TOO_LONG = ("text_too_long", "the line is longer than any text may be (NERVE_MAX_TEXT_CHARS)")
 
@@ -41,7 +31,7 @@ class _Lined:
     def progress(self) -> int:
         return self._lines.bytes_read
 
-    def chunks(self, start: Position) -> Iterator[Chunk]:
+    def groups(self, start: Position) -> Iterator[Group]:
         self._lines.skip_to(start)
         return gather(self._records(), lambda: self._lines.position, self._rows)
 
@@ -206,19 +196,6 @@ class _Decoded:
 
     def __next__(self) -> str:
         return self._call()
-
-
-def column_of(column: str, columns: Sequence[str], name: str) -> int:
-    """The place of a column.
-
-    Raises:
-        BulkError: there is none, or several; names those there are.
-    """
-    found = [place for place, other in enumerate(columns) if other == column]
-    if len(found) == 1:
-        return found[0]
-    how = f"has {len(found)} columns" if found else "has no column"
-    raise BulkError(f"{name}: {how} {column!r} (it has {', '.join(columns)}); name one with --field")
 
 
 def _kind(value: object) -> str:
