@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from app.engine.batching.dispatcher import READ_TOGETHER, Batch, Dispatcher, Part, Ran
+from app.engine.batching.batches import Batch, Part, Ran
+from app.engine.batching.dispatcher import READ_TOGETHER, Dispatcher
 from app.engine.batching.requests import Request
 from app.engine.runtimes.cost import Cost
 from app.errors import Busy, NotReady
