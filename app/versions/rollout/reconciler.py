@@ -163,7 +163,7 @@ class Reconciler:
             attempt.failed.clear()
         loaded = self.holdings.loaded(name)
         found = set(self._repository.versions(name))
-        asked = found if loaded.stable is None else found & desired.versions
+        asked = found & {load.version for load in needed(desired, loaded)} if loaded.stable else found
         outcomes = {version: self._outcome(name, version, desired, attempt) for version in asked}
         return _Inputs(desired, torn, loaded, outcomes)
 

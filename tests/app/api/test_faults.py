@@ -152,7 +152,7 @@ def test_an_endless_version_keeps_no_good_one_from_serving(tmp_path: Path) -> No
         assert server.ner("IBM")["version"] == 1
 
 
-def test_a_trial_that_takes_long_holds_up_nobody_else(tmp_path: Path) -> None:
+def test_a_sandbox_load_that_takes_long_holds_up_nobody_else(tmp_path: Path) -> None:
     models = two_versions(tmp_path)
     with serving(models, tmp_path / "log", load_timeout=200) as server:
         write_tiny_version(models, version=3, graph=endless())

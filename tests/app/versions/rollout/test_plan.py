@@ -295,6 +295,16 @@ def test_an_operators_change_loads_all_that_it_names(world: World) -> None:
         assert not any(isinstance(step, Check | Load) for step in steps)
 
 
+@given(worlds())
+def test_while_a_version_serves_nothing_need_be_known_of_what_is_not_needed(world: World) -> None:
+    if world.loaded.stable is None:
+        return
+    asked = {load.version for load in needed(world.desired, world.loaded)}
+    known = {version: outcome for version, outcome in world.outcomes.items() if version in asked}
+    with_less = plan(world.desired, world.loaded, known, world.torn)
+    assert with_less == plan(world.desired, world.loaded, world.outcomes, world.torn)
+
+
 # single steps
 
 

@@ -10,7 +10,7 @@ from app.errors import InferenceFailed, NotReady, VersionRefused
 from app.versions.rollout.desired import AbortRule, Canary, Deployment, DeploymentChange, Shadow
 from app.versions.rollout.manager import VersionManager
 from app.versions.rollout.store import StateUnreadable, StateUnwritable
-from tests.app.versions.loading.test_loader import BAD_FOLDERS
+from tests.bad_versions import BAD_FOLDERS
 from tests.managers import Make, follow, leased, metric, served, states, write_state
 from tests.servers import until
 from tests.tiny import POISON, edit_manifest, write_tiny_version
