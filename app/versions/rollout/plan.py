@@ -6,7 +6,7 @@ are none.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from app.versions.rollout.desired import Canary, Deployment, Shadow
@@ -76,6 +76,8 @@ def plan(
     if loaded.failing or loaded.verdict:  # what is written down for them changes what is desired
         return _withdrawals(loaded)
     steps = _stable(desired, loaded, outcomes, torn)
+    renewed = {step.version for step in steps if isinstance(step, Renew)}
+    loaded = replace(loaded, spent=loaded.spent - renewed)
     if not torn:
         steps += _canary(desired.canary, loaded, outcomes)
         steps += _shadows(desired.shadow, loaded, outcomes)
