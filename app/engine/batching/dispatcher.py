@@ -46,7 +46,7 @@ class Dispatcher:
     """
 
     def __init__(self, cost: Cost, runners: int, max_queue_tokens: int, max_batch_tokens: int):
-        self._meter = CostMeter(cost)
+        self._meter = meter = CostMeter(cost)
         self._runners = runners
         self._max_batch_tokens = max_batch_tokens
         self._rate = Rate(cost.per_token / runners, runners * max_batch_tokens)
@@ -56,7 +56,7 @@ class Dispatcher:
             self._queue,
             self._rate,
             max_queue_tokens,
-            lambda size_class: overtaking(self._meter.cost, max_batch_tokens, size_class),
+            lambda size_class: overtaking(meter.cost, max_batch_tokens, size_class),
         )
         self._reading = 0  # runners that read texts
         self._running = 0  # batches in a session
