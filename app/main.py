@@ -1,53 +1,33 @@
 """The application: wiring and lifespan, nothing else."""
 
 import asyncio
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from app import __version__
+from app.annotate import Service
 from app.api import admin, health, stream
-from app.api.dialects import native
+from app.api.annotating import routes_of
+from app.api.dialects.table import DIALECTS
+from app.api.failures import on_error, on_http
 from app.api.middleware import RequestMiddleware
-from app.api.responses import error_response
-from app.engine.memory import collect_seldom, hold_little
-from app.engine.runtimes.session import available_cpus
-from app.errors import NerveError, NotFound, RequestError
+from app.api.solitude import Solitude
+from app.errors import NerveError
 from app.metrics import Metrics
 from app.settings import Settings
-from app.versions.loading.loader import LoadOptions
-from app.versions.rollout.desired import DeploymentStore
-from app.versions.rollout.manager import ModelManager
+from app.versions.loading.from_settings import load_options
+from app.versions.rollout.manager import VersionManager
+from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
-_SWITCH_SECONDS = 0.0005
-"""How long a thread may hold the interpreter where others want it. A batch that is done, and a request that
-has come, would wait for ten times as long by default, and a processor with them."""
 
-
-def load_options(settings: Settings) -> LoadOptions:
-    """How versions are run, as the settings say; a worker has its part of the CPUs."""
-    return LoadOptions(
-        provider=settings.provider,
-        allow_cpu_fallback=settings.allow_cpu_fallback,
-        variant=settings.variant,
-        threads=settings.threads or max(1, available_cpus() // (settings.workers or 1)),
-        runs=settings.runs,
-        max_queue_tokens=settings.max_queue_tokens,
-        max_batch_tokens=settings.max_batch_tokens,
-        load_timeout=settings.load_timeout,
-        load_memory_bytes=settings.load_memory_bytes,
-        trusted_keys=settings.trusted_keys,
-    )
-
-
-def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
+def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
     """The manager of a server's models, not yet started."""
-    return ModelManager(
+    return VersionManager(
         Repository(settings.models_dir),
         DeploymentStore(settings.state_folder),
         load_options(settings),
@@ -57,17 +37,21 @@ def make_manager(settings: Settings, metrics: Metrics) -> ModelManager:
     )
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The web service. Models are loaded once it starts, and closed when it ends."""
-    hold_little()
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    metrics = Metrics()
+def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
+    """The web service. Models are loaded once it starts, and closed when it ends.
+
+    It changes nothing of the process that it runs in, so it can be mounted below another application. That
+    one must then enter `app.router.lifespan_context(app)` in its own lifespan, since Starlette does not.
+
+    Args:
+        metrics: where it counts; by default in a registry of its own.
+    """
+    metrics = metrics or Metrics()
     manager = make_manager(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         manager.start()
-        collect_seldom()
         try:
             yield
         finally:
@@ -84,31 +68,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.manager = manager
     app.state.draining = threading.Event()
-    app.router.routes += native.router.routes  # an included router is matched twice
+    app.state.service = service = Service(manager, metrics, settings.default_model)
+    solitude = Solitude()
+    for dialect in DIALECTS:  # an included router would be matched twice
+        app.router.routes += routes_of(dialect, service, metrics, settings, solitude)
     app.include_router(stream.router)
     app.include_router(admin.router)
     app.include_router(health.router)
     app.add_middleware(RequestMiddleware, metrics=metrics)
-    app.add_exception_handler(NerveError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(NerveError, on_error)
+    app.add_exception_handler(HTTPException, on_http)
     return app
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, NerveError)
-    return error_response(error, request.scope["nerve"].id)
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
-    """The framework's own: no such route, or not with this method."""
-    assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
-    if error.status_code == 404:
-        mended: NerveError = NotFound(f"there is no {where}; see /docs")
-    else:
-        code = "method_not_allowed" if error.status_code == 405 else "http_error"
-        mended = RequestError(f"{where}: {error.detail}", code)
-        mended.status = error.status_code
-    response = error_response(mended, request.scope["nerve"].id)
-    response.headers.update(error.headers or {})
-    return response

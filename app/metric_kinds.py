@@ -1,11 +1,12 @@
 """Counters, gauges and histograms as `prometheus_client` has them, with less work a request."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import prometheus_client
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.samples import Sample
 
 
 class _Remembering(MetricWrapperBase):
@@ -21,6 +22,11 @@ class _Remembering(MetricWrapperBase):
         if child is None:
             child = self._known[values] = super().labels(*values)
         return child
+
+    def _child_samples(self) -> Iterable[Sample]:
+        """Without the time at which a child was made. The library leaves it out by a switch for the whole
+        process, which may not be ours."""
+        return [sample for sample in super()._child_samples() if sample.name != "_created"]
 
 
 class Counter(_Remembering, prometheus_client.Counter):

@@ -1,24 +1,13 @@
 """Metrics: every Prometheus metric of the server in one place."""
 
-import os
-import threading
-import weakref
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from prometheus_client import (
-    CollectorRegistry,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.samples import Sample
 
-from app.engine.batching.runner import BatchReport
-from app.engine.model import Model
+from app.engine.batching.report import BatchReport
+from app.engine.decoding.entities import Prediction
 from app.metric_kinds import Counter, Gauge, Histogram
-from app.server.metric_files import FOLDER, AllWorkers, ServerProcesses
-from app.versions.loading.loader import LoadedVersion
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MODEL = ("model", "version")
@@ -27,19 +16,21 @@ _MODEL = ("model", "version")
 class Metrics:
     """The metrics of one server, in a registry of their own.
 
-    A worker counts for itself, in files that all workers of the server share; what it tells is the
-    whole server's.
+    Args:
+        whole_server: from the registry of this process to the one that is told, which is the whole
+            server's where several processes count; by default what this process counts is told.
+
+    Args:
+        whole_server: from the registry of this process, the one that tells of the whole server; by default
+            this process is the server.
 
     Attributes:
         registry: what this process counts.
     """
 
-    def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+    def __init__(self, whole_server: Callable[[CollectorRegistry], CollectorRegistry] | None = None):
         self.registry = CollectorRegistry()
-        self._server = _whole_server(self.registry)
-        self._predictors: list[tuple[weakref.ref[Model], tuple[str, str]]] = []
-        self._looking = threading.Lock()
+        self._server = whole_server(self.registry) if whole_server else self.registry
         r = self.registry
         self.workers = Gauge(
             "nerve_workers", "Processes that take requests", registry=r, multiprocess_mode="livesum"
@@ -185,70 +176,27 @@ class Metrics:
         if report.failed:
             self.batch_failures.labels(*of).inc()
 
-    def loaded(self, version: LoadedVersion) -> None:
-        """Count a version among those that are loaded, and its queue from now on."""
-        self.model_info.labels(*_info(version)).inc()
-        of = (version.manifest.name, str(version.manifest.version))
-        with self._looking:
-            self._predictors.append((weakref.ref(version.model), of))
-        self.refresh()
-
-    def closed(self, version: LoadedVersion) -> None:
-        """The end of what `loaded` began."""
-        self.model_info.labels(*_info(version)).dec()
-
-    def refresh(self) -> None:
-        """Look up what is not counted as it happens: the queues of the versions loaded in this process."""
-        with self._looking:
-            waiting = {of: 0 for _, of in self._predictors}
-            living = {}  # a predictor that several share is one queue
-            for reference, of in self._predictors:
-                if predictor := reference():
-                    living[id(predictor), of] = (reference, of)
-            self._predictors = list(living.values())
-            for reference, of in self._predictors:
-                if predictor := reference():
-                    waiting[of] += predictor.waiting_tokens
-            for of, tokens in waiting.items():
-                self.queue_tokens.labels(*of).set(tokens)
+    def answered(self, model: str, version: str, predictions: Sequence[Prediction]) -> None:
+        """Count texts that were answered, and the entities that were returned."""
+        scores: dict[str, list[float]] = {}
+        for prediction in predictions:
+            for entity in prediction.entities:
+                scores.setdefault(entity.label, []).append(entity.score)
+        self.texts.labels(model, version).inc(len(predictions))
+        for label, found in scores.items():
+            self.entities.labels(model, version, label).inc(len(found))
+            self.entity_scores.labels(model, version, label).observe_all(found)
 
     def exposition(self) -> bytes:
         """The whole server's metrics, all workers together, as Prometheus reads them."""
-        self.refresh()
         return generate_latest(self._server)
 
     def samples(self, *names: str, **labels: str) -> list[Sample]:
         """The whole server's samples that are called so (such as `nerve_requests_total`) and have these
         labels. Each call reads the files of all workers, so ask for all that you need at once."""
-        self.refresh()
         return [
             sample
             for family in self._server.collect()
             for sample in family.samples
             if sample.name in names and labels.items() <= sample.labels.items()
         ]
-
-
-def _whole_server(process: CollectorRegistry) -> CollectorRegistry:
-    """Where the whole server's metrics are read: of a worker, from everybody's files."""
-    folder = os.environ.get(FOLDER)
-    registry = CollectorRegistry() if folder else process
-    PlatformCollector(registry=registry)
-    if folder:
-        registry.register(AllWorkers(Path(folder)))
-        registry.register(ServerProcesses(Path(folder), os.getppid()))
-    else:
-        ProcessCollector(registry=registry)
-    return registry
-
-
-def _info(version: LoadedVersion) -> tuple[str, ...]:
-    manifest = version.manifest
-    return (
-        manifest.name,
-        str(manifest.version),
-        version.variant.precision,
-        version.provider,
-        str(version.threads),
-        str(version.runs),
-    )

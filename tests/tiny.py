@@ -18,7 +18,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from app.engine.runtimes.session import CPU, CUDA
+from app.engine.runtimes.cuda import CUDA
+from app.engine.runtimes.session import CPU
 from app.labels import tags_of
 from app.manifest import MANIFEST, File, Golden, GoldenEntity, Manifest, Variant, file_hash
 

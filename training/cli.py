@@ -168,13 +168,14 @@ def benchmark(
     threads: Annotated[int, typer.Option(help="of each session; 0: as the server would")] = 0,
 ) -> None:
     """Parameters, bytes, sub-tokens a second, milliseconds a sentence: all in one run on this machine."""
-    from training.evaluation.benchmark import family_table, machine, measure_together, recorded_f1
+    from training.evaluation.benchmark import family_table, measure_together, recorded_f1
+    from training.evaluation.machine import machine
 
     folders = [version.resolve() for version in versions]
     teacher = _recipe(recipe, None) if recipe else None
     rows = measure_together(folders, rounds, threads, teacher=teacher)
     about = machine()
-    typer.echo(f"{about['cores']} cores of {about['processor']}, {about['system']}")
+    typer.echo(f"{about.cores} cores of {about.processor}, {about.system}")
     typer.echo(family_table(rows, recorded_f1(folders)))
 
 

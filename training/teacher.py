@@ -21,7 +21,8 @@ from app.engine.text.words import Ints, split_words
 from app.files import write_whole
 from app.labels import WordRule
 from app.manifest import MANIFEST, file_hash
-from app.versions.loading.loader import LoadOptions, load_single
+from app.versions.loading.loader import load_single
+from app.versions.loading.options import LoadOptions
 from training.data.encode import NO_TARGET
 from training.inference import logits_of
 from training.models import load_tagger

@@ -8,15 +8,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.api.admin_schemas import DeploymentBody, ModelBody, ModelsBody, ShadowBody, VersionBody
 from app.api.requests import parse_json, read_content
-from app.api.responses import documented, json_response
-from app.api.schemas import DeploymentBody, ModelBody, ModelsBody, ShadowBody, VersionBody
+from app.api.responses import json_response
+from app.api.statuses import documented
 from app.errors import BadRequest
-from app.versions.rollout.desired import Change, Deployment, DeploymentChange, StateUnreadable
-from app.versions.rollout.manager import ModelManager, VersionStatus
+from app.machine import server_id
+from app.versions.rollout.desired import Deployment, DeploymentChange
+from app.versions.rollout.manager import VersionManager, VersionStatus
 from app.versions.rollout.operations import Operations
-from app.versions.rollout.shadow import agreement
-from app.versions.rollout.workers import server_id
+from app.versions.rollout.shadow import comparison
+from app.versions.rollout.store import Change, StateUnreadable
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -57,7 +59,7 @@ def _version(status: VersionStatus) -> VersionBody:
 
 
 def _model(request: Request, name: str) -> ModelBody:
-    manager: ModelManager = request.app.state.manager
+    manager: VersionManager = request.app.state.manager
     versions = manager.model_status(name)
     try:
         deployment = manager.operations.deployment(name)
@@ -67,8 +69,8 @@ def _model(request: Request, name: str) -> ModelBody:
     stable = serving[0].version if serving else None
     shadows = []
     for shadow in deployment.shadow:
-        agreed = asdict(agreement(request.app.state.metrics, name, shadow.version, stable))
-        shadows.append(ShadowBody(version=shadow.version, percent=shadow.percent, **agreed))
+        compared = asdict(comparison(request.app.state.metrics, name, shadow.version, stable))
+        shadows.append(ShadowBody(version=shadow.version, percent=shadow.percent, **compared))
     return ModelBody(
         name=name,
         serving=stable,
@@ -84,7 +86,7 @@ def _model(request: Request, name: str) -> ModelBody:
 
 @router.get("", summary="Every model and its versions", responses=documented(500))
 def list_models(request: Request) -> ModelsBody:
-    manager: ModelManager = request.app.state.manager
+    manager: VersionManager = request.app.state.manager
     return ModelsBody(
         default=request.app.state.settings.default_model,
         workers=request.app.state.settings.workers or 1,
@@ -100,7 +102,7 @@ def show_model(name: str, request: Request) -> ModelBody:
 @router.get("/{name}/deployment", summary="What should be served", responses=documented(404, 422, 500))
 def show_deployment(name: str, request: Request, response: Response) -> Deployment:
     """The `ETag` is the generation; send it back as `If-Match` with a change."""
-    manager: ModelManager = request.app.state.manager
+    manager: VersionManager = request.app.state.manager
     deployment = manager.operations.deployment(name)
     response.headers["ETag"] = f'"{deployment.generation}"'
     return deployment
@@ -113,7 +115,7 @@ def show_history(
     limit: Annotated[int, Query(ge=1, le=10_000, description="Of the last changes, how many.")] = 100,
 ) -> list[Change]:
     """The last changes of what should be served, oldest first."""
-    manager: ModelManager = request.app.state.manager
+    manager: VersionManager = request.app.state.manager
     return manager.operations.history(name)[-limit:]
 
 
@@ -193,7 +195,7 @@ async def _changed(
     request: Request, name: str, change: Callable[[Operations, str], Deployment]
 ) -> Response:
     """Make a change and wait until every worker of this server follows: 200, or 202 where one does not."""
-    manager: ModelManager = request.app.state.manager
+    manager: VersionManager = request.app.state.manager
     seconds = request.app.state.settings.converge_timeout
     by = f"client {request.client.host}" if request.client else "client"
 

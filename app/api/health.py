@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from app.api.responses import documented
+from app.api.statuses import documented
 from app.errors import NotReady
 
 router = APIRouter(tags=["operations"])
@@ -27,4 +27,6 @@ async def readyz(request: Request) -> dict[str, str]:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 def metrics(request: Request) -> Response:
-    return Response(request.app.state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+    state = request.app.state
+    state.manager.refresh_queues()
+    return Response(state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

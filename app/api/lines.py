@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import pydantic_core
 
-from app.api.schemas import NerRequest
+from app.api.dialects.native_schemas import NerRequest
 from app.errors import BadRequest, RequestError, TooLarge, Unprocessable
 
 _OPTIONS = frozenset(NerRequest.model_fields) - {"text"}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.responses import error_response
-from app.errors import ClientLeft, NerveError
+from app.api.failures import crash_of, error_response, failure_of
+from app.api.statuses import STATUSES
 from app.metrics import Metrics
 
 log = logging.getLogger("nerve.request")
@@ -59,12 +59,11 @@ class RequestMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = ClientLeft.status
+            status = STATUSES["client_left"]
         except Exception as error:
-            log.exception("request %s crashed", record.id)
+            crash = failure_of(crash_of(error, record.id), record.id)
             if not status:
-                crash = NerveError(f"the server failed ({type(error).__name__}); see its log")
-                await error_response(crash, record.id)(scope, receive, send_with_id)
+                await error_response(crash)(scope, receive, send_with_id)
         finally:
             self._metrics.in_flight.dec()
             self._finish(scope, record, status)

@@ -1,20 +1,16 @@
-"""Requests: reading a body within its limit, and the offsets of an answer in the caller's unit."""
+"""Requests: reading a body within its limits, and what is wrong with one."""
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from app.api.schemas import NerOptions, NerRequest, OffsetUnit
-from app.engine.decoding.entities import Prediction
 from app.errors import BadRequest, ClientLeft, TooLarge, Unprocessable, UnsupportedMediaType
 from app.settings import Settings
 
-T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 _CHARSET = re.compile(r'charset\s*=\s*"?([^\s";]+)')
@@ -22,23 +18,8 @@ _MILLISECONDS = re.compile(r"0*[1-9][0-9]{0,8}", re.ASCII)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_ner_request(request: Request, media: str, body: bytes, settings: Settings) -> NerRequest:
-    """The request of `POST /ner`, from a body of JSON or plain text.
-
-    Raises:
-        BadRequest: not UTF-8, or not JSON. TooLarge: over a limit. Unprocessable: a field is wrong.
-    """
-    if media == "text/plain":
-        options = _checked(lambda: query_options(request))
-        parsed = NerRequest.model_construct(text=_decoded(body), texts=None, **dict(options))
-    else:
-        if request.scope["query_string"] and request.query_params:
-            raise Unprocessable(
-                "query parameters go with text/plain; with JSON, options are fields of the body"
-            )
-        parsed = parse_json(NerRequest, body)
-
-    texts = parsed.all_texts
+def check_limits(texts: Sequence[str], settings: Settings) -> None:
+    """Raises TooLarge for more texts than a request may hold, and for a text that is too long."""
     if len(texts) > settings.max_texts:
         raise TooLarge(
             f"{len(texts)} texts, a request may hold {settings.max_texts} (NERVE_MAX_TEXTS)",
@@ -51,7 +32,6 @@ def read_ner_request(request: Request, media: str, body: bytes, settings: Settin
                 "(NERVE_MAX_TEXT_CHARS)",
                 "text_too_long",
             )
-    return parsed
 
 
 def read_timeout(request: Request, default: float) -> float | None:
@@ -104,17 +84,17 @@ async def _read_body(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise TooLarge(too_large)
-    chunks: list[bytes] = []
+    pieces: list[bytes] = []
     size, more = 0, True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft("the caller hung up before the end of the body")
-        chunks.append(message.get("body", b""))
-        size, more = size + len(chunks[-1]), message.get("more_body", False)
+        pieces.append(message.get("body", b""))
+        size, more = size + len(pieces[-1]), message.get("more_body", False)
         if size > limit:
             raise TooLarge(too_large)
-    return b"".join(chunks)
+    return b"".join(pieces)
 
 
 def parse_json(model: type[M], body: bytes) -> M:
@@ -127,7 +107,7 @@ def parse_json(model: type[M], body: bytes) -> M:
         return model.model_validate_json(body)
     except ValidationError as error:
         problem = error
-    content = _decoded(body)  # the library tells no more of wrong bytes than of any other character
+    content = decoded(body)  # the library tells no more of wrong bytes than of any other character
     if problem.errors()[0]["type"] != "json_invalid":
         raise invalid(problem.errors())
     reason = problem.errors()[0]["msg"]
@@ -144,31 +124,12 @@ def parse_json(model: type[M], body: bytes) -> M:
     raise BadRequest(f"the body is not JSON: {reason}", "invalid_json")
 
 
-def _decoded(body: bytes) -> str:
+def decoded(body: bytes) -> str:
+    """A body of plain text. Raises BadRequest where it is not UTF-8."""
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise BadRequest(f"the body is not UTF-8 (byte {error.start})", "invalid_utf8") from None
-
-
-def query_options(request: Request) -> NerOptions:
-    """Options from query parameters; `labels` may be repeated or separated by commas."""
-    values: dict[str, Any] = {}
-    for key, value in request.query_params.multi_items():
-        if key == "labels":
-            values.setdefault(key, []).extend(part for part in value.split(",") if part)
-        elif key in values:
-            raise Unprocessable(f"{key}: given twice")
-        else:
-            values[key] = value
-    return NerOptions.model_validate(values, strict=False)
-
-
-def _checked(make: Callable[[], T]) -> T:
-    try:
-        return make()
-    except ValidationError as error:
-        raise invalid(error.errors()) from None
 
 
 def invalid(errors: Any) -> Unprocessable:
@@ -181,51 +142,3 @@ def invalid(errors: Any) -> Unprocessable:
             message = "there is no such field"
         problems.append(f"{where}: {message}" if where else message)
     return Unprocessable("; ".join(problems))
-
-
-def check_labels(wanted: Sequence[str] | None, known: tuple[str, ...]) -> None:
-    """Raises Unprocessable for a label that the model does not have."""
-    for label in wanted or ():
-        if label not in known:
-            raise Unprocessable(
-                f"labels: the model has no label {label!r} (it has {', '.join(known)})",
-                "unknown_label",
-            )
-
-
-def render_result(text: str, prediction: Prediction, options: NerOptions) -> dict[str, Any]:
-    """One text's part of an answer: what was asked for, in the unit asked for."""
-    least, labels, agreement = options.min_score, options.labels, options.agreement
-    wanted = [e for e in prediction.entities if e.score >= least and (labels is None or e.label in labels)]
-    position = positions(text, options.offset_unit) if wanted else int
-    entities = []
-    for entity in wanted:
-        start, end = entity.start, entity.end
-        body = {
-            "text": text[start:end],
-            "label": entity.label,
-            "start": position(start),
-            "end": position(end),
-            "score": round(entity.score, 4),
-        }
-        if agreement:
-            body["agreement"] = _rounded(entity.agreement)
-        entities.append(body)
-    return {"windows": prediction.windows, "entities": entities}
-
-
-def _rounded(share: float | None) -> float | None:
-    return None if share is None else round(share, 4)
-
-
-def positions(text: str, unit: OffsetUnit) -> Callable[[int], int]:
-    """From an offset in code points to one in `unit`."""
-    if unit == "codepoint" or text.isascii():
-        return int
-    codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    if unit == "utf16":
-        widths = 1 + (codes > 0xFFFF)
-    else:
-        widths = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF).astype(np.int64)
-    ends = np.concatenate(([0], np.cumsum(widths)))
-    return lambda at: int(ends[at])

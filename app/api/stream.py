@@ -1,11 +1,12 @@
-"""`POST /ner/stream`: lines in, lines out; what a stream does is in `app.api.streams`."""
+"""`POST /ner/stream`: lines in, lines out; what a stream does is in `app.api.streaming`."""
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
 
-from app.api.requests import invalid, media_type, query_options
-from app.api.responses import DirectRoute, documented, option_parameters
-from app.api.streams import NDJSON, Stream
+from app.api.dialects.native import ask_of, option_parameters, query_options
+from app.api.requests import media_type
+from app.api.responses import DirectRoute
+from app.api.statuses import documented
+from app.api.streaming import NDJSON, Stream
 from app.errors import NotReady
 
 router = APIRouter(tags=["ner"], route_class=DirectRoute)
@@ -70,10 +71,7 @@ _ANSWER = {
 async def stream(request: Request) -> Response:
     """Lines are answered as they come, while the body is still being sent, however long it is."""
     plain = media_type(request, _ACCEPTED) == "text/plain"
-    try:
-        options = query_options(request)
-    except ValidationError as error:
-        raise invalid(error.errors()) from None
+    ask = ask_of(query_options(request))
     if request.app.state.draining.is_set():
         raise NotReady("the server is shutting down; send the stream again", "shutting_down")
-    return Stream(request, options, plain)
+    return Stream(request, ask, plain)

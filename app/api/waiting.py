@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
 from concurrent.futures import Future
 from contextlib import suppress
+from types import TracebackType
 from typing import TypeVar
 
 from starlette.types import Receive
 
+from app.api.failures import MORE_TIME
 from app.errors import ClientLeft, DeadlineExceeded
 
 T = TypeVar("T")
@@ -18,28 +19,34 @@ _PATIENCE = 0.1
 of its own, and what has waited for less is about to be answered."""
 
 
-async def in_time(answer: Awaitable[T], deadline: float | None) -> T:
-    """An answer that is given up at the deadline.
+class Deadline:
+    """What a block awaits is given up at the deadline: `async with Deadline(deadline)`.
 
     Args:
-        deadline: a point of `time.monotonic()`; None sets no limit.
+        at: a point of `time.monotonic()`; None sets no limit.
 
     Raises:
-        DeadlineExceeded: it was not there in time.
+        DeadlineExceeded: the block had not ended in time.
     """
-    if deadline is None:
-        return await answer
-    limit = asyncio.timeout(deadline - time.monotonic())
-    try:
-        async with limit:
-            return await answer
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise DeadlineExceeded(
-            "the answer was not there in time; allow more (X-Request-Timeout-Ms, NERVE_REQUEST_TIMEOUT), "
-            "send less at once, or come again when the server has less to do"
-        ) from None
+
+    __slots__ = ("_limit",)
+
+    def __init__(self, at: float | None):
+        self._limit = asyncio.timeout(None if at is None else at - time.monotonic())
+
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._limit.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the answer was not there in time; allow more {MORE_TIME}, send less at once, or come "
+                "again when the server has less to do"
+            ) from None
 
 
 async def answer_of(future: "Future[T]", receive: Receive) -> T:

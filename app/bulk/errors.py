@@ -9,6 +9,9 @@
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from app.errors import RequestError
 
@@ -54,3 +57,21 @@ class Stopped(BaseException):
     def name(self) -> str:
         """Of the signal, such as `SIGTERM`."""
         return signal.Signals(self.number).name
+
+
+@contextmanager
+def explained(output: Path | None) -> Iterator[None]:
+    """Where files are read and written: what the system says becomes an error that says what to do.
+
+    Args:
+        output: named where the system names no file; None for standard output.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # whoever read standard output has gone
+        raise
+    except OSError as error:
+        raise BulkError(
+            f"{error.filename or output or '-'}: {error.strerror or error}; mend that, and the same "
+            "command goes on"
+        ) from error

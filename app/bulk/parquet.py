@@ -1,7 +1,7 @@
-"""Parquet: columns in and out, by row groups. The only module that needs `pyarrow`, an optional library.
+"""Parquet: columns in and out, by row groups.
 
-A Parquet file has its table of contents at its end, so that one which was cut off is lost. A run therefore
-writes parts, each whole with a checkpoint, and joins them when all are there.
+A Parquet file has its table of contents at its end, so a file that was cut off is lost. The writer
+therefore writes parts, each of which is whole with a checkpoint, and joins them when all are there.
 """
 
 import os
@@ -12,46 +12,16 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from app.bulk.chunks import CHUNK_TEXTS, ENTITIES, Chunk, Record, Reject, Rows, gather, reject, too_long
+from app.bulk.arrow import libraries
+from app.bulk.columns import column_of
 from app.bulk.errors import BulkError
+from app.bulk.groups import ENTITIES, GROUP_TEXTS, Group, Record, Reject, Rows, gather, reject, too_long
 from app.bulk.lines import Position
-from app.bulk.records import column_of
 from app.files import sync
 
-_GROUP_ROWS = 65_536
-_GROUP_BYTES = 16 * 1024 * 1024
+_ROW_GROUP_ROWS = 65_536
+_ROW_GROUP_BYTES = 16 * 1024 * 1024
 """A row group is written once it has so many rows or bytes, to hold no more than that in memory."""
-
-
-def _libraries() -> tuple[Any, Any]:
-    """`pyarrow` and `pyarrow.parquet`.
-
-    Raises:
-        BulkError: they are not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BulkError(
-            "Parquet needs pyarrow, which is not installed; pip install 'nerve-ner[parquet]'"
-        ) from error
-    return pyarrow, pyarrow.parquet
-
-
-def text_schema(columns: Sequence[str]) -> Any:
-    """The schema of columns that are all text."""
-    pyarrow, _ = _libraries()
-    return pyarrow.schema([(name, pyarrow.string()) for name in columns])
-
-
-def text_batch(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A `pyarrow.RecordBatch` of rows that are all text."""
-    pyarrow, _ = _libraries()
-    arrays = [
-        pyarrow.array([row[place] for row in rows], pyarrow.string()) for place in range(len(columns))
-    ]
-    return pyarrow.RecordBatch.from_arrays(arrays, schema=text_schema(columns))
 
 
 class ArrowRows:
@@ -71,7 +41,7 @@ class ArrowRows:
         return self._batch
 
     def take(self, places: Sequence[int]) -> "ArrowRows":
-        pyarrow, _ = _libraries()
+        pyarrow, _ = libraries()
         return ArrowRows(self._batch.take(pyarrow.array(places, pyarrow.int64())))
 
 
@@ -85,7 +55,7 @@ class ParquetReader:
     unit = "row"
 
     def __init__(self, path: Path, max_chars: int, column: str):
-        self._arrow, library = _libraries()
+        self._arrow, library = libraries()
         self._max_chars, self._column = max_chars, column
         try:
             # Pages of a column are read as they are needed, not a whole row group at once.
@@ -112,7 +82,7 @@ class ParquetReader:
         """Rows read."""
         return self._read
 
-    def chunks(self, start: Position) -> Iterator[Chunk]:
+    def groups(self, start: Position) -> Iterator[Group]:
         """All rows from there on."""
         self._read = start.number
         batch: Any = None
@@ -136,7 +106,7 @@ class ParquetReader:
             first += 1
         groups = list(range(first, metadata.num_row_groups))
         try:
-            for batch in self._file.iter_batches(CHUNK_TEXTS, row_groups=groups, columns=self._kept):
+            for batch in self._file.iter_batches(GROUP_TEXTS, row_groups=groups, columns=self._kept):
                 if done < len(batch):
                     yield batch.slice(done)
                 done -= min(done, len(batch))
@@ -176,7 +146,7 @@ class ParquetWriter:
     """
 
     def __init__(self, path: Path, folder: Path, schema: Any, parts: int):
-        self._arrow, self._library = _libraries()
+        self._arrow, self._library = libraries()
         arrow = self._arrow
         entity = [("text", arrow.string()), ("label", arrow.string()), ("start", arrow.int64())]
         entity += [("end", arrow.int64()), ("score", arrow.float64())]
@@ -199,13 +169,13 @@ class ParquetWriter:
         self._waiting.append(
             self._arrow.RecordBatch.from_arrays([*batch.columns, entities], schema=self._schema)
         )
-        if sum(batch.nbytes for batch in self._waiting) >= _GROUP_BYTES:
-            self._write_group()
+        if sum(batch.nbytes for batch in self._waiting) >= _ROW_GROUP_BYTES:
+            self._write_row_group()
 
     def checkpoint(self) -> int:
         """Make what was written safe; returns how many parts there are."""
         if self._waiting:
-            self._write_group()
+            self._write_row_group()
         if self._open:
             self._open.close()
             self._open = None
@@ -219,8 +189,8 @@ class ParquetWriter:
         """Join the parts, after the last checkpoint. Doing it again is the same."""
         whole = self._folder / "whole.tmp"
         with self._library.ParquetWriter(whole, self._schema) as writer:
-            for table in self._groups():
-                writer.write_table(table, row_group_size=_GROUP_ROWS)
+            for table in self._row_groups():
+                writer.write_table(table, row_group_size=_ROW_GROUP_ROWS)
         sync(whole)
         whole.replace(self._path)
         sync(self._path.parent)
@@ -235,13 +205,13 @@ class ParquetWriter:
     def _next(self) -> Path:
         return self._folder / f"{self._parts + 1:06}.parquet"
 
-    def _write_group(self) -> None:
+    def _write_row_group(self) -> None:
         if not self._open:
             self._open = self._library.ParquetWriter(self._next.with_suffix(".tmp"), self._schema)
         self._open.write_table(self._arrow.Table.from_batches(self._waiting))
         self._waiting = []
 
-    def _groups(self) -> Iterator[Any]:
+    def _row_groups(self) -> Iterator[Any]:
         """The parts' row groups, small ones joined."""
         waiting: list[Any] = []
         rows = size = 0
@@ -250,7 +220,7 @@ class ParquetWriter:
                 for group in range(part.num_row_groups):
                     waiting.append(part.read_row_group(group))
                     rows, size = rows + len(waiting[-1]), size + waiting[-1].nbytes
-                    if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
+                    if rows >= _ROW_GROUP_ROWS or size >= _ROW_GROUP_BYTES:
                         yield self._arrow.concat_tables(waiting)
                         waiting, rows, size = [], 0, 0
         if waiting:

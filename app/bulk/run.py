@@ -1,11 +1,11 @@
-"""Run: a corpus through one version, in order, with some requests in flight and checkpoints.
+"""Run: annotates a corpus with one version, in its order, with some groups in flight and with checkpoints.
 
-    reader → chunks → predictor.submit, several at once → entities → writer
-                                                                  → journal, every some seconds
+    reader → groups → annotator.submit, several at once → entities → writer
+                                                                   → journal, every some seconds
 
-What is read, in flight and rendered is bounded, and so is memory, whatever the corpus. The texts of a chunk
-run in the order of their lengths: whoever makes batches looks some way ahead only, and finds rows there
-that need no padding, so that batches are larger and each sub-token has less of what a batch costs.
+What is read, in flight and rendered is bounded, and so is memory, whatever the corpus. The texts of a group
+are sent in the order of their lengths. The batching looks only some way ahead, and so it finds rows there
+that need no padding: batches are larger, and each sub-token has less of the fixed cost of a batch.
 """
 
 import sys
@@ -13,38 +13,39 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic_core import to_json
 
-from app.api.requests import render_result
-from app.bulk.chunks import Chunk, Reader, Reject
-from app.bulk.errors import BadRecord, BulkError, Stopped
+from app.annotate import Annotator
+from app.bulk.errors import BadRecord, Stopped, explained
+from app.bulk.groups import Group, Reader, Reject
+from app.bulk.job import Job
 from app.bulk.journal import Journal
 from app.bulk.lines import Position
+from app.bulk.outputs import OutputFiles
 from app.bulk.progress import Meter
 from app.bulk.signals import Stop
-from app.bulk.task import Files, Task
 from app.bulk.writers import Sink, Writer, make_writer
 from app.engine.decoding.entities import Prediction
-from app.engine.memory import hold_little
-from app.engine.model import Model
 from app.errors import InferenceFailed
-from app.versions.loading.loader import LoadedVersion, load_version
+from app.rendering import render
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
 
-_CHUNKS = 3
+_GROUPS = 3
 _CHARACTERS = 1 << 19
 _SIZE = 1 << 24
-"""Chunks, characters of texts and characters of whole records that are on their way at once: enough to keep
-the processor busy, few enough to hold. One chunk may be larger."""
+"""At most so many groups, characters of texts and characters of whole records are in flight at once: enough
+to keep the processor busy, few enough for memory. One group may be larger."""
 
 _FAILURES = 3
-"""Records that fail one after the other before the session, not they, is to blame."""
+"""After so many failed records in a row the session is to blame, and not the records."""
 
 
-def annotate(task: Task) -> str:
+def annotate(job: Job) -> str:
     """Annotate a corpus, or go on where an earlier call was stopped or killed.
 
     Returns:
@@ -54,24 +55,23 @@ def annotate(task: Task) -> str:
         BulkError, NotFound, Unprocessable: the files or options do not do.
         VersionRefused: the version cannot be loaded.
         InferenceFailed: it does not run.
-        Stopped: by a signal; the same task goes on.
+        Stopped: by a signal; the same job goes on.
     """
-    hold_little()
-    task.check()
-    with _explained(task), Stop() as stop, ExitStack() as closing:
-        setup = task.setup()
+    job.check()
+    with explained(job.output), Stop() as stop, ExitStack() as closing:
+        setup = job.setup()
         files, journal = None, None
-        if task.output:
-            files = Files(task.output)
+        if job.output:
+            files = OutputFiles(job.output)
             closing.enter_context(files.alone())
-            journal = files.begun(task, setup)
+            journal = files.begun(setup, job.force, job.restart)
             if journal and journal.finished and not files.part.exists():
                 files.remove_part()
-                return _said(task, journal, files)
+                return _said(job, journal, files)
         journal = journal or Journal(setup=setup)
-        reader = task.reader()
+        reader = job.reader()
         part = files.part if files else Path()
-        writer = make_writer(task.output_format, reader, task.output, part, journal.output)
+        writer = make_writer(job.output_format, reader, job.output, part, journal.output)
         closing.callback(writer.close)
         rejects = None
         if files and not (journal.finished and not files.rejected_part.exists()):  # it has its name
@@ -79,37 +79,37 @@ def annotate(task: Task) -> str:
             closing.callback(rejects.close)
         with stop.waiting():
             # What is in flight is bounded here, and so the queue needs no bound of its own.
-            loaded = load_version(task.folder, replace(task.load, max_queue_tokens=sys.maxsize))
+            loaded = load_version(job.folder, replace(job.load, max_queue_tokens=sys.maxsize))
         closing.callback(loaded.close)
-        run = _Run(task, reader, writer, rejects, loaded, stop, journal)
-        run.to_the_end(files.journal if files else None)
+        work = _Work(job, reader, writer, rejects, loaded, stop, journal)
+        work.to_the_end(files.journal if files else None)
         if files:
             files.remove_part()
-        return f"{_said(task, run.journal, files)}; {loaded.manifest.name}/{loaded.manifest.version}, " + (
-            f"{run.rate:,.0f} records a second"
+        return f"{_said(job, work.journal, files)}; {loaded.manifest.name}/{loaded.manifest.version}, " + (
+            f"{work.rate:,.0f} records a second"
         )
 
 
 @dataclass(frozen=True)
 class _Flight:
-    """A chunk on its way.
+    """A group in flight.
 
     Attributes:
-        order: the place in the chunk of each text that was sent.
+        order: the place in the group of each text that was sent.
     """
 
-    chunk: Chunk
+    group: Group
     order: list[int]
     future: Future[list[Prediction]]
 
     def result(self) -> list[Prediction]:
-        """Of each text, in the chunk's order, once all are there."""
+        """The prediction of each text, in the group's order; waits until all are there."""
         found = zip(self.order, self.future.result(), strict=True)
         return [prediction for _, prediction in sorted(found, key=lambda pair: pair[0])]
 
 
-class _Run:
-    """One process's share of a task.
+class _Work:
+    """One process's share of a job.
 
     Attributes:
         journal: how far it has come.
@@ -117,7 +117,7 @@ class _Run:
 
     def __init__(
         self,
-        task: Task,
+        job: Job,
         reader: Reader,
         writer: Writer,
         rejects: Sink | None,
@@ -127,8 +127,8 @@ class _Run:
     ):
         self.journal = journal
         self.rate = 0.0
-        self._task, self._reader, self._writer, self._rejects = task, reader, writer, rejects
-        self._predictor: Model = loaded.model
+        self._job, self._reader, self._writer, self._rejects = job, reader, writer, rejects
+        self._annotator = Annotator(loaded, job.wanted)
         self._stop = stop
         self._flying: deque[_Flight] = deque()
         self._end = Position(journal.number, journal.offset, journal.digest)
@@ -141,9 +141,9 @@ class _Run:
         begun, saved = self._end, time.monotonic()
         with Meter(self._reader.total, self._reader.progress) as meter:
             try:
-                for chunk in self._landed(begun):
-                    meter.advance(len(chunk.texts), self._records, self._reader.progress)
-                    if time.monotonic() - saved >= self._task.checkpoint_seconds:
+                for group in self._landed(begun):
+                    meter.advance(len(group.texts), self._records, self._reader.progress)
+                    if time.monotonic() - saved >= self._job.checkpoint_seconds:
                         self._save(path)
                         saved = time.monotonic()
             except Stopped as stopped:
@@ -162,78 +162,78 @@ class _Run:
                 self._rejects.discard()
         self._writer.finish()
 
-    def _landed(self, begun: Position) -> Iterator[Chunk]:
-        """Each chunk, once it is written; meanwhile others are in flight."""
-        chunks = self._reader.chunks(begun)
+    def _landed(self, begun: Position) -> Iterator[Group]:
+        """Each group, once it is written; meanwhile others are in flight."""
+        groups = self._reader.groups(begun)
         while True:
             with self._stop.waiting():
-                chunk = next(chunks, None)
-            if chunk is None:
+                group = next(groups, None)
+            if group is None:
                 break
-            if self._task.strict and chunk.rejects:
-                self._refuse(chunk.rejects[0])
-            while self._flying and self._full(chunk):
+            if self._job.strict and group.rejects:
+                self._refuse(group.rejects[0])
+            while self._flying and self._full(group):
                 yield self._land()
-            self._flying.append(self._sent(chunk))
+            self._flying.append(self._sent(group))
         while self._flying:
             yield self._land()
 
-    def _sent(self, chunk: Chunk) -> _Flight:
-        order = sorted(range(len(chunk.texts)), key=lambda place: len(chunk.texts[place]))
-        return _Flight(chunk, order, self._predictor.submit([chunk.texts[place] for place in order]))
+    def _sent(self, group: Group) -> _Flight:
+        order = sorted(range(len(group.texts)), key=lambda place: len(group.texts[place]))
+        return _Flight(group, order, self._annotator.submit([group.texts[place] for place in order]))
 
-    def _full(self, more: Chunk) -> bool:
-        """Whether a chunk must wait until others have landed."""
-        flying = [flight.chunk for flight in self._flying] + [more]
+    def _full(self, more: Group) -> bool:
+        """Whether a group must wait until others have landed."""
+        flying = [flight.group for flight in self._flying] + [more]
         return (
-            len(flying) > _CHUNKS
-            or sum(chunk.characters for chunk in flying) > _CHARACTERS
-            or sum(chunk.size for chunk in flying) > _SIZE
+            len(flying) > _GROUPS
+            or sum(group.characters for group in flying) > _CHARACTERS
+            or sum(group.size for group in flying) > _SIZE
         )
 
-    def _land(self) -> Chunk:
-        """Wait for the oldest chunk and write it."""
+    def _land(self) -> Group:
+        """Wait for the oldest group and write it."""
         flight = self._flying[0]
-        chunk = flight.chunk
+        group = flight.group
         with self._stop.waiting():
             try:
                 predictions = flight.result()
             except InferenceFailed:
-                chunk, predictions = self._one_by_one(chunk)
+                group, predictions = self._one_by_one(group)
         self._flying.popleft()
-        options = self._task.options
+        unit, kept = self._job.offset_unit, self._annotator.kept(predictions)
         answers = [
-            render_result(text, prediction, options)["entities"]
-            for text, prediction in zip(chunk.texts, predictions, strict=True)
+            render(text, prediction.entities, unit)
+            for text, prediction in zip(group.texts, kept, strict=True)
         ]
         if answers:
-            self._writer.write(chunk.rows, answers)
-        for reject in chunk.rejects:
+            self._writer.write(group.rows, answers)
+        for reject in group.rejects:
             self._set_aside(reject)
         self._records += len(answers)
         self._entities += sum(map(len, answers))
-        self._end = chunk.end
-        return chunk
+        self._end = group.end
+        return group
 
-    def _one_by_one(self, chunk: Chunk) -> tuple[Chunk, list[Prediction]]:
-        """A chunk of which a text failed: the others' predictions, and it among the rejects.
+    def _one_by_one(self, group: Group) -> tuple[Group, list[Prediction]]:
+        """Annotate a group again, of which a text failed: that text is then among the rejects.
 
         Raises:
             InferenceFailed: several in a row fail.
         """
-        places, predictions, rejects = [], [], list(chunk.rejects)
-        for place, text in enumerate(chunk.texts):
+        places, predictions, rejects = [], [], list(group.rejects)
+        for place, text in enumerate(group.texts):
             try:
-                predictions += self._predictor.predict([text])
+                predictions += self._annotator.submit([text]).result()
             except InferenceFailed as error:
                 self._failed_in_a_row += 1
                 if self._failed_in_a_row >= _FAILURES:
                     raise InferenceFailed(
-                        f"{self._place(chunk.numbers[place])}: {_FAILURES} records in a row failed, so the "
+                        f"{self._place(group.numbers[place])}: {_FAILURES} records in a row failed, so the "
                         f"session seems broken: {error.message}; mend that, and the same command goes on"
                     ) from error
-                failed = Reject(chunk.numbers[place], error.code, error.message, text[:1_000])
-                if self._task.strict:
+                failed = Reject(group.numbers[place], error.code, error.message, text[:1_000])
+                if self._job.strict:
                     self._refuse(failed)
                 rejects.append(failed)
             else:
@@ -241,10 +241,10 @@ class _Run:
                 places.append(place)
         rejects.sort(key=lambda reject: reject.number)
         kept = replace(
-            chunk,
-            numbers=[chunk.numbers[place] for place in places],
-            texts=[chunk.texts[place] for place in places],
-            rows=chunk.rows.take(places),
+            group,
+            numbers=[group.numbers[place] for place in places],
+            texts=[group.texts[place] for place in places],
+            rows=group.rows.take(places),
             rejects=rejects,
         )
         return kept, predictions
@@ -264,7 +264,7 @@ class _Run:
         )
 
     def _place(self, number: int) -> str:
-        return f"{self._task.source or '-'}: {self._reader.unit} {number}"
+        return f"{self._job.source or '-'}: {self._reader.unit} {number}"
 
     def _save(self, path: Path | None, finished: bool = False) -> None:
         """A checkpoint: outputs first, then the journal that vouches for them."""
@@ -286,22 +286,8 @@ class _Run:
             self.journal.write(path)
 
 
-@contextmanager
-def _explained(task: Task) -> Iterator[None]:
-    """Where files are read and written: what the system says becomes an error that says what to do."""
-    try:
-        yield
-    except BrokenPipeError:  # whoever read standard output has gone
-        raise
-    except OSError as error:
-        raise BulkError(
-            f"{error.filename or task.output or '-'}: {error.strerror or error}; mend that, and the same "
-            "command goes on"
-        ) from error
-
-
-def _said(task: Task, journal: Journal, files: Files | None) -> str:
-    said = f"{task.output or '-'}: {journal.records:,} records, {journal.entities:,} entities"
+def _said(job: Job, journal: Journal, files: OutputFiles | None) -> str:
+    said = f"{job.output or '-'}: {journal.records:,} records, {journal.entities:,} entities"
     if journal.rejected:
         codes = ", ".join(f"{count:,} {code}" for code, count in sorted(journal.rejected.items()))
         where = f"set aside in {files.rejected}" if files else "left out"

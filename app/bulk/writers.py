@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from pydantic_core import to_json
 
-from app.bulk.chunks import ENTITIES, Reader, Rows
+from app.bulk.arrow import text_schema
 from app.bulk.errors import BulkError
 from app.bulk.formats import Format
-from app.bulk.parquet import ParquetWriter, text_schema
+from app.bulk.groups import ENTITIES, Reader, Rows
+from app.bulk.parquet import ParquetWriter
 from app.files import sync
 
 Answers = Sequence[list[dict[str, Any]]]

@@ -1,62 +1,48 @@
-"""Network: one loaded model version, text in, entities out.
+"""Model: a loaded model version, text in, entities out.
 
-`submit` returns at once. Texts come in through the intake, the scheduler's threads run batches of their
-windows, and decode a batch at a time what is whole. Nothing of one text touches another, so its entities do
-not depend on its batch-mates.
+`Network` wires the rooms of the engine: text → rows (`text`), rows → logits (`batching`, `runtimes`),
+logits → entities (`decoding`). `submit` returns at once; runners take what waits through the network.
+Nothing of one text touches another, so its entities do not depend on its batch-mates.
 """
 
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from app.engine.batching.collation import collate
-from app.engine.batching.cost import Cost
-from app.engine.batching.queue import Flow
-from app.engine.batching.rows import Job, Row, Text, answer
-from app.engine.batching.runner import BatchReport, Scheduler
-from app.engine.decoding.entities import Entity, Prediction
-from app.engine.decoding.spans import Decoder, Floats, ScoredSpan
-from app.engine.intake import Intake
+from app.engine.batching.dispatcher import Dispatcher
+from app.engine.batching.execution import Execution
+from app.engine.batching.reading import ReadingThread
+from app.engine.batching.report import Report, ignore
+from app.engine.batching.requests import Request, Row, Text
+from app.engine.batching.runner import Runners
+from app.engine.batching.samples import sample_batches
+from app.engine.decoding.answers import Answers
+from app.engine.decoding.entities import Evidence, Prediction
+from app.engine.decoding.spans import Decoder
 from app.engine.memory import give_memory_back
 from app.engine.priority import give_way
-from app.engine.runtimes.runtime import Running, Session
-from app.engine.runtimes.tuning import make_batches, measure_cost
+from app.engine.runtimes.cost import Cost
+from app.engine.runtimes.runtime import Running
+from app.engine.runtimes.tuning import measure_cost
+from app.engine.text.reader import Reader
 from app.engine.text.tokenizer import Tokenizer
-from app.engine.text.windows import stitch
-from app.engine.text.words import Ints
-from app.errors import InferenceFailed, NerveError, NotReady
+from app.errors import InferenceFailed, NerveError
 from app.manifest import Manifest
 
 T = TypeVar("T")
 
-_CLOSED = "this model version is closed; send the request again"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a model knows of one text: its answer, and what the answer was read from.
-
-    Attributes:
-        starts, ends: code points at which each decision's words start and end, shape (decisions,).
-        posteriors: softmax of logits / temperature, shape (decisions, tags), columns as the manifest's
-            tags.
-    """
-
-    prediction: Prediction
-    starts: Ints
-    ends: Ints
-    posteriors: Floats
+_SHORT = 1_000
+"""Characters up to which a request's only text is read by whoever runs it: a fraction of a millisecond."""
 
 
 class Model(Protocol):
-    """A loaded version as lifecycle, routes and evaluation use it, be it one model or an ensemble."""
+    """A loaded version as whoever serves or evaluates it holds it, be it one network or an ensemble."""
 
     manifest: Manifest
 
@@ -92,6 +78,16 @@ class Model(Protocol):
         """
         ...
 
+    def answer_now(self, texts: Sequence[str]) -> list[Prediction] | None:
+        """As `predict`, on the caller's thread, where that is the shortest way; None where it is not."""
+        ...
+
+    def submit_evidence(
+        self, texts: Sequence[str], deadline: float | None = None
+    ) -> "Future[list[Evidence]]":
+        """As `submit`, with the posteriors that each answer was read from."""
+        ...
+
     def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Each text's logits before temperature, shape (decisions, tags)."""
         ...
@@ -99,14 +95,6 @@ class Model(Protocol):
     def close(self) -> None:
         """Finish what is queued, and give everything back."""
         ...
-
-
-def _ignore(_: BatchReport) -> None:
-    pass
-
-
-def _nothing() -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -120,8 +108,12 @@ class Limits:
     max_queue_tokens: int = 1_000_000
 
 
+def _nothing() -> None:
+    """Begin a thread as it is."""
+
+
 class Network:
-    """A model version that is ready to run.
+    """A model version of one network, ready to run.
 
     Args:
         manifest: its contract.
@@ -130,6 +122,9 @@ class Network:
         limits: how much it takes on.
         report: told of every batch.
         background: its threads give way to all others, and so does its session if it has but one.
+
+    Raises:
+        InferenceFailed: the network does not run, or gives something else than its logits.
     """
 
     def __init__(
@@ -138,53 +133,51 @@ class Network:
         tokenizer: Tokenizer,
         running: Running,
         limits: Limits = Limits(),
-        report: Callable[[BatchReport], None] = _ignore,
+        report: Report = ignore,
         background: bool = False,
     ):
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self._sessions: tuple[Session, ...] = (running.session, running.single)
-        self._decoder = Decoder(manifest.tags, manifest.scheme, manifest.temperature)
-        name = f"{manifest.name}-{manifest.version}"
+        cost = _warm_up(manifest, tokenizer, running)
+        decoder = Decoder(manifest.tags, manifest.scheme, manifest.temperature)
+        self._answers = Answers(decoder, manifest.thresholds)
+        self._reader = Reader(tokenizer, manifest.max_length, manifest.stride)
+        self._dispatcher = Dispatcher(cost, running.runs, limits.max_queue_tokens, running.max_batch_tokens)
+        compute = partial(_compute, running, manifest, tokenizer)
+        prefix = len(tokenizer.frame.prefix)
+        execution = Execution(compute, prefix, self._dispatcher, report)
         begin = give_way if background else _nothing
-        self._requests = 0
-        self._lock = threading.Lock()
-        self._scheduler: Scheduler[Row] = Scheduler(
-            self,
-            self._warm_up(),
-            running.runs,
-            limits.max_queue_tokens,
-            running.max_batch_tokens,
-            report,
-            f"{name}-run",
-            begin,
+        name = f"{manifest.name}-{manifest.version}"
+        self._thread = ReadingThread(self._reader, self._dispatcher, f"{name}-text", begin)
+        self._runners: Runners | None = Runners(
+            self._dispatcher, self._reader, execution, running.runs, f"{name}-run", begin
         )
-        self._intake = Intake(manifest, tokenizer, self._scheduler, f"{name}-text", begin)
+        self._background = background
 
     @property
     def alive(self) -> bool:
         """Whether requests can still be run."""
-        return self._scheduler.alive
+        return self._dispatcher.alive
 
     @property
     def failing(self) -> bool:
         """Whether three batches in a row failed; a batch that succeeds later does not undo it."""
-        return self._scheduler.failing
+        return self._dispatcher.failing
 
     @property
     def idle(self) -> bool:
-        """Whether no request is on its way, be it at its tokens, in the queue, in a batch or decoded."""
-        return not self._requests and self._scheduler.idle
+        """Whether no request is on its way, be it unread, in the queue, in a batch or being decoded."""
+        return self._dispatcher.idle
 
     @property
     def waiting_tokens(self) -> int:
         """Sub-tokens in the queue."""
-        return self._scheduler.waiting_tokens
+        return self._dispatcher.waiting_tokens
 
     @property
     def cost(self) -> Cost:
         """What a batch costs on this machine: measured at warm-up, refined since."""
-        return self._scheduler.cost
+        return self._dispatcher.cost
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
         """The entities of each text, in the texts' order.
@@ -202,142 +195,93 @@ class Network:
                 hardly be answered by then fails with `Busy` at once, one that is not with
                 `DeadlineExceeded` when its turn comes.
         """
-        return self._send(texts, self._predictions, deadline)
+        return self._send(texts, self._answers.predictions, deadline)
+
+    def answer_now(self, texts: Sequence[str]) -> list[Prediction] | None:
+        """As `predict`, on the caller's thread: no other has to be woken.
+
+        Returns None, and does nothing, unless the request is one short text and nothing else is on its way.
+
+        Raises:
+            InferenceFailed: see `app.errors`.
+        """
+        runners = self._runners
+        if runners is None or self._background or len(texts) != 1 or len(texts[0]) > _SHORT:
+            return None
+        request = self._request(texts, self._answers.predictions, None)
+        return request.result.result() if runners.run_here(request, texts) else None
 
     def submit_evidence(
         self, texts: Sequence[str], deadline: float | None = None
     ) -> "Future[list[Evidence]]":
         """As `submit`, with the posteriors that each answer was read from."""
-        return self._send(texts, self._evidence, deadline)
+        return self._send(texts, self._answers.evidence, deadline)
 
     def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Each text's logits before temperature, shape (decisions, tags)."""
-        return self._send(texts, lambda done: [self._logits_of(text) for text in done], None).result()
+        return self._send(texts, self._answers.logits, None).result()
 
     def close(self) -> None:
-        """Finish what is queued, end the threads, drop the sessions and give their memory back."""
-        self._intake.close()
-        self._scheduler.close()
-        self._intake.drop()
-        self._sessions = ()
+        """Finish what waits, end the threads, drop the sessions and give their memory back."""
+        self._thread.close()
+        if self._runners:
+            self._runners.close()
+        self._runners = None
         give_memory_back()
 
+    def _request(
+        self,
+        texts: Sequence[str],
+        decode: Callable[[Sequence[Text]], list[T]],
+        deadline: float | None,
+    ) -> Request[T]:
+        return Request(decode, deadline, len(texts), self._reader.expected(texts), self._dispatcher.cancel)
+
     def _send(
-        self, texts: Sequence[str], read: Callable[[Sequence[Text]], list[T]], deadline: float | None
+        self,
+        texts: Sequence[str],
+        decode: Callable[[Sequence[Text]], list[T]],
+        deadline: float | None,
     ) -> "Future[list[T]]":
-        """What `read` makes of the texts once they have run. It is called on a runner's thread, some
-        texts at a time."""
-        result: Future[list[T]] = Future()
+        """What `decode` makes of the texts once they have run; a runner calls it with some of them."""
         if not texts:
-            result.set_result([])
-            return result
-        job = Job(result, read, deadline, len(texts), self._intake.expected(texts))
-        with self._lock:
-            self._requests += 1
-        result.add_done_callback(partial(self._ended, job.flow))  # which must not hold the job
-        self._intake.send(job, texts)
-        return result
-
-    def _ended(self, flow: Flow, result: "Future[Any]") -> None:
-        with self._lock:
-            self._requests -= 1
-        if result.cancelled() or result.exception():
-            self._scheduler.cancel(flow)
-
-    def prepare(self) -> Sequence[tuple[Flow, Sequence[Row]]]:
-        """What has come in; see `Work`."""
-        return self._intake.prepare()
-
-    def run(self, rows: Sequence[Row], alone: bool) -> None:
-        """Run a batch and keep its logits; see `Work`."""
-        if not self._sessions:
-            raise NotReady(_CLOSED)
-        session = self._sessions[alone]
-        shape = session.shape(len(rows), max(row.length for row in rows))
-        logits = session.run(collate(rows, self.manifest.inputs, self.tokenizer.frame, shape))
-        prefix = len(self.tokenizer.frame.prefix)
-        for row, values in zip(rows, logits, strict=False):  # a runtime may have added rows
-            text, firsts = row.text, row.text.encoded.firsts
-            if text.windows == 1:
-                text.logits = stitch(None, row.window, firsts, values, prefix)
-                continue
-            with text.job.lock:
-                text.logits = stitch(text.logits, row.window, firsts, values, prefix)
-
-    def finish(self, rows: Sequence[Row], error: NerveError | None) -> None:
-        """Read the texts that are whole now, and answer the requests that are; see `Work`."""
-        if error:
-            for row in rows:
-                row.text.job.fail(error)
-            return
-        answer([row.text for row in rows if row.text.ran()])
-
-    def _logits_of(self, text: Text) -> npt.NDArray[np.float32]:
-        if text.logits is None:  # nothing of it ran
-            return np.zeros((len(text.encoded.firsts), len(self.manifest.tags)), np.float32)
-        return text.logits
-
-    def _predictions(self, texts: Sequence[Text]) -> list[Prediction]:
-        found = self._decoder.decode_all([self._logits_of(text) for text in texts])
-        return [
-            Prediction(
-                kept_entities(spans, self.manifest.thresholds, text.encoded.starts, text.encoded.ends),
-                text.windows,
-            )
-            for text, spans in zip(texts, found, strict=True)
-        ]
-
-    def _evidence(self, texts: Sequence[Text]) -> list[Evidence]:
-        return [
-            Evidence(
-                prediction,
-                text.encoded.starts,
-                text.encoded.ends,
-                self._decoder.probabilities(self._logits_of(text)),
-            )
-            for text, prediction in zip(texts, self._predictions(texts), strict=True)
-        ]
-
-    def _warm_up(self) -> Cost:
-        """Run the network, and find out what a batch costs.
-
-        Raises:
-            InferenceFailed: it does not run, or gives something else than its logits.
-        """
-        make_batch = make_batches(self.manifest, self.tokenizer.pad_id)
-        batch = make_batch(2, 16)
-        shape = (*next(iter(batch.values())).shape, len(self.manifest.tags))
-        for session in self._sessions:
-            if (found := session.run(batch).shape) != shape:
-                raise InferenceFailed(
-                    f"the logits of {shape[0]} rows of {shape[1]} sub-tokens have the shape {found}, and "
-                    f"there are {shape[2]} tags"
-                )
-        return measure_cost(self._sessions[0], make_batch)
-
-
-def kept_entities(
-    spans: Iterable[ScoredSpan], thresholds: Mapping[str, float], starts: Ints, ends: Ints
-) -> tuple[Entity, ...]:
-    """The entities of one text that reach their label's threshold.
-
-    Args:
-        spans: of its decisions.
-        starts, ends: code points of each decision, shape (decisions,).
-    """
-    return tuple(
-        Entity(int(starts[first]), int(ends[last]), label, score)
-        for first, last, label, score in spans
-        if score >= thresholds.get(label, 0.0)
-    )
-
-
-def settle(result: "Future[T]", compute: Callable[[], T]) -> None:
-    """Give a future its value or error, unless nobody waits any more."""
-    with suppress(InvalidStateError):
+            nothing: Future[list[T]] = Future()
+            nothing.set_result([])
+            return nothing
+        request = self._request(texts, decode, deadline)
         try:
-            value = compute()
-        except Exception as error:
-            result.set_exception(error)
-        else:
-            result.set_result(value)
+            if len(texts) == 1 and len(texts[0]) <= _SHORT:
+                self._dispatcher.send(request, texts)
+            else:
+                self._dispatcher.admit(request)
+                self._thread.send(request, texts)
+        except (NerveError, RuntimeError) as error:
+            request.fail(error)
+        return request.result
+
+
+def _compute(
+    running: Running, manifest: Manifest, tokenizer: Tokenizer, rows: Sequence[Row], single: bool
+) -> npt.NDArray[np.float32]:
+    """The logits of rows, on the session that is made for it."""
+    session = running.single if single else running.session
+    shape = session.shape(len(rows), max(row.length for row in rows))
+    return session.run(collate(rows, manifest.inputs, tokenizer.frame, shape))
+
+
+def _warm_up(manifest: Manifest, tokenizer: Tokenizer, running: Running) -> Cost:
+    """Run the network, and find out what a batch costs.
+
+    Raises:
+        InferenceFailed: it does not run, or gives something else than its logits.
+    """
+    make_batch = sample_batches(manifest.inputs, tokenizer.frame, manifest.max_length)
+    batch = make_batch(2, 16)
+    shape = (*next(iter(batch.values())).shape, len(manifest.tags))
+    for session in (running.session, running.single):
+        if (found := session.run(batch).shape) != shape:
+            raise InferenceFailed(
+                f"the logits of {shape[0]} rows of {shape[1]} sub-tokens have the shape {found}, and "
+                f"there are {shape[2]} tags"
+            )
+    return measure_cost(running.session, make_batch)

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
-from prometheus_client import Metric, ProcessCollector
+from prometheus_client import CollectorRegistry, Metric, PlatformCollector, ProcessCollector
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from app.versions.rollout.workers import process_start
+from app.machine import process_start
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that `prometheus_client` reads the folder from, as it is imported."""
@@ -28,6 +28,24 @@ _HEADER, _ENTRY = 8, 28
 
 _STAT_CHILDREN_CPU = slice(13, 15)
 """Where `/proc/<pid>/stat` tells the CPU ticks of children that ended, user's and system's."""
+
+
+def whole_server(process: CollectorRegistry) -> CollectorRegistry:
+    """Where the metrics of the whole server are read.
+
+    Args:
+        process: what this process counts. A server of one process is read from there, and a server of
+            several workers from the files of all.
+    """
+    folder = os.environ.get(FOLDER)
+    registry = CollectorRegistry() if folder else process
+    PlatformCollector(registry=registry)
+    if folder:
+        registry.register(AllWorkers(Path(folder)))
+        registry.register(ServerProcesses(Path(folder), os.getppid()))
+    else:
+        ProcessCollector(registry=registry)
+    return registry
 
 
 def fold_dead(folder: Path, alive: Collection[int]) -> None:

@@ -18,17 +18,18 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
-from app.api.requests import render_result
-from app.api.schemas import NerOptions
-from app.engine.batching.runner import BatchReport
-from app.engine.memory import hold_little
+from app.engine.batching.report import BatchReport
 from app.engine.model import Model
-from app.engine.runtimes.session import CUDA, available_cpus, choose_provider
+from app.engine.runtimes.table import choose_runtime
 from app.errors import NerveError, NotFound, NotReady
+from app.machine import available_cpus
+from app.processes import own_process
+from app.rendering import render
+from app.server.memory import hold_little
 from app.settings import Settings
-from app.versions.loading.loader import LoadOptions, load_version
-from app.versions.loading.sandbox import own_process
-from app.versions.rollout.desired import DeploymentStore
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
+from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 _FEW = 4
@@ -97,8 +98,9 @@ def choose_workers(settings: Settings) -> Choice:
         )
         return Choice(1, f"{cpus} CPUs; {why}")
     try:
-        if choose_provider(settings.provider, settings.allow_cpu_fallback) == CUDA:
-            return Choice(1, "each would take its part of the GPU")
+        runtime = choose_runtime(settings.provider, settings.allow_cpu_fallback)
+        if runtime.single_process:
+            return Choice(1, runtime.single_process)
         demand = measure_apart(settings)
     except NerveError as error:
         return Choice(1, f"what a sentence takes could not be measured: {error.message}")
@@ -155,7 +157,6 @@ def measure(settings: Settings) -> Demand:
     Raises:
         NerveError: there is none, or it cannot be loaded.
     """
-    hold_little()
     name, repository = settings.default_model, Repository(settings.models_dir)
     deployment = DeploymentStore(settings.state_folder).read(name)
     version = (deployment and deployment.stable) or repository.require(name)[-1]
@@ -193,7 +194,7 @@ def _round(predictor: Model, texts: list[str]) -> float:
     answers = [future.result()[0] for future in waiting]
     started = time.perf_counter()
     for text, answer in zip(texts, answers, strict=True):
-        to_json(render_result(text, answer, NerOptions()))
+        to_json(render(text, answer.entities))
     return time.perf_counter() - started
 
 
@@ -224,6 +225,7 @@ def _resident() -> int:
 
 def _main() -> None:
     """Measure with the settings that standard input tells."""
+    hold_little()
     try:
         demand = measure(Settings.model_validate_json(sys.stdin.buffer.read()))
     except NerveError as error:

@@ -1,9 +1,10 @@
 import re
+from typing import get_args
 
 import pytest
 
 from app import errors
-from app.errors import Busy, NerveError, TooLarge
+from app.errors import FAULTS, Busy, DeadlineExceeded, InferenceFailed, Kind, NerveError, TooLarge
 
 
 def kinds(root: type[NerveError]) -> list[type[NerveError]]:
@@ -14,15 +15,16 @@ OURS = [kind for kind in kinds(NerveError) if kind.__module__ == errors.__name__
 
 
 @pytest.mark.parametrize("kind", OURS)
-def test_each_error_has_a_status_a_code_and_a_meaning(kind: type[NerveError]) -> None:
-    assert 400 <= kind.status <= 599
+def test_each_error_has_a_kind_a_code_and_a_meaning(kind: type[NerveError]) -> None:
+    assert kind.kind in get_args(Kind)
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", kind.code)
     assert kind.__doc__
 
 
 @pytest.mark.parametrize("kind", OURS)
 def test_the_tree_is_drawn_whole(kind: type[NerveError]) -> None:
-    assert f"* {kind.__name__}" in (errors.__doc__ or "")
+    drawn = f"* {kind.__name__}" + ("" if kind is NerveError else f" ({kind.kind})")
+    assert drawn in (errors.__doc__ or "")
 
 
 def test_a_code_may_be_more_exact() -> None:
@@ -30,5 +32,10 @@ def test_a_code_may_be_more_exact() -> None:
         "body_too_large",
         "too_many_texts",
     )
-    assert TooLarge("x", "too_many_texts").status == 413
+    assert TooLarge("x", "too_many_texts").kind == "too_large"
     assert Busy("x", 2.5).retry_after == 2.5
+
+
+def test_the_servers_faults_are_those_that_no_caller_can_mend() -> None:
+    at_fault = {kind for kind in OURS if kind.kind in FAULTS}
+    assert at_fault == {NerveError, InferenceFailed, DeadlineExceeded}

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client import CollectorRegistry, generate_latest
 
 from app.metric_kinds import Counter, Histogram
 
@@ -12,7 +12,6 @@ BUCKETS = (0.25, 0.5, 1)
 
 def histogram(values: Sequence[float], at_once: bool) -> dict[tuple[str, str], float]:
     """The samples of a histogram that observed these."""
-    disable_created_metrics()
     made = Histogram("h", "help", ("of",), buckets=BUCKETS, registry=CollectorRegistry())
     if at_once:
         made.labels("a").observe_all(values)
@@ -32,6 +31,16 @@ def test_a_child_is_found_again_by_its_labels() -> None:
     child = counter.labels("ner-en", "1")
     assert counter.labels("ner-en", "1") is child
     assert counter.labels("ner-en", "2") is not child
+
+
+def test_nothing_tells_when_a_child_was_made() -> None:
+    registry = CollectorRegistry()
+    Counter("c", "help", ("of",), registry=registry).labels("a").inc()
+    Histogram("h", "help", ("of",), buckets=BUCKETS, registry=registry).labels("a").observe(1)
+    told = generate_latest(registry).decode()
+    assert 'c_total{of="a"} 1.0' in told
+    assert 'h_count{of="a"} 1.0' in told
+    assert "_created" not in told
 
 
 def test_wrong_labels_are_an_error_as_ever() -> None:

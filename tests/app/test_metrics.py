@@ -12,9 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from app.api.responses import count_answers
+from app.engine.decoding.entities import Entity, Prediction
 from app.metrics import Metrics
-from app.versions.loading.loader import load_version
 from tests.servers import Server, sample_sum, serving, until
 from tests.tiny import TEXT, write_tiny_version
 
@@ -235,25 +234,12 @@ def test_samples_are_found_by_name_and_labels() -> None:
 
 def test_answers_are_counted_by_text_and_label() -> None:
     metrics = Metrics()
-    entities = [{"label": "PER", "score": 0.65}, {"label": "ORG", "score": 1.0}]
-    results = [{"entities": entities}, {"entities": []}, {"entities": entities[:1]}]
-    count_answers(metrics, ("ner-en", "1"), results)
+    entities = (Entity(0, 1, "PER", 0.65), Entity(2, 3, "ORG", 1.0))
+    predictions = [Prediction(entities, 1), Prediction((), 0), Prediction(entities[:1], 1)]
+    metrics.answered("ner-en", "1", predictions)
     assert total(metrics, "nerve_texts_total", model="ner-en", version="1") == 3
     assert total(metrics, "nerve_entities_total", label="PER") == 2
     assert total(metrics, "nerve_entities_total", label="ORG") == 1
     assert total(metrics, "nerve_entity_score_sum", label="PER") == pytest.approx(1.3)
     assert total(metrics, "nerve_entity_score_bucket", label="PER", le="0.6") == 0
     assert total(metrics, "nerve_entity_score_bucket", label="PER", le="0.7") == 2
-
-
-def test_a_version_is_told_while_it_is_loaded(models_dir: Path) -> None:
-    metrics = Metrics()
-    loaded = load_version(models_dir / "ner-en/1")
-    metrics.loaded(loaded)
-    assert total(metrics, "nerve_model_info", model="ner-en", version="1") == 1
-    assert b'nerve_queue_tokens{model="ner-en",version="1"} 0.0' in metrics.exposition()
-    metrics.queue_tokens.labels("ner-en", "1").set(7)
-    loaded.model.close()
-    metrics.closed(loaded)
-    assert total(metrics, "nerve_model_info", model="ner-en", version="1") == 0
-    assert total(metrics, "nerve_queue_tokens") == 0

@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import (
@@ -18,7 +19,7 @@ from tests.bench import (
     throughput,
 )
 from tests.bench.report import Options, machine
-from tests.bench.texts import news
+from tests.bench.texts import SETS
 
 BENCHMARKS = {
     "throughput": throughput,
@@ -34,6 +35,9 @@ BENCHMARKS = {
 ASKED_FOR = {"quick": quick}
 """What runs only where it is named."""
 
+BY_LENGTH = {"throughput", "annotate", "peers", "latency", "schedule", "quick"}
+"""Benchmarks of which the length of the sentences is a part: they run once for each set of texts."""
+
 
 def main() -> None:
     known = BENCHMARKS | ASKED_FOR
@@ -48,7 +52,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; default all")
     parser.add_argument("--models", type=Path, default=Path("models"), help="models folder")
     parser.add_argument("--model", default="ner-en", help="model in it")
-    parser.add_argument("--texts", type=Path, help="texts to send, one a line; default 500 made up")
+    parser.add_argument(
+        "--words",
+        type=int,
+        action="append",
+        choices=sorted(SETS),
+        help="send sentences of 13 or of 23 words on average; twice: of both in turn; default 23",
+    )
+    parser.add_argument("--texts", type=Path, help="texts to send instead, one a line")
+    parser.add_argument("--json", type=Path, help="where `peers` writes its figures; one set of texts")
     parser.add_argument("--seconds", type=float, default=4, help="length of a turn")
     parser.add_argument("--turns", type=int, default=5, help="turns of what is compared")
     parser.add_argument("--requests", type=int, help="requests of a measurement that counts them")
@@ -60,26 +72,39 @@ def main() -> None:
         parser.error(
             f"{arguments.models / arguments.model} is no folder; name another with --models and --model"
         )
-    texts = tuple(news()) if arguments.texts is None else _read_texts(arguments.texts)
-    if not texts:
-        parser.error(f"{arguments.texts} holds no text; write one a line")
+    sets = _sets(arguments)
+    if arguments.json is not None and len(sets) > 1:
+        parser.error("--json holds the figures of one set of texts; name one with --words")
     options = Options(
         arguments.models.resolve(),
         arguments.model,
         arguments.requests,
         arguments.swaps,
-        texts,
+        sets[0],
         arguments.seconds,
         arguments.turns,
+        arguments.json,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
     print(machine(), flush=True)
     for name in arguments.names or BENCHMARKS:
-        known[name].run(options)
+        for texts in sets if name in BY_LENGTH else sets[:1]:
+            known[name].run(replace(options, texts=texts))
 
 
-def _read_texts(path: Path) -> tuple[str, ...]:
-    return tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+def _sets(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
+    """The texts of the file that is named, else those that are made up here.
+
+    Raises:
+        SystemExit: the file holds no text.
+    """
+    if arguments.texts is None:
+        return [tuple(SETS[words]()) for words in dict.fromkeys(arguments.words or [23])]
+    lines = arguments.texts.read_text(encoding="utf-8").splitlines()
+    texts = tuple(line for line in lines if line.strip())
+    if not texts:
+        sys.exit(f"{arguments.texts} holds no text; write one a line")
+    return [texts]
 
 
 if __name__ == "__main__":

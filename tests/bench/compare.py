@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tests.bench.load import Plan
 from tests.bench.load import run as load
 from tests.bench.loopback import free_port
 from tests.bench.processes import REPOSITORY, Served, ours, served
-from tests.bench.report import Options, table
+from tests.bench.report import Options, machine, table
 from tests.bench.throughput import WARM_UP, Case, Turn, described, requests_of, turn_of, version_of
 from tests.servers import environment
 
@@ -112,6 +113,34 @@ def run(options: Options) -> None:
                         measured[name].turns[case].append(_take_turn(one, case, options))
                         measured[name].rss = max(measured[name].rss, one.rss)
     _show(options, measured, turns)
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures(options, measured, turns), indent=1) + "\n")
+        print(f"wrote {options.json}; python -m tests.bench.chart draws it\n", flush=True)
+
+
+def figures(options: Options, measured: dict[str, Measured], turns: int) -> dict[str, Any]:
+    """The medians of all turns, as `tests.bench.chart` reads them."""
+    return {
+        "machine": machine().splitlines()[0],
+        "texts": described(options.texts),
+        "turns": turns,
+        "seconds": options.seconds,
+        "servers": {
+            name: {
+                "mb": round(one.rss / 1e6),
+                "failed": one.failed,
+                "clients": {
+                    str(case.clients): {
+                        "rate": round(one.rate(case), 1),
+                        "p50_ms": round(one.p50(case), 2),
+                        "p99_ms": round(one.p99(case), 2),
+                    }
+                    for case in CASES
+                },
+            }
+            for name, one in measured.items()
+        },
+    }
 
 
 def _make_network(version: Path, target: Path) -> None:

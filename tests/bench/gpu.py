@@ -19,21 +19,24 @@ from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from transformers import BertConfig, BertForTokenClassification
 from transformers.utils import logging
 
-from app.engine.runtimes.batch_shapes import find_token_budget
-from app.engine.runtimes.session import CUDA, Arrays, OnnxSession, check_installation, choose_provider
+from app.engine.runtimes.runtime import Arrays, Contract, Runtime
+from app.engine.runtimes.table import check_installation, choose_runtime
+from app.engine.runtimes.tuning import find_token_budget
 from app.errors import SettingsError
 from training.export.fusion import fuse_fp16
 from training.export.onnx_file import export_onnx
 from training.models import student_of
-from training.models.tagger import Size as Measures
+from training.models.tagger import Size as TaggerSize
 from training.models.transformer import TransformerTagger
 
 LENGTHS = (32, 128)
+LONGEST = 512
 TAGS = ("O", *(f"{kind}-{label}" for label in ("PER", "ORG", "LOC") for kind in "BIES"))
 SHAPES = 6
 
@@ -111,7 +114,7 @@ def main() -> None:
         parser.error(f"no network {', '.join(sorted(unknown))}; there are {', '.join(networks)}")
     try:
         check_installation()
-        provider = choose_provider(arguments.device)
+        runtime = choose_runtime(arguments.device)
     except SettingsError as error:
         parser.exit(2, f"{parser.prog}: no CUDA here: {error.message}. Or try the code with --device cpu\n")
     logging.set_verbosity_error()
@@ -119,7 +122,7 @@ def main() -> None:
     peak = _peak(arguments.device)
     for name in arguments.networks or networks:
         with tempfile.TemporaryDirectory() as folder:
-            _measure(name, networks[name], provider, peak, Path(folder), arguments)
+            _measure(name, networks[name], runtime, peak, Path(folder), arguments)
 
 
 def _peak(device: str) -> float:
@@ -153,33 +156,30 @@ def _matmul_rate(device: str) -> float:
 
 
 def _measure(
-    name: str, size: Size, provider: str, peak: float, folder: Path, arguments: argparse.Namespace
+    name: str, size: Size, runtime: Runtime, peak: float, folder: Path, arguments: argparse.Namespace
 ) -> None:
     network, fp32 = _exported(size, folder)
     graph, precision = fp32, "fp32"
-    if provider == CUDA and not size.dilations:
+    if runtime.prefers_fp16 and not size.dilations:
         graph, precision = folder / "fp16.onnx", "fp16"
         fuse_fp16(fp32, graph, size.heads, size.width, size.layers)
-    session = OnnxSession(graph, provider, max_length=512)
-    ways: dict[str, Run] = {f"OnnxSession, {precision}": session.run}
-    _add(ways, f"InferenceSession.run, {precision}", partial(_unbound, graph, provider))
-    if provider == CUDA:
-        for option in ("cuda_graphs", "pinned"):
-            way = partial(_with_option, graph, provider, option)
-            _add(ways, f"OnnxSession, {precision}, {option}", way)
+    inputs = tuple(item.name for item in onnx.load(graph, load_external_data=False).graph.input)
+    session = runtime.open(graph, Contract(frozenset(inputs), "logits", LONGEST), 0)
+    ways: dict[str, Run] = {f"our session, {precision}": session.run}
+    _add(ways, f"InferenceSession.run, {precision}", partial(_unbound, graph, runtime.provider))
     _add_torch(ways, network, arguments)
 
     def time_of(rows: int, length: int) -> float:
-        batch = _batch(session.inputs, size, *session.shape(rows, length))
+        batch = _batch(inputs, size, *session.shape(rows, length))
         session.run(batch)
         return median(_seconds(partial(session.run, batch)) for _ in range(5))
 
-    budget = find_token_budget(time_of, 512, 1 << 17 if provider == CUDA else 1 << 12)
+    budget = find_token_budget(time_of, LONGEST, 1 << 17 if arguments.device == "cuda" else 1 << 12)
     print(f"{name}: token budget {budget:,}")
     for length in LENGTHS:
         for rows in arguments.rows:
             padded = session.shape(rows, length)
-            batch = _batch(session.inputs, size, *padded)
+            batch = _batch(inputs, size, *padded)
             operations = size.operations(padded[1])
             _show(f"{rows} x {length}", rows, ways, batch, operations / peak, arguments.runs)
     print()
@@ -202,7 +202,11 @@ def _exported(size: Size, folder: Path) -> tuple[torch.nn.Module, Path]:
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     if size.dilations:
-        measures: Measures = {"embedding": size.embedding, "width": size.width, "dilations": size.dilations}
+        measures: TaggerSize = {
+            "embedding": size.embedding,
+            "width": size.width,
+            "dilations": size.dilations,
+        }
         tagger = student_of("cnn", TransformerTagger(network), TAGS, measures, torch.Generator())
         network = tagger.eval()
         tagger.save(checkpoint)
@@ -251,11 +255,6 @@ def _unbound(graph: Path, provider: str) -> Run:
     options.add_session_config_entry("session.force_spinning_stop", "1")  # or it slows who is next
     plain = onnxruntime.InferenceSession(str(graph), options, providers=[provider])
     return lambda batch: np.asarray(plain.run(["logits"], dict(batch))[0])
-
-
-def _with_option(graph: Path, provider: str, option: str) -> Run:
-    options: dict[str, Any] = {option: True}
-    return OnnxSession(graph, provider, max_length=512, **options).run
 
 
 def _batch(inputs: tuple[str, ...], size: Size, rows: int, length: int) -> dict[str, Any]:

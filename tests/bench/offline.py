@@ -16,17 +16,22 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
+from app.engine.batching.collation import collate
+from app.engine.batching.samples import sample_batches
 from app.engine.decoding.spans import Decoder, ScoredSpan
-from app.engine.runtimes.session import OnnxSession, available_cpus, choose_provider
-from app.engine.runtimes.tuning import make_batches, measure_cost
+from app.engine.runtimes.runtime import Contract, Session
+from app.engine.runtimes.table import choose_runtime
+from app.engine.runtimes.tuning import measure_cost
 from app.engine.text.tokenizer import EncodedText, Tokenizer
-from app.engine.text.windows import Window, cut_windows
+from app.engine.text.windows import Window, cut_windows, stitch
+from app.engine.text.words import Ints
+from app.machine import available_cpus
 from app.manifest import Feature, read_manifest
-from app.versions.loading.loader import choose_variant
+from app.versions.loading.variants import choose_variant
 from tests.bench.report import Options
 from tests.bench.split import best_split
 
-_CHUNK = 64
+_TOGETHER = 64
 """Texts that a thread tokenizes at a time."""
 
 
@@ -57,6 +62,14 @@ class _Row:
     window: Window
     length: int
 
+    @property
+    def ids(self) -> Ints:
+        return self.text.ids[self.window.start : self.window.end]
+
+    @property
+    def shapes(self) -> Ints:
+        return self.text.shapes[self.window.start : self.window.end]
+
 
 class Offline:
     """A version's parts, loaded into this process.
@@ -69,18 +82,18 @@ class Offline:
     def __init__(self, options: Options, version: int, threads: Sequence[int] = ()):
         folder = options.models / options.model / str(version)
         self.manifest = read_manifest(folder)
-        provider = choose_provider("auto")
-        self.variant = choose_variant(self.manifest, provider)
+        runtime = choose_runtime("auto")
+        self.variant = choose_variant(self.manifest, runtime)
+        contract = Contract(frozenset(self.manifest.inputs), self.manifest.output, self.manifest.max_length)
         self.cpus = available_cpus()
         self.sessions = {
-            count: OnnxSession(folder / self.variant.file, provider, count, output=self.manifest.output)
+            count: runtime.open(folder / self.variant.file, contract, count)
             for count in threads or sorted({1, self.cpus})
         }
-        self.provider = next(iter(self.sessions.values())).provider
+        self.provider = runtime.provider
         self._tokenizer = Tokenizer.from_file(folder / self.manifest.tokenizer, self.manifest.words)
         self._decoder = Decoder(self.manifest.tags, self.manifest.scheme, self.manifest.temperature)
-        self._decode_all = getattr(self._decoder, "decode_all", None)
-        batches = make_batches(self.manifest, self._tokenizer.pad_id)
+        batches = sample_batches(self.manifest.inputs, self._tokenizer.frame, self.manifest.max_length)
         self.cost = {count: measure_cost(session, batches) for count, session in self.sessions.items()}
 
     def best_setting(self, texts: Sequence[str], passes: int = 2) -> Setting:
@@ -110,10 +123,10 @@ class Offline:
     def annotate(self, texts: Sequence[str], setting: Setting) -> list[list[ScoredSpan]]:
         """The spans of each text, in decisions."""
         with ThreadPoolExecutor(setting.runs) as pool:
-            chunks = [texts[at : at + _CHUNK] for at in range(0, len(texts), _CHUNK)]
-            encoded = [text for chunk in pool.map(self._tokenizer.encode, chunks) for text in chunk]
+            parts = [texts[at : at + _TOGETHER] for at in range(0, len(texts), _TOGETHER)]
+            encoded = [text for part in pool.map(self._tokenizer.encode, parts) for text in part]
             rows = sorted(self._rows(encoded), key=lambda row: row.length)
-            logits = [np.zeros((len(text.firsts), len(self.manifest.tags)), np.float32) for text in encoded]
+            logits: list[npt.NDArray[np.float32] | None] = [None] * len(encoded)
             left = [0] * len(encoded)
             for row in rows:
                 left[row.number] += 1
@@ -128,18 +141,17 @@ class Offline:
 
             def run(batch: Sequence[_Row]) -> None:
                 given = session.run(self._batch(batch))
-                for index, row in enumerate(batch):
-                    window, heads = row.window, row.text.firsts
-                    low, high = np.searchsorted(heads, (window.keep_from, window.keep_to))
-                    at = heads[low:high] + (len(self._tokenizer.prefix) - window.start)
-                    logits[row.number][low:high] = given[index, at]
+                prefix = len(self._tokenizer.frame.prefix)
                 with lock:
+                    for row, values in zip(batch, given, strict=True):
+                        logits[row.number] = stitch(
+                            logits[row.number], row.window, row.text.firsts, values, prefix
+                        )
                     for row in batch:
                         left[row.number] -= 1
                     whole = [number for number in {row.number for row in batch} if not left[number]]
-                for number, found in zip(
-                    whole, self._decode([logits[number] for number in whole]), strict=True
-                ):
+                read = [one for number in whole if (one := logits[number]) is not None]
+                for number, found in zip(whole, self._decoder.decode_all(read), strict=True):
                     spans[number] = found
 
             list(pool.map(run, batches))
@@ -161,14 +173,8 @@ class Offline:
             for count, session in self.sessions.items()
         }
 
-    def _decode(self, logits: Sequence[npt.NDArray[np.float32]]) -> list[list[ScoredSpan]]:
-        if self._decode_all:
-            found: list[list[ScoredSpan]] = self._decode_all(logits)
-            return found
-        return [self._decoder.decode(one) for one in logits]
-
     def _rows(self, texts: Sequence[EncodedText]) -> Iterator[_Row]:
-        specials = self._tokenizer.specials
+        specials = self._tokenizer.frame.count
         for number, text in enumerate(texts):
             if len(text.firsts):
                 for window in cut_windows(
@@ -176,28 +182,11 @@ class Offline:
                 ):
                     yield _Row(number, text, window, window.end - window.start + specials)
 
-    def _batch(self, rows: Sequence[_Row]) -> dict[str, npt.NDArray[np.int64]]:
-        shape = (len(rows), max(row.length for row in rows))
-        features: dict[Feature, npt.NDArray[np.int64]] = {
-            "ids": np.full(shape, self._tokenizer.pad_id, np.int64),
-            "mask": np.zeros(shape, np.int64),
-            "word_shape": np.zeros(shape, np.int64),
-            "zeros": np.zeros(shape, np.int64),
-        }
-        prefix, suffix = self._tokenizer.prefix, self._tokenizer.suffix
-        for index, row in enumerate(rows):
-            end = row.length - len(suffix)
-            ids = features["ids"][index]
-            ids[: len(prefix)] = prefix
-            ids[len(prefix) : end] = row.text.ids[row.window.start : row.window.end]
-            ids[end : row.length] = suffix
-            shapes = row.text.shapes[row.window.start : row.window.end]
-            features["word_shape"][index, len(prefix) : end] = shapes
-            features["mask"][index, : row.length] = 1
-        return {name: features[feature] for name, feature in self.manifest.inputs.items()}
+    def _batch(self, rows: Sequence[_Row]) -> dict[str, Ints]:
+        return collate(rows, self.manifest.inputs, self._tokenizer.frame)
 
-    def _time(self, session: OnnxSession, rows: int, length: int) -> float:
-        feature: dict[Feature, int] = {"ids": self._tokenizer.pad_id, "mask": 1}
+    def _time(self, session: Session, rows: int, length: int) -> float:
+        feature: dict[Feature, int] = {"ids": self._tokenizer.frame.pad_id, "mask": 1}
         batch = {
             name: np.full((rows, length), feature.get(kind, 0), np.int64)
             for name, kind in self.manifest.inputs.items()

@@ -19,6 +19,7 @@ class Options:
         texts: to send.
         seconds: of one turn; what is compared takes turns.
         turns: of each.
+        json: the file to which `peers` writes its figures, too.
     """
 
     models: Path
@@ -28,6 +29,7 @@ class Options:
     texts: tuple[str, ...]
     seconds: float
     turns: int
+    json: Path | None = None
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -1,4 +1,4 @@
-"""The loss of the scheduler's batches against the best possible split, simulated.
+"""The loss of the queue's batches against the best possible split, simulated.
 
 `Queue` decides which rows run together, as it does in service; clients and runners are simulated. The
 best split knows all rows beforehand, which no server does; the best split of what waits at a time, each
@@ -10,11 +10,13 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from random import Random
 
-from app.engine.batching.cost import Cost
-from app.engine.batching.queue import Flow, Queue
-from app.versions.loading.loader import CPU_BATCH_TOKENS
+from app.engine.batching.queue import Queue
+from app.engine.batching.size_classes import Flow
+from app.engine.runtimes.cost import Cost
+from app.engine.runtimes.cpu import BATCH_TOKENS
 from tests.bench.offline import Offline
 from tests.bench.report import Options, table
 from tests.bench.split import best_split
@@ -42,7 +44,7 @@ class Row:
 
     request: Request
     length: int
-    abandoned: bool = False
+    deadline: float = inf
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def run(options: Options) -> None:
         int(path.name) for path in (options.models / options.model).iterdir() if path.name.isdecimal()
     )
     offline = Offline(options, version, [1])
-    machines = {"this machine": (offline.cost[1], CPU_BATCH_TOKENS), "another": (_NEEDS_LARGE, 65_536)}
+    machines = {"this machine": (offline.cost[1], BATCH_TOKENS), "another": (_NEEDS_LARGE, 65_536)}
     for machine, (cost, largest) in machines.items():
         token, pair = 1e6 * cost.per_token, 1e9 * cost.per_token * cost.pair
         print(
@@ -125,20 +127,20 @@ def simulate(
 
     A runner that becomes free takes its next batch before those whom its last one answered send again.
     """
-    backlog: Queue[Row] = Queue()
+    queue: Queue[Row] = Queue()
     waiting = iter([lengths[at : at + crowd.texts] for at in range(0, len(lengths), crowd.texts)])
     numbers, batches, free, now = count(), list[tuple[int, int, int]](), runners, 0.0
     running: list[tuple[float, int, list[Row]]] = []
 
     def send() -> None:
-        if chunk := next(waiting, None):
-            request = Request(Flow(sum(chunk)), len(chunk))
-            backlog.add(request.flow, [Row(request, length) for length in chunk])
+        if some := next(waiting, None):
+            request = Request(Flow(sum(some)), len(some))
+            queue.add(request.flow, [Row(request, length) for length in some])
 
     def start() -> None:
         nonlocal free
-        while free and backlog:
-            batch, _ = backlog.next_batch(cost, max_tokens, runners)
+        while free and queue:
+            batch, _ = queue.next_batch(cost, max_tokens, runners, now)
             lengths_of = [row.length for row in batch]
             shape = len(batch), max(lengths_of), sum(lengths_of)
             batches.append(shape)

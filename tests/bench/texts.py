@@ -1,4 +1,8 @@
-"""Texts to measure with: sentences made up here, alike in length to those of news; the same every time."""
+"""Texts to measure with: two sets of sentences, made up here and the same every time.
+
+What a request costs beside its run weighs more where sentences are short. So one set has sentences of 23
+words on average, as news has, and the other of 13, as newswire has with its many lines of results.
+"""
 
 from random import Random
 
@@ -60,3 +64,18 @@ def news(count: int = 500, seed: int = 1) -> list[str]:
         words = random.randint(4, 9) if headline else min(80, max(5, round(random.gammavariate(5, 5))))
         texts.append(sentence(words, random))
     return texts
+
+
+def newswire(count: int = 500, seed: int = 1) -> list[str]:
+    """Sentences with the lengths of newswire: a mean of some 13 words, every third a short line."""
+    random = Random(seed)
+    texts = []
+    for _ in range(count):
+        line = random.random() < 1 / 3
+        words = random.randint(2, 7) if line else min(60, max(4, round(random.gammavariate(4, 4.3))))
+        texts.append(sentence(words, random))
+    return texts
+
+
+SETS = {13: newswire, 23: news}
+"""What makes each set, by the mean number of its words."""

@@ -80,8 +80,12 @@ def run(options: Options) -> None:
 
 def described(texts: Sequence[str]) -> str:
     """How many texts of how many words."""
-    words = sum(len(text.split()) for text in texts) / len(texts)
-    return f"{len(texts)} texts of {words:.1f} words on average"
+    return f"{len(texts)} texts of {mean_words(texts):.1f} words on average"
+
+
+def mean_words(texts: Sequence[str]) -> float:
+    """Words of a text on average, a word being what stands between blanks."""
+    return sum(len(text.split()) for text in texts) / len(texts)
 
 
 def _row(turns: Sequence[Turn], limit: float) -> list[str]:

@@ -14,14 +14,14 @@ import psutil
 import uvicorn
 from fastapi import FastAPI
 
-from app.main import create_app
+from app.server.process import make_app
 from app.settings import read_settings
 
 _SLEEP = 0.002
 
 
 def watched() -> FastAPI:
-    app = create_app(read_settings())
+    app = make_app(read_settings())
     inner, late = app.router.lifespan_context, [0.0]
 
     async def watch() -> None:

@@ -16,6 +16,7 @@ from training.data.documents import Document
 from training.data.transfer import build_transfer_set
 from training.evaluation.evaluate import evaluate
 from training.evaluation.plots import learning_curve as drawn
+from training.evaluation.runs import LearningCurve
 from training.recipe import Recipe, load_recipe
 
 STUDENT = """
@@ -63,7 +64,7 @@ def test_a_curve_is_what_the_versions_on_disk_say(curve: tuple[Recipe, Path]) ->
             assert found[name][at] == pytest.approx(f1, abs=0.01)
             assert found[f"{name}_low"][at] <= found[name][at] <= found[f"{name}_high"][at]
     assert found["teacher"][1] > found["teacher"][0]  # four times the labels
-    assert "<svg" in drawn("Toy", found)
+    assert "<svg" in drawn("Toy", LearningCurve(found))
 
 
 def test_a_whole_share_is_the_run_itself(curve: tuple[Recipe, Path]) -> None:

@@ -1,6 +1,6 @@
 """Augmentation: new texts from labelled ones, for a teacher to label.
 
-What a variation still says of its entities is only as true as the text still makes sense, so a teacher
+A variation may make less sense than its text, and then its entities are less certain too, so a teacher
 labels it again. The ways are those of Dai & Adel 2020, "An Analysis of Simple Data Augmentation for Named
 Entity Recognition" (mentions, words), and Tang et al. 2019, "Distilling Task-Specific Knowledge from BERT
 into Simple Neural Networks" (masks, n-grams). Texts are cut and pasted by characters, so spacing and

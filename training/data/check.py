@@ -1,11 +1,11 @@
-"""What is wrong with a recipe's data, before an hour is spent on training with it."""
+"""Check: it finds what is wrong with a recipe's data before an hour is spent on training with it."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from training.recipe import Corpus, Recipe
 Split = Literal["train", "dev", "test"]
 Counts = dict[str, int]
 
-_SCHEMES: tuple[Scheme, ...] = ("IO", "IOB1", "IOB2", "BIOES")
+_SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 _TOLERATED = 0.01
-"""Share of illegal tags that annotators' slips explain; more means a wrong scheme or column."""
+"""The share of illegal tags that slips of annotators explain; more mean a wrong scheme or column."""
 _SHOWN = 3
+"""Examples that a line of the report lists at most."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class CorpusCheck:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found. `problems` spoil a model and are to be mended, `notes` are good to know."""
+    """What `check` found: `problems` spoil a model and must be mended, `notes` are good to know."""
 
     corpora: tuple[CorpusCheck, ...]
     problems: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Cleaning: corpora disagree about what a name is; these functions bring them to one convention.
+"""Cleaning: corpora disagree about what a name is, and these functions bring them to one convention.
 
 A recipe names them per corpus, in order: `clean = ["articles", "demonyms"]`.
 """
@@ -17,7 +17,8 @@ _PRONOUNS = frozenset(
     re.findall(r"\w+", "I My You Your He His She Her It Its We Our They Their This These Those Who")
 )
 
-# Adjectives and nouns for the people of a place. Endings alone would take "Japan" and "Shanghai".
+# Adjectives and nouns for the people of a place. They are listed because their endings alone would also
+# match "Japan" and "Shanghai".
 _DEMONYM = re.compile(
     r"(?:[a-z]+-)?(?:(?:north|south|east|west|central|latin|native|ancient|anglo|equatorial)\w*"
     r"[\s-]+)*(?:afghan|albanian|algerian|algonquian|american|anatolian|andorran|angolan|antillean|"
@@ -45,7 +46,7 @@ _DEMONYM = re.compile(
 
 
 def articles(document: Document) -> Document:
-    """A leading "the" or "a" is no part of a name."""
+    """Leading articles are cut off names: "the" and "a" are no part of them."""
 
     def strip(span: Span) -> Span:
         found = _ARTICLE.match(document.text, span.start, span.end)
@@ -56,12 +57,12 @@ def articles(document: Document) -> Document:
 
 
 def demonyms(document: Document) -> Document:
-    """ "German" and "South Koreans" are no places."""
+    """Words for the people of a place, such as "South Koreans", are no places and are dropped."""
     return _keep(document, lambda span, text: not _DEMONYM.fullmatch(text))
 
 
 def names(document: Document) -> Document:
-    """Descriptions ("U.S. service members") and pronouns are no names: each word is a capital one."""
+    """Descriptions ("U.S. service members") and pronouns are dropped; names have capitals throughout."""
 
     def named(span: Span, text: str) -> bool:
         words = [word for word in re.findall(r"[^\W_]+", text) if word not in _SMALL]
@@ -71,9 +72,9 @@ def names(document: Document) -> Document:
 
 
 def handles(document: Document) -> Document:
-    """In "@ name" of the Broad Twitter Corpus the mark is an entity of its own, labelled as the name.
+    """In "@ name" of the Broad Twitter Corpus the mark becomes an entity of its own, labelled as the name.
 
-    Its dev and test files are so throughout, a quarter of its train file is not.
+    The dev and test files of that corpus spell it so throughout; a quarter of its train file does not.
     """
     taken = {at for span in document.spans for at in range(span.start, span.end)}
     marks = [
@@ -87,7 +88,7 @@ def handles(document: Document) -> Document:
 
 
 def nested(document: Document) -> Document:
-    """Of entities inside one another the longest stays."""
+    """Of entities that lie inside one another, the longest stays."""
     return replace(document, spans=without_overlap(document.spans))
 
 

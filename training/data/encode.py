@@ -19,10 +19,10 @@ from training.data.documents import Document
 from training.data.tags import spell_spans
 
 IGNORED = -100
-"""The tag of sub-tokens that no decision is read from, as `torch.nn.CrossEntropyLoss` skips it."""
+"""The tag of sub-tokens that no decision is read from; `torch.nn.CrossEntropyLoss` skips it by default."""
 
 NO_TARGET = -1
-"""The row of sub-tokens that no teacher says anything of."""
+"""The row of sub-tokens for which there is no answer of a teacher."""
 
 
 class Piece(NamedTuple):
@@ -117,7 +117,7 @@ def _examples(
 ) -> Iterator[tuple[EncodedText, Example]]:
     for number, (text, encoded) in enumerate(zip(texts, tokenizer.encode(texts), strict=True)):
         on_tokens = np.full(len(encoded), NO_TARGET, np.int64)
-        if rows is not None:  # a decision learns what the teacher says of its first word
+        if rows is not None:  # a decision learns the teacher's answer for its first word
             first = np.searchsorted(split_words(text, tokenizer.rule).starts, encoded.starts)
             on_tokens = _on_firsts(encoded, rows[number][first], NO_TARGET)
         yield encoded, Example(encoded.ids, encoded.shapes, np.full(len(encoded), IGNORED), on_tokens)

@@ -1,4 +1,7 @@
-"""Held-out texts: a transfer set must not hold what students are measured on, however it is spelled."""
+"""Held-out texts: a transfer set must hold none of the texts that students are measured on.
+
+Texts are compared without spacing, case and marks, because corpora spell one sentence in several ways.
+"""
 
 import re
 from collections.abc import Iterable
@@ -7,9 +10,9 @@ from dataclasses import dataclass, field
 from training.data.documents import text_key
 
 _LONG = 6
-"""Words from which on a text is recognised inside another one; shorter ones occur by chance."""
+"""A text of this many words or more is also looked for inside other texts; shorter ones occur by chance."""
 _LETTERS = 12
-"""Letters and digits that such a text must have too, so that "U-P-D-A-T-E-D" is not found in "updated"."""
+"""Such a text has this many letters and digits too, so that "U-P-D-A-T-E-D" is not found in "updated"."""
 _WORD = re.compile(r"[^\W_\u3400-\u9fff]+|[\u3400-\u9fff]")  # a Han character is a word by itself
 
 
@@ -34,10 +37,11 @@ class _Letters:
 
 
 class HeldOut:
-    """The texts of dev and test files, to be known again in others.
+    """The texts of dev and test files, which it recognises in other texts.
 
-    Keys are compared, so tokenized and natural spellings of a sentence are the same. The index leads from
-    twelve letters to the long texts that start so, and to where in long texts a word starts so.
+    It compares keys (see `text_key`), so tokenized and natural spellings of a sentence are the same. Two
+    indexes lead from `_LETTERS` letters to the long texts that begin with them, and to the places in long
+    texts where a word begins with them.
     """
 
     def __init__(self, texts: Iterable[str]):

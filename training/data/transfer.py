@@ -1,7 +1,7 @@
 """The transfer set: texts that the teacher labels for its students.
 
-A student learns what its teacher thinks, so it may read anything the teacher can: the labelled texts
-themselves, raw text, and variations of the labelled texts. Only not what it will be measured on.
+A student learns what its teacher says of a text, so any text will do: the labelled texts themselves, raw
+text, and variations of the labelled texts. Texts that the student is measured on are left out.
 """
 
 import gzip
@@ -66,7 +66,7 @@ class TransferSet:
         """Write the set; it takes the place of everything in `folder`."""
         summary = {"key": self.key, "counts": self.counts, "dropped": self.dropped}
         with replaced_folder(folder) as new:
-            # No time and no name in it: the same texts are the same file.
+            # The file holds no time and no name, so the same texts make the same bytes.
             with (
                 (new / _TEXTS).open("wb") as file,
                 gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as lines,
@@ -188,7 +188,10 @@ def _raw_lines(path: Path) -> Iterator[str]:
 def _variations(
     documents: Sequence[Document], augmentation: Augmentation, seed: int
 ) -> Iterator[tuple[str, Document]]:
-    """Way by way, each with chance of its own: more of one leaves the others as they are."""
+    """Variations, one way after the other.
+
+    Each way draws from a generator of its own, so that more copies of one leave the others as they are.
+    """
     for way, copies in augmentation:
         if copies:
             only = Augmentation.model_validate({way: copies})

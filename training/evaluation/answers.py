@@ -1,6 +1,6 @@
 """Answers: what one version found in one corpus, asked once and then measured in many ways."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -8,7 +8,8 @@ from app.engine.decoding.entities import Prediction
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
 
-_SLICE = 256  # texts that are asked at once, so that a corpus of any size fits the queue
+_SLICE = 256
+"""Texts that are asked at once, so that a corpus of any size fits the queue."""
 
 
 class Found(NamedTuple):
@@ -52,22 +53,35 @@ class Answers:
 
 
 class Predicts(Protocol):
-    """What can be asked: a predictor, or anything else that takes texts and gives predictions."""
+    """What can be asked: a loaded model, or anything else that takes texts and gives predictions."""
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]: ...
 
 
-def ask(predictor: Predicts, corpus: LoadedCorpus) -> Answers:
+Finds = Callable[[Sequence[str]], Sequence[Iterable[tuple[int, int, str]]]]
+"""Texts in, the entities of each out: (start, end, label), in code points."""
+
+
+def ask(model: Predicts, corpus: LoadedCorpus) -> Answers:
     """Run a version over a corpus.
 
     Raises:
-        InferenceFailed, NotReady, …: what the predictor raises.
+        InferenceFailed, NotReady, …: what the model raises.
     """
     found: list[tuple[Found, ...]] = []
     for at in range(0, len(corpus.documents), _SLICE):
         texts = [document.text for document in corpus.documents[at : at + _SLICE]]
         found.extend(
             tuple(Found(e.start, e.end, e.label, e.score) for e in prediction.entities)
-            for prediction in predictor.predict(texts)
+            for prediction in model.predict(texts)
         )
+    return Answers(corpus.name, corpus.documents, tuple(found))
+
+
+def ask_system(finds: Finds, corpus: LoadedCorpus) -> Answers:
+    """Run any other system over a corpus. It gives no probabilities, so every score is 1."""
+    found: list[tuple[Found, ...]] = []
+    for at in range(0, len(corpus.documents), _SLICE):
+        texts = [document.text for document in corpus.documents[at : at + _SLICE]]
+        found.extend(tuple(Found(*span, 1.0) for span in spans) for spans in finds(texts))
     return Answers(corpus.name, corpus.documents, tuple(found))

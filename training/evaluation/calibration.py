@@ -1,22 +1,13 @@
 """Calibration: of the entities found with a score of 0.8, eight in ten should be right.
 
-The temperature is fitted to whole entities, not to words as Guo et al. do it, because an entity's
-score is what users see. Measured on the default model (fitted on the dev files of its recipe, ECE of
-all files together, in percent):
-
-| fitted on | temperature | dev | test |
-|---|---:|---:|---:|
-| nothing | 1.00 | 13.0 | 19.8 |
-| words | 1.31 | 9.1 | 16.0 |
-| entities | 2.13 | 4.8 | 4.3 |
-
-Most words are no entity, and the network is right to be sure of that. They outnumber the words of
-entities, of which it is far too sure, and keep a temperature that is fitted to all words low.
+The temperature is fitted to whole entities and not, as Guo et al. 2017 do it, to words, because users see
+the score of an entity. Most words are no entity, and the network is right to be sure of that. They
+outnumber the words of entities, of which it is far too sure, and keep a temperature that is fitted to all
+words low; docs/journal.md has the figures.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,20 +16,21 @@ from scipy.optimize import minimize_scalar
 from app.engine.decoding.spans import Decoder
 from app.engine.model import Network
 from app.engine.text.tokenizer import EncodedText
-from app.engine.text.words import Ints
 from training.data.corpora import LoadedCorpus
-from training.data.encode import IGNORED, tag_ids
 from training.evaluation.answers import Answers, Found
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 COLDEST, HOTTEST = 0.1, 10.0
-"""The temperatures that are looked at."""
+"""The lowest and the highest temperature that a fit considers."""
 
-_CUTS = np.arange(100) / 100  # the thresholds that are looked at
-_SLICE = 256  # texts that run at once
-_SURE = 1e-9  # no score counts as nearer to 0 or 1: what lies beyond is rounding
+_CUTS = np.arange(100) / 100
+"""The thresholds that a fit considers."""
+_SLICE = 256
+"""Texts that are asked at once."""
+_SURE = 1e-9
+"""No score counts as nearer to 0 or 1 than this, because beyond it is nothing but rounding."""
 
 
 @dataclass(frozen=True)
@@ -84,35 +76,10 @@ def reliability(answers: Sequence[Answers], bins: int = 15) -> Reliability:
     )
 
 
-def fit_temperature(logits: Sequence[npt.NDArray[np.floating]], tags: Sequence[Ints]) -> float:
-    """The temperature under which words' tags are most likely (Guo et al. 2017).
+def fit_temperature(answered: Callable[[float], Sequence[Answers]]) -> float:
+    """The temperature under which the scores best foretell which of the entities found are right.
 
-    Args:
-        logits: each text's, shape (decisions, tags).
-        tags: each text's, shape (decisions,); decisions with the tag -100 are skipped.
-
-    Returns:
-        Within `COLDEST` and `HOTTEST`; 1 where there is no decision to fit it to.
-    """
-    kept = [(z[y != IGNORED], y[y != IGNORED]) for z, y in zip(logits, tags, strict=True) if len(y)]
-    if not sum(len(y) for _, y in kept):
-        return 1.0
-    values = np.concatenate([z for z, _ in kept]).astype(np.float64)
-    gold = np.concatenate([y for _, y in kept])
-    above = values - values.max(1, keepdims=True)
-    of_gold = above[np.arange(len(gold)), gold]
-
-    def loss(temperature: float) -> float:
-        total = np.log(np.exp(above / temperature).sum(1))
-        return float((total - of_gold / temperature).mean())
-
-    return _least(loss)
-
-
-def fit_entity_temperature(answered: Callable[[float], Sequence[Answers]]) -> float:
-    """The temperature under which it is most likely that just the right entities are right.
-
-    Minimises the negative log-likelihood of each found entity's being right or wrong. As in Platt 1999
+    It minimises the negative log-likelihood of each found entity being right or wrong. As in Platt 1999
     ("Probabilistic outputs for support vector machines") each of n right ones counts as right with a
     probability of (n + 1) / (n + 2), and the wrong ones likewise: few entities, or none that is wrong,
     are no reason to be certain.
@@ -138,7 +105,7 @@ def fit_entity_temperature(answered: Callable[[float], Sequence[Answers]]) -> fl
 
 
 def _least(loss: Callable[[float], float]) -> float:
-    """The temperature of least loss, searched for on a scale of logarithms."""
+    """The temperature of least loss, found on a logarithmic scale."""
     found = minimize_scalar(
         lambda log: loss(float(np.exp(log))),
         bounds=(np.log(COLDEST), np.log(HOTTEST)),
@@ -153,8 +120,8 @@ def fit_thresholds(
 ) -> dict[str, float]:
     """For each label the least score of an entity that is worth keeping.
 
-    That is the cut-off, to two decimals, with the highest F1 of that label, averaged over the corpora;
-    of equals the lowest.
+    That is the cut-off, to two decimals, under which the label's F1, averaged over the corpora, is highest;
+    the lowest one where several are.
 
     Args:
         answers: with all entities, none cut off.
@@ -212,32 +179,21 @@ def calibrate(
     model: Network,
     corpora: Sequence[LoadedCorpus],
     least_gain: float = 0.1,
-    fit: Literal["entities", "words"] = "entities",
 ) -> Calibration:
     """Fit a temperature, then thresholds under it. Texts run once, whatever the manifest says now.
 
     Args:
         corpora: dev corpora, never test.
         least_gain: see `fit_thresholds`.
-        fit: what the temperature makes most likely, see above.
     """
     manifest = model.manifest
-    outputs = [_run(model, corpus) for corpus in corpora]
+    outputs = [_output(model, corpus) for corpus in corpora]
 
     def answered(temperature: float) -> list[Answers]:
         decoder = Decoder(manifest.tags, manifest.scheme, temperature)
         return [output.decoded(decoder) for output in outputs]
 
-    if fit == "entities":
-        temperature = fit_entity_temperature(answered)
-    else:
-        gold = [
-            tag_ids(encoded, document, manifest.scheme, manifest.tags)
-            for output in outputs
-            for encoded, document in zip(output.encoded, output.corpus.documents, strict=True)
-        ]
-        temperature = fit_temperature([z for output in outputs for z in output.logits], gold)
-    temperature = round(temperature, 3)
+    temperature = round(fit_temperature(answered), 3)
     after = answered(temperature)
     return Calibration(
         temperature,
@@ -266,9 +222,9 @@ class _Output:
         return Answers(self.corpus.name, self.corpus.documents, found)
 
 
-def _run(predictor: Network, corpus: LoadedCorpus) -> _Output:
+def _output(model: Network, corpus: LoadedCorpus) -> _Output:
     texts = [document.text for document in corpus.documents]
     slices = [texts[at : at + _SLICE] for at in range(0, len(texts), _SLICE)]
-    encoded = tuple(one for some in slices for one in predictor.tokenizer.encode(some))
-    logits = tuple(one for some in slices for one in predictor.logits(some))
+    encoded = tuple(one for some in slices for one in model.tokenizer.encode(some))
+    logits = tuple(one for some in slices for one in model.logits(some))
     return _Output(corpus, encoded, logits)

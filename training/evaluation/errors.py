@@ -22,7 +22,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 NONE = "none"
 """The row and column of a confusion matrix that stand for no entity."""
 
-_AROUND = 40  # code points of text that an example shows on either side
+_AROUND = 40
+"""Code points of text that an example shows on either side of an error."""
 
 
 class Pair(NamedTuple):
@@ -53,8 +54,8 @@ class Pair(NamedTuple):
 def pair(meant: Iterable[Span], found: Iterable[Found]) -> list[Pair]:
     """Pair the entities of one text, each with one other at most, in order of their starts.
 
-    What is exactly right comes first, then what has the same ends, then whatever overlaps most; of
-    equals one with the same label, then the first.
+    Pairs that are exactly right are made first, then those with the same ends, then those that overlap
+    most. Among equals, a pair with the same label goes first, then the one that starts first.
     """
     left, right = sorted(set(meant)), sorted({one.span: one for one in found}.values())
 

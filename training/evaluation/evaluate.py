@@ -1,12 +1,14 @@
 """Evaluation of a version folder through the serving engine: what is measured is what is served."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from training.data.corpora import LoadedCorpus
-from training.evaluation.answers import Answers, ask
+from training.evaluation.answers import Answers, Finds, ask, ask_system
 from training.evaluation.spans import Scores, score
 from training.evaluation.tokens import token_table
 
@@ -23,12 +25,26 @@ def evaluate(
     """
     loaded = load_version(folder, LoadOptions(variant=variant))
     try:
-        results = {
-            corpus.name: _corpus(ask(loaded.model, corpus), loaded.manifest.labels, tokens)
-            for corpus in corpora
-        }
+        answered = [ask(loaded.model, corpus) for corpus in corpora]
     finally:
         loaded.model.close()
+    return _scores(answered, loaded.manifest.labels, tokens)
+
+
+def evaluate_system(
+    finds: Finds, corpora: Sequence[LoadedCorpus], labels: Sequence[str], tokens: bool = False
+) -> dict[str, Any]:
+    """The same scores of any other system that finds entities, such as another library's pipeline.
+
+    Args:
+        finds: the system; it gives the corpora's labels, and leaves out entities of which they have none.
+        labels: the entity types that get a row of their own.
+    """
+    return _scores([ask_system(finds, corpus) for corpus in corpora], labels, tokens)
+
+
+def _scores(answered: Sequence[Answers], labels: Sequence[str], tokens: bool) -> dict[str, Any]:
+    results = {answers.corpus: _corpus(answers, labels, tokens) for answers in answered}
     mean = sum(r["f1"] for r in results.values()) / len(results) if results else 0.0
     return {"average_f1": round(mean, 2), "corpora": results}
 
@@ -36,11 +52,12 @@ def evaluate(
 def _corpus(answers: Answers, labels: Sequence[str], tokens: bool) -> dict[str, Any]:
     documents, found = answers.documents, answers.spans
     scores: Scores = score(found, [document.spans for document in documents], labels)
-    result = scores.overall.as_dict() | {
-        "labels": {label: one.as_dict() for label, one in scores.labels.items()}
+    result = asdict(scores.overall.percentages) | {
+        "labels": {label: asdict(one.percentages) for label, one in scores.labels.items()}
     }
     if tokens:
-        result["tokens"] = token_table(documents, found, labels)
+        table = token_table(documents, found, labels)
+        result["tokens"] = {tag: asdict(row) for tag, row in table.items()}
     return result
 
 

@@ -15,11 +15,17 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from training.evaluation.benchmark import Speed
+from training.evaluation.calibration import Reliability
+from training.evaluation.errors import Confusion
+from training.evaluation.runs import LearningCurve
+from training.evaluation.significance import Interval
+from training.progress import Epoch
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Colours of the series, in their order; a seventh series starts again."""
@@ -28,7 +34,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 
 _INK = "#010203"
-"""Stands for the page's own colour until the SVG is written."""
+"""A colour that stands for the page's own until the SVG is written."""
 
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "nerve",  # the same names of its parts every time
@@ -59,22 +65,28 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Point:
-    """A version in the Pareto plot: F1 in percent with its interval, latency in ms, size in bytes."""
+    """A version in the Pareto plot: its average F1 in percent, its size and its speed."""
 
     name: str
-    f1: float
-    low: float
-    high: float
-    milliseconds: float
-    bytes: int
+    f1: Interval
+    speed: Speed
+
+    @property
+    def milliseconds(self) -> float:
+        return self.speed.milliseconds_per_sentence
+
+    @property
+    def bytes(self) -> int:
+        return self.speed.bytes
 
 
-def confusion_map(title: str, names: Sequence[str], counts: npt.NDArray[np.int64]) -> str:
+def confusion_map(title: str, confusion: Confusion) -> str:
     """What was meant (rows) and what was found (columns); a cell is as dark as its share of its row.
 
     Args:
         title: read out in the plot's place, and different for each plot of a page.
     """
+    names, counts = confusion.names, confusion.counts
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = len(names)
     with matplotlib.rc_context(_STYLE | {"axes.grid": False}):
@@ -128,20 +140,20 @@ def robustness_bars(scores: Mapping[str, Mapping[str, float]]) -> str:
         return _svg(figure, "F1 after each perturbation")
 
 
-def reliability_diagram(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+def reliability_diagram(curves: Mapping[str, Reliability]) -> str:
     """Share of entities that are right against the score they were given; empty bins are left out.
 
     Args:
-        curves: by version, `confidence`, `accuracy` (both from 0 to 1) and `counts`, one a bin.
+        curves: by version.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.0, 4.8), layout="constrained")
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         axes.plot([0, 1], [0, 1], color=_INK, alpha=0.4, linewidth=1, linestyle=(0, (4, 3)))
         for number, (name, curve) in enumerate(curves.items()):
-            counts = np.asarray(curve["counts"], float)
+            counts = np.asarray(curve.counts, float)
             full = counts > 0
-            x, y = np.asarray(curve["confidence"])[full], np.asarray(curve["accuracy"])[full]
+            x, y = np.asarray(curve.confidence)[full], np.asarray(curve.accuracy)[full]
             axes.plot(x, y, marker=_marker(number), color=_colour(number), label=name)
             share = counts[full] / max(1.0, counts.sum())
             below.plot(x, share, marker=_marker(number), markersize=3, color=_colour(number))
@@ -152,26 +164,21 @@ def reliability_diagram(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> 
         return _svg(figure, "Reliability: share of entities that are right against their score")
 
 
-def learning_curve(title: str, curve: Mapping[str, Sequence[float]]) -> str:
-    """F1 against the size of the labelled set, alone and distilled; see `report` for the keys."""
-    sizes = curve["sizes"]
+def learning_curve(title: str, curve: LearningCurve) -> str:
+    """F1 against the size of the labelled set, alone and distilled."""
+    sizes, lines = curve.sizes, curve.lines
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(6.0, 3.4)
-        for number, key in enumerate(key for key in ("alone", "distilled") if key in curve):
-            axes.plot(sizes, curve[key], marker=_marker(number), color=_colour(number), label=key)
-            if f"{key}_low" in curve and f"{key}_high" in curve:
+        for number, (name, line) in enumerate(lines.items()):
+            axes.plot(sizes, line.f1, marker=_marker(number), color=_colour(number), label=name)
+            if line.low is not None and line.high is not None:
                 axes.fill_between(
-                    sizes,
-                    curve[f"{key}_low"],
-                    curve[f"{key}_high"],
-                    color=_colour(number),
-                    alpha=0.15,
-                    linewidth=0,
+                    sizes, line.low, line.high, color=_colour(number), alpha=0.15, linewidth=0
                 )
         axes.set(xlabel="labelled texts", ylabel="average F1", xscale="log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
-        _legend(axes, len(set(curve) & {"alone", "distilled"}))
+        _legend(axes, len(lines))
         return _svg(figure, title)
 
 
@@ -185,7 +192,7 @@ def pareto(points: Sequence[Point]) -> str:
         front.sort(key=lambda point: point.milliseconds)
         axes.plot(
             [p.milliseconds for p in front],
-            [p.f1 for p in front],
+            [p.f1.value for p in front],
             color=_INK,
             alpha=0.35,
             linewidth=1,
@@ -193,16 +200,21 @@ def pareto(points: Sequence[Point]) -> str:
             drawstyle="steps-post",
         )
         for number, point in enumerate(points):
-            place, colour = ([point.milliseconds], [point.f1]), _colour(number)
-            error = [[max(0.0, point.f1 - point.low)], [max(0.0, point.high - point.f1)]]
+            place, colour = ([point.milliseconds], [point.f1.value]), _colour(number)
+            error = [
+                [max(0.0, point.f1.value - point.f1.low)],
+                [max(0.0, point.f1.high - point.f1.value)],
+            ]
             axes.errorbar(*place, yerr=error, color=colour, elinewidth=1, capsize=0, alpha=0.7)
             axes.scatter(*place, s=900 * point.bytes / largest, color=colour, alpha=0.35, linewidth=0)
             axes.scatter(*place, s=14, color=colour, marker=_marker(number))
             size = f"{point.bytes / 1e6:.1f} MB" if point.bytes >= 1e5 else f"{point.bytes / 1e3:.1f} kB"
-            right = point.milliseconds**2 > slowest * fastest  # its name goes to the left then
+            right = (
+                point.milliseconds**2 > slowest * fastest
+            )  # in the right half, its name goes to the left
             label = axes.annotate(
                 f"{point.name}, {size}",
-                (point.milliseconds, point.f1),
+                (point.milliseconds, point.f1.value),
                 xytext=(-9 if right else 9, 7),
                 textcoords="offset points",
                 ha="right" if right else "left",
@@ -217,17 +229,18 @@ def pareto(points: Sequence[Point]) -> str:
         return _svg(figure, "F1 against latency")
 
 
-def training_curves(title: str, stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Dev F1 and loss by epoch, a line a stage; see `Epoch` in training/loop.py."""
+def training_curves(title: str, stages: Mapping[str, Sequence[Epoch]]) -> str:
+    """Dev F1 and loss by epoch, a line a stage."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 3.0 + 0.16 * len(stages)), layout="constrained")
         left, right = figure.subplots(1, 2)
         for number, (name, epochs) in enumerate(stages.items()):
-            numbers = [epoch["number"] for epoch in epochs]
-            for axes, key in ((left, "average"), (right, "loss")):
+            numbers = [epoch.number for epoch in epochs]
+            averages, losses = [epoch.average for epoch in epochs], [epoch.loss for epoch in epochs]
+            for axes, values in ((left, averages), (right, losses)):
                 axes.plot(
                     numbers,
-                    [epoch[key] for epoch in epochs],
+                    values,
                     marker=_marker(number),
                     color=_colour(number),
                     label=name,
@@ -241,8 +254,8 @@ def training_curves(title: str, stages: Mapping[str, Sequence[Mapping[str, Any]]
 
 
 def _beats(one: Point, other: Point) -> bool:
-    as_good = one.f1 >= other.f1 and one.milliseconds <= other.milliseconds
-    return as_good and (one.f1, one.milliseconds) != (other.f1, other.milliseconds)
+    as_good = one.f1.value >= other.f1.value and one.milliseconds <= other.milliseconds
+    return as_good and (one.f1.value, one.milliseconds) != (other.f1.value, other.milliseconds)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

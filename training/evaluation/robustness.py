@@ -1,4 +1,4 @@
-"""Robustness: the same documents as people might also have typed them, with entities that still fit.
+"""Robustness: documents are rewritten as people might also have typed them, and keep their entities.
 
 A text is cut at the ends of its entities and each piece is rewritten alone, so whatever a perturbation
 does to the length of a piece, the entities' offsets follow.

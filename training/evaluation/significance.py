@@ -5,12 +5,11 @@ a corpus of as many documents is drawn from the corpus, with replacement, thousa
 micro-averaged entity score of each draw is computed from the documents' counts. Whole documents are
 drawn because the entities of one stand or fall together.
 
-Intervals are percentile intervals. On the corpora of the default recipe the ends of BCa intervals
-(`scipy.stats.bootstrap`) are no more than 0.4 points from them; but those are undefined where all
+Intervals are percentile intervals. BCa intervals (`scipy.stats.bootstrap`) are undefined where all
 documents are alike, as under a perfect score, and SciPy has none for a mean over corpora.
 
-A score depends on a document through its counts alone, and many documents have the same ones. So it
-is drawn how often each distinct row of counts occurs, which is the same distribution with less work.
+A score depends on a document through its counts alone, and many documents have the same counts. So the
+bootstrap draws how often each distinct row of counts occurs: the same distribution for less work.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,8 @@ from training.evaluation.spans import Score, score
 Metric = Literal["f1", "precision", "recall"]
 Floats = npt.NDArray[np.float64]
 
-_CELLS = 2_000_000  # numbers that are drawn at once: 16 MB
+_CELLS = 2_000_000
+"""Numbers that are drawn at once, which take 16 MB."""
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,11 @@ def _mean(tables: Sequence[Ints], metric: Metric, resamples: int, seed: int) -> 
 
 
 def _resampled(table: Ints, resamples: int, rng: np.random.Generator) -> Iterator[Ints]:
-    """The counts of drawn corpora, chunk by chunk, each of shape (draws, columns)."""
+    """The counts of drawn corpora, some draws at a time, each of shape (draws, columns)."""
     rows, often = np.unique(table, axis=0, return_counts=True)
-    chunk = max(1, _CELLS // len(rows))
-    for at in range(0, resamples, chunk):
-        draws = min(chunk, resamples - at)
+    most = max(1, _CELLS // len(rows))
+    for at in range(0, resamples, most):
+        draws = min(most, resamples - at)
         yield rng.multinomial(len(table), often / len(table), size=draws) @ rows
 
 

@@ -8,6 +8,16 @@ from training.data.documents import Span
 
 
 @dataclass(frozen=True)
+class Percentages:
+    """Scores in percent, to two decimals; `support` is the number of entities (or words) meant."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
 class Score:
     """Counts of one label, or of all together."""
 
@@ -27,14 +37,14 @@ class Score:
     def f1(self) -> float:
         return 2 * self.right / (self.found + self.meant) if self.found + self.meant else 0.0
 
-    def as_dict(self) -> dict[str, float]:
-        """Percentages to two decimals, and the number of entities meant."""
-        return {
-            "precision": round(100 * self.precision, 2),
-            "recall": round(100 * self.recall, 2),
-            "f1": round(100 * self.f1, 2),
-            "support": self.meant,
-        }
+    @property
+    def percentages(self) -> Percentages:
+        return Percentages(
+            round(100 * self.precision, 2),
+            round(100 * self.recall, 2),
+            round(100 * self.f1, 2),
+            self.meant,
+        )
 
 
 @dataclass(frozen=True)

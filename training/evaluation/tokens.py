@@ -10,12 +10,12 @@ from app.engine.text.alignment import touched
 from app.engine.text.words import split_words
 from training.data.documents import Document, Span
 from training.data.tags import spell_spans
-from training.evaluation.spans import Score
+from training.evaluation.spans import Percentages, Score
 
 
 def token_table(
     documents: Sequence[Document], found: Sequence[Iterable[Span]], labels: Sequence[str]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Percentages]:
     """Precision, recall and F1 of each IOB2 tag over all words, and their micro average."""
     right, seen, meant = Counter[str](), Counter[str](), Counter[str]()
     for document, spans in zip(documents, found, strict=True):
@@ -24,8 +24,8 @@ def token_table(
         meant.update(want)
         right.update(a for a, b in zip(got, want, strict=True) if a == b)
     tags = ["O", *(f"{prefix}-{label}" for label in labels for prefix in "BI")]
-    table = {tag: Score(right[tag], seen[tag], meant[tag]).as_dict() for tag in tags}
-    table["micro"] = Score(right.total(), seen.total(), meant.total()).as_dict()
+    table = {tag: Score(right[tag], seen[tag], meant[tag]).percentages for tag in tags}
+    table["micro"] = Score(right.total(), seen.total(), meant.total()).percentages
     return table
 
 

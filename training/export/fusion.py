@@ -11,7 +11,8 @@ from onnx import helper
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 
-from app.engine.runtimes.session import CPU, Arrays, OnnxSession
+from app.engine.runtimes.runtime import Arrays
+from app.engine.runtimes.session import CPU, OnnxSession
 
 LARGEST_DIFFERENCE = 1e-3
 """How far a logit of the fused graph, while it is still fp32, may be from the source's."""

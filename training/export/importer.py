@@ -19,7 +19,9 @@ from app.engine.model import Model
 from app.engine.text.tokenizer import Tokenizer
 from app.labels import Scheme, WordRule
 from app.manifest import Golden, Manifest, Precision
-from app.versions.loading.loader import LoadedVersion, LoadOptions, load_version
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from training.export.card import front_matter
 from training.export.golden import CANDIDATES, choose_golden
 from training.export.onnx_file import export_onnx, input_names, keep_columns

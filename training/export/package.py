@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from app.engine.runtimes.session import CPU, CUDA
+from app.engine.runtimes.cuda import CUDA
+from app.engine.runtimes.session import CPU
 from app.files import sync
 from app.labels import Scheme, WordRule
 from app.manifest import (

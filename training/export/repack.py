@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 
 from app.engine.model import Network
-from app.engine.runtimes.runtime import Running
-from app.engine.runtimes.session import CPU, Logits, OnnxSession
+from app.engine.runtimes.runtime import Logits, Running
+from app.engine.runtimes.session import CPU, OnnxSession
 from app.engine.text.tokenizer import Tokenizer
 from app.manifest import MANIFEST, Manifest, Variant, read_manifest, verify_files
 from app.versions.storage.signatures import SIGNATURE

@@ -2,16 +2,17 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from app.labels import tags_of
 from app.manifest import MANIFEST, Golden, Precision, file_hash, read_manifest
 from app.versions.loading.loader import load_single, load_version
 from training.data.corpora import LoadedCorpus, load_held_out
-from training.evaluation.benchmark import machine, measure_together
+from training.evaluation.benchmark import measure_together
 from training.evaluation.calibration import Calibration, calibrate
 from training.evaluation.evaluate import as_text, evaluate
+from training.evaluation.machine import machine
 from training.export.card import model_card
 from training.export.ensemble import Members, ensemble_manifest, publish_ensemble
 from training.export.golden import choose_golden
@@ -91,7 +92,7 @@ def publish(product: Product, recipe: Recipe, models: Path, number: int | None, 
         metrics = {
             "test": test,
             "dev": evaluate(draft, dev, chosen),
-            "chosen": {"gate": recipe.export.gate, "machine": machine(), "considered": considered},
+            "chosen": {"gate": recipe.export.gate, "machine": asdict(machine()), "considered": considered},
             "calibration": {
                 "temperature": calibration.temperature,
                 "thresholds": calibration.thresholds,

@@ -1,1 +1,1 @@
-"""Dialects: how a caller asks and is answered."""
+"""Dialects: what callers speak. A new one is a module here, a line in `table`, and a wire test."""

@@ -1,36 +1,190 @@
-"""`POST /ner`: text in, entities out."""
+"""`POST /ner`: the dialect of our own."""
 
-import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
 from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
 
-from app.api.requests import check_labels, read_content, read_ner_request, read_timeout, render_result
-from app.api.responses import DirectRoute, count_answers, documented, option_parameters
-from app.api.schemas import NerBatchResponse, NerRequest, NerResponse
-from app.api.waiting import answer_of, in_time
+from app.annotate import Annotation, Ask
+from app.api.dialects.dialect import Route
+from app.api.dialects.native_schemas import NerBatchResponse, NerOptions, NerRequest, NerResponse
+from app.api.failures import Failure, error_response
+from app.api.requests import decoded, invalid, parse_json
+from app.api.responses import Pieces
+from app.api.statuses import documented
 from app.engine.decoding.entities import Prediction
-from app.manifest import Manifest
-from app.metrics import Metrics
-
-router = APIRouter(tags=["ner"], route_class=DirectRoute)
+from app.errors import Unprocessable
+from app.rendering import OffsetUnit, render
 
 _TEXT = "Angela Merkel visited IBM in New York."
 
 _AT_ONCE = 16
-"""Texts that are rendered before other requests have a turn: a millisecond of an article's length each."""
+"""Texts of a piece of an answer: about a millisecond of an article's length each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeAsk(Ask):
+    """What a request of `POST /ner` asks.
+
+    Attributes:
+        offset_unit: what offsets count.
+        agreement: whether each entity says how far an ensemble agrees on it.
+        single: whether `text` was asked, and not `texts`.
+    """
+
+    offset_unit: OffsetUnit
+    agreement: bool
+    single: bool
+
+
+class Native:
+    """JSON with options, or plain text with options in the query."""
+
+    tag = "ner"
+    accepts = ("application/json", "text/plain")
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """`/ner`."""
+        documentation = {
+            "summary": "Find the entities of a text, or of several",
+            "description": "Texts of any length are run in overlapping windows; nothing is truncated.",
+            "response_model": NerResponse | NerBatchResponse,
+            "responses": documented(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+            "openapi_extra": {
+                "requestBody": _request_body(),
+                "parameters": [*option_parameters(" (With a text/plain body only.)"), _TIMEOUT],
+            },
+        }
+        return [Route("/ner", "ner", documentation=documentation)]
+
+    def decode(self, request: Request, media: str, body: bytes) -> NativeAsk:
+        """What a body of JSON or plain text asks.
+
+        Raises:
+            BadRequest: it is not UTF-8, or not JSON. Unprocessable: a field is wrong.
+        """
+        if media == "text/plain":
+            return _ask(query_options(request), [decoded(body)], single=True)
+        if request.scope["query_string"] and request.query_params:
+            raise Unprocessable(
+                "query parameters go with text/plain; with JSON, options are fields of the body"
+            )
+        asked = parse_json(NerRequest, body)
+        return _ask(asked, asked.all_texts, single=asked.text is not None)
+
+    def encode(self, ask: NativeAsk, annotation: Annotation) -> Response | Pieces:
+        """Model and version, with the result of the text, or the results of the texts."""
+        head = to_json({"model": annotation.model, "version": annotation.version})[:-1]
+        if not ask.single:
+            return Pieces(_results(head + b',"results":[', ask, annotation))
+        body = to_json(ner_result(annotation.texts[0], annotation.predictions[0], ask))
+        return Response(head + b"," + body[1:], media_type="application/json")
+
+    def encode_error(self, ask: NativeAsk | None, failure: Failure) -> Response:
+        """As every route of our own."""
+        return error_response(failure)
+
+
+def _ask(options: NerOptions, texts: Sequence[str], single: bool) -> NativeAsk:
+    return NativeAsk(
+        texts=texts,
+        model=options.model,
+        version=options.version,
+        labels=options.labels,
+        min_score=options.min_score,
+        offset_unit=options.offset_unit,
+        agreement=options.agreement,
+        single=single,
+    )
+
+
+def ask_of(options: NerOptions) -> NativeAsk:
+    """What a stream asks, whose texts come later."""
+    return _ask(options, (), single=False)
+
+
+def _results(head: bytes, ask: NativeAsk, annotation: Annotation) -> Iterator[bytes]:
+    """The body of an answer to several texts."""
+    texts, predictions = annotation.texts, annotation.predictions
+    for first in range(0, max(1, len(texts)), _AT_ONCE):
+        some = slice(first, first + _AT_ONCE)
+        pairs = zip(texts[some], predictions[some], strict=True)
+        results = [ner_result(text, prediction, ask) for text, prediction in pairs]
+        yield (b"," if first else head) + to_json(results)[1:-1]
+    yield b"]}"
+
+
+def ner_result(text: str, prediction: Prediction, ask: NativeAsk) -> dict[str, Any]:
+    """One text's part of an answer."""
+    return {
+        "windows": prediction.windows,
+        "entities": render(text, prediction.entities, ask.offset_unit, ask.agreement),
+    }
+
+
+def query_options(request: Request) -> NerOptions:
+    """Options from query parameters; `labels` may be repeated or separated by commas.
+
+    Raises:
+        Unprocessable: there is no such option, it is of the wrong kind, or given twice.
+    """
+    values: dict[str, Any] = {}
+    for key, value in request.query_params.multi_items():
+        if key == "labels":
+            values.setdefault(key, []).extend(part for part in value.split(",") if part)
+        elif key in values:
+            raise Unprocessable(f"{key}: given twice")
+        else:
+            values[key] = value
+    try:
+        return NerOptions.model_validate(values, strict=False)
+    except ValidationError as error:
+        raise invalid(error.errors()) from None
+
+
+# documentation
+
+
+def option_parameters(note: str = "") -> list[dict[str, Any]]:
+    """The options of `NerOptions` as query parameters of a route's documentation.
+
+    Args:
+        note: added to each description.
+    """
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema.pop("description") + note,
+            "schema": schema,
+        }
+        for name, schema in NerOptions.model_json_schema()["properties"].items()
+    ]
+
+
+_TIMEOUT = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "required": False,
+    "description": "Milliseconds from the request's arrival until it is answered 504 and what has not run "
+    "is dropped; the server's `NERVE_REQUEST_TIMEOUT` where not given.",
+    "schema": {"type": "integer", "minimum": 1},
+    "example": 500,
+}
 
 
 def _request_body() -> dict[str, Any]:
-    schema = NerRequest.model_json_schema()
     return {
         "required": True,
         "content": {
             "application/json": {
-                "schema": schema,
+                "schema": NerRequest.model_json_schema(),
                 "examples": {
                     "one text": {"value": {"text": _TEXT}},
                     "several texts": {
@@ -46,87 +200,3 @@ def _request_body() -> dict[str, Any]:
             "text/plain": {"schema": {"type": "string"}, "example": _TEXT},
         },
     }
-
-
-_TIMEOUT = {
-    "name": "X-Request-Timeout-Ms",
-    "in": "header",
-    "required": False,
-    "description": "Milliseconds from the request's arrival until it is answered 504 and what has not run "
-    "is dropped; the server's `NERVE_REQUEST_TIMEOUT` where not given.",
-    "schema": {"type": "integer", "minimum": 1},
-    "example": 500,
-}
-
-
-@router.post(
-    "/ner",
-    summary="Find the entities of a text, or of several",
-    response_model=NerResponse | NerBatchResponse,
-    responses=documented(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
-    openapi_extra={
-        "requestBody": _request_body(),
-        "parameters": [*option_parameters(" (With a text/plain body only.)"), _TIMEOUT],
-    },
-)
-async def ner(request: Request) -> Response:
-    """Texts of any length are run in overlapping windows; nothing is truncated."""
-    seconds = read_timeout(request, request.app.state.settings.request_timeout)
-    deadline = None if seconds is None else request.scope["nerve"].started + seconds
-    return await in_time(_answer(request, deadline), deadline)
-
-
-async def _answer(request: Request, deadline: float | None) -> Response:
-    state, record = request.app.state, request.scope["nerve"]
-    settings, manager, metrics = state.settings, state.manager, state.metrics
-    media, body = await read_content(request, settings.max_body_bytes, ("application/json", "text/plain"))
-    started = time.perf_counter()
-    asked = read_ner_request(request, media, body, settings)
-    parse_seconds = time.perf_counter() - started
-    name, texts = asked.model or settings.default_model, asked.all_texts
-
-    def key(sticky: str) -> str | None:
-        return "\0".join(texts) if sticky == "text" else request.headers.get(sticky)
-
-    lent = manager.lend(name, asked.version, key)
-    while lent is None:  # loading takes a while, and others may have pinned something else by then
-        await asyncio.to_thread(manager.load_pinned, name, asked.version)
-        lent = manager.lend(name, asked.version, key)
-    with lent as served:
-        manifest = served.manifest
-        of = record.model, record.version = manifest.name, str(manifest.version)
-        check_labels(asked.labels, manifest.labels)
-        record.texts, record.characters = len(texts), sum(map(len, texts))
-        metrics.stage_seconds.labels(*of, "parse").inc(parse_seconds)
-        predictions = await answer_of(served.model.submit(texts, deadline), request.receive)
-        manager.copy(served, texts, predictions)
-        return await _rendered(asked, texts, predictions, manifest, metrics)
-
-
-async def _rendered(
-    asked: NerRequest,
-    texts: list[str],
-    predictions: Sequence[Prediction],
-    manifest: Manifest,
-    metrics: Metrics,
-) -> Response:
-    """The answer. Where there are many texts, other requests have their turn in between."""
-    of = manifest.name, str(manifest.version)
-    stage = metrics.stage_seconds.labels(*of, "render")
-    parts = []
-    for first in range(0, len(texts), _AT_ONCE):
-        if first:
-            await asyncio.sleep(0)
-        started = time.perf_counter()
-        some = slice(first, first + _AT_ONCE)
-        pairs = zip(texts[some], predictions[some], strict=True)
-        results = [render_result(text, prediction, asked) for text, prediction in pairs]
-        count_answers(metrics, of, results)
-        parts.append(to_json(results)[1:-1])
-        stage.inc(time.perf_counter() - started)
-    head = to_json({"model": manifest.name, "version": manifest.version})[:-1]
-    if asked.text is not None:
-        body = head + b"," + parts[0][1:]
-    else:  # it may have megabytes, which every further step would copy
-        body = b"".join((head, b',"results":[', b",".join(parts), b"]}"))
-    return Response(body, media_type="application/json")

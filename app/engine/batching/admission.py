@@ -1,15 +1,19 @@
-"""Admission: who may join the backlog, and when to come again who may not. It knows no thread and no clock.
+"""Admission: who may join the queue, and when to come again who may not. It knows no thread and no clock.
 
 A request that is taken and then not done in time has cost the machine what others could have had: with
-many of them a server works at full speed and answers nobody. So one is taken only if it will be done by its
-deadline with room to spare. That costs nothing: the queue has to be never empty, it need not be long.
+many of them a server works at full speed and answers nobody. So a request is taken only if it will be done
+by its deadline with room to spare. That costs nothing: the queue has to be never empty, it need not be
+long.
 """
 
 from collections import Counter
+from collections.abc import Callable
+from math import inf
 from typing import Any
 
-from app.engine.batching.cost import Pace
-from app.engine.batching.queue import Queue, lane_of
+from app.engine.batching.queue import Queue
+from app.engine.batching.rate import Rate
+from app.engine.batching.size_classes import size_class_of
 from app.errors import Busy
 
 _MARGIN = 0.5
@@ -18,68 +22,75 @@ the machine may become half as fast at once, and nobody who was taken is late.""
 
 
 class Admission:
-    """The one door to a backlog.
+    """The one door to a queue.
 
     Args:
-        backlog: what waits.
-        pace: how fast that gets less.
+        queue: what waits.
+        rate: how fast that gets less.
         max_queue_tokens: sub-tokens that may wait. A request that comes to an empty queue is taken
             whatever its size.
+        overtaking: tells of a size class how many sub-tokens may come later than a row and run before it.
     """
 
-    def __init__(self, backlog: Queue[Any], pace: Pace, max_queue_tokens: int):
-        self._backlog = backlog
-        self._pace = pace
+    def __init__(
+        self, queue: Queue[Any], rate: Rate, max_queue_tokens: int, overtaking: Callable[[int], int]
+    ):
+        self._queue = queue
+        self._rate = rate
         self._max_queue_tokens = max_queue_tokens
-        self._coming: Counter[int] = Counter()  # sub-tokens of each lane, queued once they are counted
+        self._overtaking = overtaking
+        self._coming: Counter[int] = Counter()  # of each size class, queued once they are counted
+        self.coming = 0
+        """Sub-tokens that were admitted and are not queued yet."""
 
-    def admit(self, tokens: int, seconds_left: float | None, overtaking: int) -> None:
-        """Make room for a request of some `tokens` sub-tokens, which will be queued or withdrawn.
+    def admit(self, tokens: int, seconds_left: float) -> None:
+        """Make room for a request of some `tokens` sub-tokens, which `queued` takes back.
 
         Args:
-            seconds_left: until its deadline, if it has one.
-            overtaking: sub-tokens that may come later and run before it.
+            seconds_left: until its deadline; infinity for none.
 
         Raises:
-            Busy: the queue has no room, or it would hardly be answered in time. Who comes again after
-                `retry_after` finds room, if the machine goes on as it does and nobody else comes before.
+            Busy: the queue has no room, or the request would hardly be answered in time. Who comes again
+                after `retry_after` finds room, if the machine goes on as it does and nobody else comes
+                before.
         """
-        waiting = self._backlog.tokens + self._coming.total()
+        waiting = self._queue.tokens + self.coming
         if waiting:
-            self._refuse(tokens, waiting, seconds_left, overtaking)
-        self._coming[lane_of(tokens)] += tokens
+            self._refuse(tokens, waiting, seconds_left)
+        self._coming[size_class_of(tokens)] += tokens
+        self.coming += tokens
 
-    def withdraw(self, tokens: int, part: int | None = None) -> None:
-        """What was admitted, or a part of it, is queued now, or will never be."""
-        self._coming[lane_of(tokens)] -= tokens if part is None else part
+    def queued(self, size_class: int, tokens: int) -> None:
+        """Note that so many sub-tokens of what was admitted are queued now, or will never be."""
+        self._coming[size_class] -= tokens
+        self.coming -= tokens
 
-    def _refuse(self, tokens: int, waiting: int, seconds_left: float | None, overtaking: int) -> None:
-        pace = self._pace.seconds_per_token
+    def _refuse(self, tokens: int, waiting: int, seconds_left: float) -> None:
+        rate = self._rate.seconds_per_token
         full = min(waiting + tokens - self._max_queue_tokens, waiting)
-        late = 0
-        if seconds_left is not None:
-            late = self._too_late(tokens, waiting, seconds_left / pace, overtaking)
+        late = 0 if seconds_left == inf else self._too_late(tokens, waiting, seconds_left / rate)
         if full > 0 and full >= late:
             raise Busy(
                 f"{waiting} sub-tokens wait already and {self._max_queue_tokens} may "
                 "(NERVE_MAX_QUEUE_TOKENS); come again later",
-                retry_after=full * pace,
+                retry_after=full * rate,
             )
         if late > 0:
             raise Busy(
                 f"{waiting} sub-tokens wait already, and an answer might take longer than the "
-                f"{max(seconds_left or 0, 0):.1f} s that it may; come again later, or allow more time "
-                "(X-Request-Timeout-Ms, NERVE_REQUEST_TIMEOUT)",
-                retry_after=late * pace,
+                f"{max(seconds_left, 0):.1f} s that it may; come again later, or allow more time",
+                retry_after=late * rate,
+                late=True,
             )
 
-    def _too_late(self, tokens: int, waiting: int, left: float, overtaking: int) -> int:
+    def _too_late(self, tokens: int, waiting: int, left: float) -> int:
         """Sub-tokens that must run before a request may join, if it is to be done while `left` run."""
         # Before its last row runs others have overtaken it: as many as may, if so many come meanwhile.
+        overtaking = self._overtaking(size_class_of(tokens))
         allowed = int(max(_MARGIN * left - overtaking, _MARGIN * left / 2))
-        over = self._backlog.before(tokens, self._coming) + tokens - allowed
+        over = self._queue.before(tokens, self._coming) + tokens - allowed
         if over <= 0:
             return 0
-        if self._backlog.before(tokens, self._coming, over) + tokens <= allowed:
+        if self._queue.before(tokens, self._coming, over) + tokens <= allowed:
             return over
         return waiting  # it is too large for its time, but not for an empty queue

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.text.words import Ints
+
 
 @dataclass(frozen=True)
 class Entity:
@@ -24,3 +29,19 @@ class Prediction:
 
     entities: tuple[Entity, ...]
     windows: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a model knows of one text: its answer, and what the answer was read from.
+
+    Attributes:
+        starts, ends: code points at which each decision's words start and end, shape (decisions,).
+        posteriors: softmax of logits / temperature, shape (decisions, tags), columns as the manifest's
+            tags.
+    """
+
+    prediction: Prediction
+    starts: Ints
+    ends: Ints
+    posteriors: npt.NDArray[np.float64]

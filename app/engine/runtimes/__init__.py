@@ -1,1 +1,1 @@
-"""Runtimes: what runs a network, and how it runs best on this machine."""
+"""Runtimes: what opens a network and runs it, one module for each kind of device, and how it runs best."""

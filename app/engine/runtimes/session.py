@@ -1,47 +1,21 @@
-"""Session: one ONNX file on one execution provider, threads chosen for this machine."""
+"""Session: one ONNX file, opened by ONNX Runtime with one execution provider."""
 
-import math
-import os
 from collections.abc import Mapping
-from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
-from app.engine.runtimes.batch_shapes import gpu_shape
-from app.engine.runtimes.binding import DeviceBinding, pinned_memory
-from app.errors import InferenceFailed, SettingsError
+from app.engine.runtimes.runtime import Arrays, Contract, Logits
+from app.errors import InferenceFailed, SettingsError, VersionRefused
+from app.machine import available_cpus
 
-Arrays = Mapping[str, npt.NDArray[np.int64]]
-Logits = npt.NDArray[np.float32]
-Provider = Literal["auto", "cpu", "cuda"]
-
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
 
 _SPIN_MICROSECONDS = 100
-"""How long an intra-op thread looks for work before it sleeps. Less loses the time of waking it between
-operators, more takes the CPU from who makes the next batch."""
-
-_IDENTITY = (
-    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
-    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
-)
-"""The smallest ONNX graph: y = x."""
-
-
-class Session(Protocol):
-    """What the scheduler runs: named arrays of shape (rows, length) in, logits out."""
-
-    def shape(self, rows: int, longest: int) -> tuple[int, int]:
-        """The rows and length that a batch of `rows`, the longest of `longest` sub-tokens, is made with."""
-        ...
-
-    def run(self, batch: Arrays) -> Logits:
-        """Logits of shape (rows, length, tags). Several threads may call it at once."""
-        ...
+"""Microseconds that an intra-op thread looks for work before it sleeps. With fewer, the threads lose the
+time of waking between operators; with more, they take the CPU from who makes the next batch."""
 
 
 class OnnxSession:
@@ -49,12 +23,15 @@ class OnnxSession:
 
     Args:
         path: the ONNX file.
-        provider: `CPUExecutionProvider` or `CUDAExecutionProvider`.
+        provider: the execution provider that must run it.
         threads: intra-op threads; 0 takes `available_cpus()`.
         output: name of the logits' output.
-        max_length: sub-tokens of a row that the network takes at most; None knows no end.
-        cuda_graphs: on CUDA, record small shapes once and replay them. Never run on a GPU yet.
-        pinned: on CUDA, pass inputs through page-locked memory. Never run on a GPU yet.
+        options: options of the provider.
+
+    Attributes:
+        provider: the execution provider that runs it.
+        threads: intra-op threads.
+        inputs, outputs: names that the file has.
 
     Raises:
         SettingsError: the runtime made a session on another provider than was asked for.
@@ -66,23 +43,19 @@ class OnnxSession:
         provider: str = CPU,
         threads: int = 0,
         output: str = "logits",
-        max_length: int | None = None,
-        cuda_graphs: bool = False,
-        pinned: bool = False,
+        options: Mapping[str, str] | None = None,
     ):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cpus()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
+        ours = onnxruntime.SessionOptions()
+        ours.intra_op_num_threads = threads or available_cpus()
+        ours.inter_op_num_threads = 1
+        ours.log_severity_level = 3
+        ours.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
         # Between batches no thread spins at all.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        ours.add_session_config_entry("session.force_spinning_stop", "1")
         # Shapes change with every batch: a plan of each would only fill memory.
-        options.enable_mem_pattern = False
-        providers: list[Any] = [CPU]
-        if provider == CUDA:
-            providers.insert(0, (CUDA, _cuda_options(cuda_graphs)))
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        ours.enable_mem_pattern = False
+        providers = [(provider, dict(options or {})), *([] if provider == CPU else [(CPU, {})])]
+        self._session: Any = onnxruntime.InferenceSession(str(path), ours, providers=providers)
         self._session.disable_fallback()
         self._output = [output]
         self.provider: str = self._session.get_providers()[0]
@@ -91,29 +64,13 @@ class OnnxSession:
                 f"{path.name}: a session on {provider} was asked for, and the runtime could make one on "
                 f"{self.provider} only; free memory of the GPU, or set NERVE_PROVIDER=cpu"
             )
-        self.threads: int = options.intra_op_num_threads
+        self.threads: int = ours.intra_op_num_threads
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
-        self._max_length = max_length
-        self._graphs = cuda_graphs and provider == CUDA
-        self._binding = (
-            DeviceBinding(
-                self._session, output, graphs=cuda_graphs, host=pinned_memory() if pinned else None
-            )
-            if provider == CUDA
-            else None
-        )
 
     def shape(self, rows: int, longest: int) -> tuple[int, int]:
-        """The rows and length that a batch of `rows`, the longest of `longest` sub-tokens, is made with.
-
-        On the CPU these very numbers; on CUDA the length is a multiple of 8, and with CUDA graphs there
-        may be more rows. Rows beyond the real ones are padding: each must attend to one sub-token at
-        least, as attention to none is not a number; its logits mean nothing.
-        """
-        if self.provider != CUDA:
-            return rows, longest
-        return gpu_shape(rows, longest, self._max_length, self._graphs)
+        """The rows and length to which a batch is padded: as many as it has."""
+        return rows, longest
 
     def run(self, batch: Arrays) -> Logits:
         """Logits of shape (rows, length, tags) from int64 arrays of shape (rows, length).
@@ -124,81 +81,23 @@ class OnnxSession:
             InferenceFailed: the runtime refused the batch or ran out of memory.
         """
         try:
-            if self._binding:
-                logits = self._binding.run(batch)
-            else:
-                (logits,) = self._session.run(self._output, dict(batch))
+            return np.asarray(self._logits(batch), np.float32)
         except Exception as error:  # the runtime's own exception types share no root
             raise InferenceFailed(f"the session failed on a batch: {error}") from error
-        return np.asarray(logits, np.float32)
 
+    def checked(self, file: Path, contract: Contract) -> Self:
+        """This session, if it takes and gives what the contract says.
 
-def _cuda_options(graphs: bool) -> dict[str, str]:
-    """Options of the CUDA provider."""
-    options = {
-        "arena_extend_strategy": "kSameAsRequested",
-        # The default tries every algorithm of a convolution on each shape that it has not seen.
-        "cudnn_conv_algo_search": "HEURISTIC",
-    }
-    return options | ({"enable_cuda_graph": "1"} if graphs else {})
+        Raises:
+            VersionRefused: it takes or gives something else.
+        """
+        if set(self.inputs) != contract.inputs or contract.output not in self.outputs:
+            raise VersionRefused(
+                f"{file.name} has inputs {sorted(self.inputs)} and outputs {sorted(self.outputs)}, the "
+                f"manifest says {sorted(contract.inputs)} and {contract.output}; export it again"
+            )
+        return self
 
-
-def choose_provider(wanted: Provider, allow_cpu_fallback: bool = False) -> str:
-    """The execution provider to use.
-
-    Raises:
-        SettingsError: CUDA was asked for and this machine or installation has none.
-    """
-    available = onnxruntime.get_available_providers()
-    works = wanted != "cpu" and CUDA in available and _cuda_works()
-    if wanted == "cuda" and not works and not allow_cpu_fallback:
-        missing = "a session on CUDA cannot be made" if CUDA in available else "onnxruntime-gpu is missing"
-        raise SettingsError(
-            f"NERVE_PROVIDER=cuda, but {missing} (available: {', '.join(available)}); install "
-            "the gpu extra on a machine with a GPU, or set NERVE_ALLOW_CPU_FALLBACK=true"
-        )
-    return CUDA if works else CPU
-
-
-def check_installation() -> None:
-    """Raises SettingsError: both builds of ONNX Runtime are installed, and one hides the other."""
-    if all(any(distributions(name=build)) for build in ("onnxruntime", "onnxruntime-gpu")):
-        raise SettingsError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
-            "make a new environment with one of the extras cpu and gpu"
-        )
-
-
-def _cuda_works() -> bool:
-    """Whether a session really runs on CUDA: a missing library or device shows only then."""
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # finds what the gpu extra installed
-    try:
-        probe = onnxruntime.InferenceSession(_IDENTITY, providers=[CUDA])
-    except Exception:  # the runtime's own exception types share no root
-        return False
-    return bool(probe.get_providers()[0] == CUDA)
-
-
-def available_cpus() -> int:
-    """CPUs this process may use: its affinity, further limited by the cgroup's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = _cgroup_quota()
-    cpus = allowed or 1
-    return max(1, min(cpus, math.ceil(quota)) if quota else cpus)
-
-
-def _cgroup_quota() -> float | None:
-    """CPUs the cgroup (v2, then v1) grants, or None where it grants all."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        folder = Path("/sys/fs/cgroup/cpu")
-        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
-        period_us = int((folder / "cpu.cfs_period_us").read_text())
-        return quota_us / period_us if quota_us > 0 else None
-    except (OSError, ValueError):
-        return None
+    def _logits(self, batch: Arrays) -> Any:
+        (logits,) = self._session.run(self._output, dict(batch))
+        return logits

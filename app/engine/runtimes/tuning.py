@@ -1,8 +1,8 @@
-"""Tuning: how a network runs best on the CPUs at hand, found by running it.
+"""Tuning: how a network runs best on the device at hand, found by running it.
 
-The threads of one run wait for each other after every operator, those of parallel runs never do: on
-most machines two batches on a thread each are done sooner than both one after the other on two threads.
-A batch that comes alone is better off with all threads. So there may be two sessions of one network.
+The threads of one run wait for each other after every operator; those of parallel runs never do. So on
+most machines two batches on one thread each end sooner than the same two, one after the other, on two
+threads. A batch that comes alone is better off with all threads. So a network may have two sessions.
 """
 
 import time
@@ -10,97 +10,84 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from app.engine.batching.cost import Cost
-from app.engine.runtimes.batch_shapes import find_token_budget
-from app.engine.runtimes.session import Arrays, Session
-from app.manifest import Feature, Manifest
+from app.engine.runtimes.cost import Cost
+from app.engine.runtimes.runtime import Arrays, MakeBatch, Session, Settled
+from app.errors import InferenceFailed
 
 S = TypeVar("S", bound=Session)
 
+_LEAST_TOKEN = 1 / 4
+"""The least time that attention may leave of a short row's sub-token. Where measuring says less, it has
+failed: the network is too small for the clock, or the machine too busy."""
 
-class MakeBatch(Protocol):
-    """Makes a batch of this shape, whatever is in it."""
-
-    def __call__(self, rows: int, length: int, real: int | None = None) -> Arrays:
-        """A batch whose rows have `real` sub-tokens each, and padding after them; all real by default."""
-        ...
-
-
-_LEAST, _MOST_PAIR = 1 / 4, 1 / 64
-"""A sub-token takes this part at least of what short rows take for one with all else, and a pair this
-part of a sub-token at most. What is beyond was not measured but missed."""
+_MOST_PAIR = 1 / 64
+"""The most time that a pair of sub-tokens may take, as part of a sub-token's. Where measuring says more, it
+has failed as well."""
 
 _COST_LENGTH = 128
-_COST_PARTS = 4
-"""A batch's cost is measured with a long row, with as much in so many short ones, and with one of these."""
+"""Sub-tokens of the long row with which a batch's cost is measured."""
 
-_LONE_PROBE = (1, 32)
+_COST_PARTS = 4
+"""Short rows that have as many sub-tokens together as the long one."""
+
+_SINGLE_PROBE = (1, 32)
 _CROWD_PROBE = (2, 32)
-"""Rows and length of the batches that are run to measure."""
+"""Rows and length of the batches that are run to compare sessions."""
 
 _LARGEST = 65_536
 """Sub-tokens of the largest batch that is tried on a GPU."""
 
 _TURNS = 5
+"""Times that each way is run; the fastest counts, as other work on the machine only adds time."""
+
 _BETTER = 1.15
-"""More threads a run must do so many times as much: in service a thread is often late, as it makes or
-decodes batches or answers requests, and those of its run wait for it."""
+"""More threads for a run must make it faster by this factor. In service a thread is often late, as it
+makes or decodes batches or answers requests, and the other threads of its run wait for it."""
 
 _GAIN = 1.05
-"""A second session must make lone batches so many times as fast: it takes the network's memory again."""
+"""A second session must make single batches faster by this factor, as it takes the network's memory
+again."""
+
+_GROWTH = 1.05
+"""A larger batch must raise the sub-tokens a second by this factor."""
+
+_FLAT_STEPS = 2
+"""Larger batches in a row that gain less end the search; a single one is passed over, as times are
+uneven."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is settled of how a network runs.
+class Tuned(Generic[S]):
+    """The sessions that run a network best.
 
     Attributes:
-        runs: batches at a time; 0 is to be measured.
-        lone: whether a batch that comes alone gets a session of all threads; None is to be measured.
-    """
-
-    runs: int = 0
-    lone: bool | None = None
-
-
-@dataclass(frozen=True)
-class Sessions(Generic[S]):
-    """A network, ready to run.
-
-    Attributes:
-        session: what runs `runs` batches at a time.
+        session: runs `runs` batches at a time.
+        single: runs a batch that has the machine to itself; it may be `session`.
         runs: batches at a time.
-        lone: what runs a batch that has the machine to itself; it may be `session`.
+        threads: threads of each of them.
     """
 
     session: S
+    single: S
     runs: int
-    lone: S
-
-    @property
-    def plan(self) -> Plan:
-        """For a network that is to run as this one does."""
-        return Plan(self.runs, self.lone is not self.session)
+    threads: int
 
 
 def tune(
-    open_session: Callable[[int], S], threads: int, make_batch: MakeBatch, plan: Plan = Plan()
-) -> Sessions[S]:
+    open_session: Callable[[int], S], threads: int, make_batch: MakeBatch, settled: Settled
+) -> Tuned[S]:
     """Open the sessions that make the most of so many threads.
 
     Args:
         open_session: opens the network on so many threads a run.
-        threads: in all.
-        plan: what is not to be measured.
+        threads: threads of all runs together.
+        settled: what is not to be measured.
     """
     if threads == 1:
         session = open_session(1)
-        return Sessions(session, 1, session)
+        return Tuned(session, session, 1, 1)
     opened: dict[int, S] = {}
 
     def opened_with(each: int) -> S:
@@ -108,54 +95,42 @@ def tune(
             opened[each] = open_session(each)
         return opened[each]
 
-    runs = plan.runs
-    if not runs:
-        each, *wider = _shares(threads)
-        batch = make_batch(*_CROWD_PROBE)
-        with ThreadPoolExecutor(threads) as pool:
-            for more in wider:
-                narrow, wide = _least_seconds(
-                    *(_crowd(pool, opened_with(one), threads // one, batch) for one in (each, more))
-                )
-                if _BETTER * (threads // each) / narrow > (threads // more) / wide:
-                    break
-                each = more
-        runs = threads // each
-    runs = min(runs, threads)
-    session = opened_with(threads // runs)
-    wide_session = session if plan.lone is False else opened_with(threads)
-    if plan.lone is None and wide_session is not session:
-        batch = make_batch(*_LONE_PROBE)
-        alone, with_all = _least_seconds(
-            partial(session.run, batch), partial(wide_session.run, batch), turns=_TURNS + 2
+    runs = min(settled.runs or threads // _best_share(opened_with, threads, make_batch), threads)
+    each = threads // runs
+    session = opened_with(each)
+    if settled.own_single is False or each == threads:
+        return Tuned(session, session, runs, each)
+    wide = opened_with(threads)
+    if settled.own_single is None:
+        batch = make_batch(*_SINGLE_PROBE)
+        narrow_time, wide_time = _least_seconds(
+            partial(session.run, batch), partial(wide.run, batch), turns=_TURNS + 2
         )
-        if alone < _GAIN * with_all:
-            wide_session = session
-    return Sessions(session, runs, wide_session)
+        if narrow_time < _GAIN * wide_time:
+            wide = session
+    return Tuned(session, wide, runs, each)
 
 
-def make_batches(manifest: Manifest, pad_id: int) -> MakeBatch:
-    """Makes batches for a network, as long as it can take."""
-
-    def make(rows: int, length: int, real: int | None = None) -> Arrays:
-        shape = (rows, min(length, manifest.max_length))
-        ids, mask, zeros = (
-            np.full(shape, pad_id, np.int64),
-            np.ones(shape, np.int64),
-            np.zeros(shape, np.int64),
-        )
-        mask[:, length if real is None else real :] = 0
-        arrays: dict[Feature, npt.NDArray[np.int64]] = {"ids": ids, "mask": mask}
-        return {name: arrays.get(feature, zeros) for name, feature in manifest.inputs.items()}
-
-    return make
+def _best_share(opened_with: Callable[[int], S], threads: int, make_batch: MakeBatch) -> int:
+    """The threads of a run with which the machine does most batches a second."""
+    each, *wider = _shares(threads)
+    batch = make_batch(*_CROWD_PROBE)
+    with ThreadPoolExecutor(threads) as pool:
+        for more in wider:
+            narrow, wide = _least_seconds(
+                *(_crowd(pool, opened_with(one), threads // one, batch) for one in (each, more))
+            )
+            if _BETTER * (threads // each) / narrow > (threads // more) / wide:
+                break
+            each = more
+    return each
 
 
 def measure_cost(session: Session, make_batch: MakeBatch) -> Cost:
-    """What a batch costs, from the least that some take.
+    """What a batch costs, from the least time that some batches take.
 
-    Beside short rows, a long one of as many sub-tokens shows what attention's pairs cost, and the same
-    rows with padding what that saves.
+    A long row beside short ones of as many sub-tokens shows what the pairs of attention cost. The same
+    short rows with padding in them show what padding costs.
     """
     long = next(iter(make_batch(1, _COST_LENGTH).values())).shape[1]  # a network may take no more
     if long < 4 * _COST_PARTS:
@@ -174,16 +149,18 @@ def cost_of(short: int, real: int, one: float, all_short: float, padded: float, 
     """What a batch costs, by the seconds that four of them took.
 
     Args:
-        one: a row of `short` sub-tokens.
-        all_short: so many such rows, `_COST_PARTS`.
-        padded: the same of which `real` sub-tokens each are none of padding.
-        all_long: all of them in one row.
+        short: sub-tokens of a short row.
+        real: sub-tokens of a short row that are not padding, in the batch with padding.
+        one: seconds of one short row.
+        all_short: seconds of `_COST_PARTS` short rows.
+        padded: seconds of as many short rows of which only `real` sub-tokens each are not padding.
+        all_long: seconds of one row that has the sub-tokens of all short rows.
     """
     rows, tokens = _COST_PARTS, _COST_PARTS * short
     whole = max(all_short / tokens, 1e-8)
     pair = max(0.0, all_long - all_short) / (tokens * (tokens - short))
     per_token = (all_short - one) / ((rows - 1) * short) - pair * short
-    if per_token < _LEAST * whole:  # too small a network to measure, or too loud a machine
+    if per_token < _LEAST_TOKEN * whole:
         return Cost(max(one - whole * short, 1e-5), whole)
     fixed = max(one - per_token * short - pair * short * short, 1e-5)
     saved = (all_short - padded) / (per_token * rows * (short - real))
@@ -191,7 +168,11 @@ def cost_of(short: int, real: int, one: float, all_short: float, padded: float, 
 
 
 def token_budget(session: Session, make_batch: MakeBatch, length: int, runs: int) -> int:
-    """The largest batch that is worth making on a GPU, in padded sub-tokens, so many at a time."""
+    """The largest batch that is worth making, in sub-tokens with padding, while `runs` of it run at once.
+
+    Args:
+        length: sub-tokens of the longest row that the network takes.
+    """
 
     def time_of(rows: int, longest: int) -> float:
         batch = make_batch(*session.shape(rows, longest))
@@ -201,8 +182,39 @@ def token_budget(session: Session, make_batch: MakeBatch, length: int, runs: int
     return find_token_budget(time_of, length, _LARGEST)
 
 
+def find_token_budget(time_of: Callable[[int, int], float], length: int, limit: int) -> int:
+    """The largest batch that is worth making, in sub-tokens, padding included.
+
+    The rows double until twice in a row the sub-tokens a second grow by less than 5 %, memory ends, or
+    the limit is reached. The result is the last size that still gained.
+
+    Args:
+        time_of: seconds that a batch of (rows, length) takes; raises InferenceFailed where memory ends.
+            It should run as many batches at once as will be run.
+        length: sub-tokens of a row. The longest that the network takes needs most memory, so that no
+            other batch of the budget needs more.
+        limit: sub-tokens that only a single row may exceed.
+
+    Raises:
+        InferenceFailed: not even one row can be run.
+    """
+    budget, best = length, length / time_of(1, length)
+    rows, flat = 2, 0
+    while rows * length <= limit and flat < _FLAT_STEPS:
+        try:
+            rate = rows * length / time_of(rows, length)
+        except InferenceFailed:
+            break
+        if rate >= best * _GROWTH:
+            budget, best, flat = rows * length, rate, 0
+        else:
+            flat += 1
+        rows *= 2
+    return budget
+
+
 def _shares(threads: int) -> Iterator[int]:
-    """Threads of a run, few first: powers of two, and all."""
+    """Threads that a run may have, few first: the powers of two, and all."""
     each = 1
     while each < threads:
         yield each
@@ -211,14 +223,14 @@ def _shares(threads: int) -> Iterator[int]:
 
 
 def _crowd(pool: ThreadPoolExecutor, session: Session, runs: int, batch: Arrays) -> Callable[[], object]:
-    """Runs a batch so many times at once, each on a thread of its own, and waits for all."""
+    """A call that runs a batch so many times at once, each on a thread of its own, and waits for all."""
     return lambda: list(pool.map(session.run, [batch] * runs))
 
 
 def _least_seconds(*calls: Callable[[], object], turns: int = _TURNS) -> list[float]:
-    """What each call takes at least, in turns: whatever else the machine does only adds to it."""
+    """The least seconds that each call takes. The calls take turns, so that they meet the same machine."""
     for call in calls:
-        call()  # threads and memory are made with the first
+        call()  # the first call makes threads and memory
     times = [[_seconds(call) for call in calls] for _ in range(turns)]
     return [min(of_one) for of_one in zip(*times, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Checks: trying and loading versions, and remembering what came of it for each folder as it was."""
+"""Outcomes: versions are checked and loaded, and the outcome is remembered for each folder as it was."""
 
 import logging
 import threading
@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from app.engine.runtimes.session import CUDA
 from app.errors import VersionRefused
 from app.manifest import Manifest, read_manifest
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion, Loader, LoadOptions
-from app.versions.loading.sandbox import trial
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import Loader
+from app.versions.loading.options import LoadOptions
+from app.versions.loading.sandbox import sandbox_load
+from app.versions.loading.variants import fp16_hint
 from app.versions.storage.repository import Fingerprint, Repository
 
 log = logging.getLogger("nerve.lifecycle")
@@ -22,11 +24,12 @@ log = logging.getLogger("nerve.lifecycle")
 
 @dataclass(frozen=True)
 class Check:
-    """What came of a version, from its folder as it was.
+    """The outcome of a check or a load of a version.
 
     Attributes:
-        manifest: of a version that passed.
-        refused: why one did not.
+        fingerprint: the state of its folder at that time.
+        manifest: what the version's manifest said, where it passed.
+        refused: why the version was refused, where it did not pass.
     """
 
     fingerprint: Fingerprint
@@ -35,7 +38,7 @@ class Check:
 
 
 class Checker:
-    """Checks and loads the versions of a repository, and counts, logs and remembers how that went."""
+    """Checks and loads the versions of a repository, and counts, logs and remembers each outcome."""
 
     def __init__(self, repository: Repository, options: LoadOptions, metrics: Metrics):
         self._repository = repository
@@ -48,18 +51,18 @@ class Checker:
         self._turns: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
 
     def outcomes(self, name: str) -> dict[int, Check]:
-        """What came of each version of a model that was ever checked or loaded."""
+        """The last outcome of each version of a model that was ever checked or loaded."""
         return dict(self._checks.get(name, {}))
 
     def current(self, name: str, version: int) -> Check | None:
-        """The outcome for a version's folder as it is now; None where that was not tried yet."""
+        """The outcome for a version's folder as it is now; None where there is none yet."""
         check = self._checks.get(name, {}).get(version)
         if check and check.fingerprint == self._repository.fingerprint(name, version):
             return check
         return None
 
     def check(self, name: str, version: int) -> None:
-        """Try a version in a process of its own, whatever came of it before.
+        """Load a version in a process of its own, whatever the outcome was before.
 
         Raises:
             NotFound: there is no such version. VersionRefused: it fails its checks.
@@ -67,19 +70,22 @@ class Checker:
         """
         folder = self._repository.path(name, version)
         with self._outcome(name, version) as passed:
-            trial(folder, self._options, stop=self._stop)
+            sandbox_load(folder, self._options, stop=self._stop)
             passed(read_manifest(folder))
             log.info("%s/%d passed its checks", name, version)
 
     def ensure(self, name: str, version: int, again: bool = False) -> None:
-        """Try a version, unless it passed as its folder is now; one that was refused only `again`.
+        """Check a version, unless it passed as its folder is now.
+
+        Args:
+            again: check it too where it was refused as its folder is now; else it is refused at once.
 
         Raises:
             As `check`.
         """
         with self._lock:
             turn = self._turns[name, version]
-        with turn:  # who comes second finds what came of it
+        with turn:  # who comes second finds the outcome of the first
             check = self.current(name, version)
             if check and check.refused and not again:
                 raise VersionRefused(check.refused)
@@ -117,12 +123,12 @@ class Checker:
         self._note(name, version, Check(self._repository.fingerprint(name, version), refused=reason))
 
     def stop(self) -> None:
-        """End a check that runs, and let none run any more."""
+        """End the check that runs, and let no other begin."""
         self._stop.set()
 
     @contextmanager
     def _outcome(self, name: str, version: int) -> Iterator[Callable[[Manifest], None]]:
-        """Time and remember what comes of a version: that it passed, or why it was refused."""
+        """Measure the time of a check or a load, and remember its outcome."""
         fingerprint = self._repository.fingerprint(name, version)
         started = time.perf_counter()
 
@@ -142,15 +148,3 @@ class Checker:
         self._checks[name][version] = check
         if check.refused and (not before or before.refused != check.refused):
             log.warning("version refused: %s", check.refused)
-
-
-def fp16_hint(manifest: Manifest, provider: str) -> str:
-    """How to make the file that a GPU is best at, where a version runs on one without it; else empty."""
-    recipe = manifest.lineage.get("recipe_file")
-    if provider != CUDA or not recipe or any(v.precision == "fp16" for v in manifest.variants):
-        return ""
-    student = f" --student {manifest.name}" if manifest.lineage.get("student") else ""
-    return (
-        f"{manifest.name}/{manifest.version} runs on a GPU without an fp16 file; this makes a version that "
-        f"has one: nerve-train export {recipe}{student} --set export.fp16=true"
-    )

@@ -1,4 +1,4 @@
-"""Refusals: whatever a bad version makes the libraries raise, as a reason that names the remedy."""
+"""Refusals: the errors that a bad version makes libraries raise, as reasons that name the remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,17 @@ from app.errors import InferenceFailed, NerveError, VersionRefused
 from app.manifest import MANIFEST
 
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "can't start new thread")
-"""What the runtimes say where the system gives them no more."""
+"""What the runtimes say where the system gives them no more memory or threads."""
 
 
 @contextmanager
 def refusing(where: str, what: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes the libraries raise into a refusal that names a remedy."""
+    """Turn any error that a damaged file makes the libraries raise into a refusal that names a remedy.
+
+    Args:
+        where: the version, as `<name>/<version>`.
+        what: what the version fails at, for the message.
+    """
     try:
         yield
     except VersionRefused as error:
@@ -35,7 +40,7 @@ def refusing(where: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def still_there(folder: Path) -> Iterator[None]:
-    """Where a folder goes away while it is loaded, that is the reason, whatever missed it first."""
+    """Where a folder goes away while it is loaded, refuse it for that, not for the file that was missed."""
     try:
         yield
     except VersionRefused as error:
@@ -48,4 +53,5 @@ def still_there(folder: Path) -> Iterator[None]:
 
 
 def where_of(folder: Path) -> str:
+    """A version as messages name it: `<name>/<version>`."""
     return f"{folder.parent.name}/{folder.name}"

@@ -1,8 +1,8 @@
-"""Trial: loading a version in a process of its own, where nothing that it does can hurt the server.
+"""Sandbox: a first load in a process of its own, where nothing that it does can hurt the server.
 
-A damaged file may crash a runtime, take all memory, or never come to an end. The process that tries
-it is limited in memory and time, gives way to those that serve, and is the first to go where the
-machine runs out of memory. It takes what it used with it when it ends.
+A damaged file may crash a runtime, take all memory, or never come to an end. The process that loads it
+is limited in memory and time, gives way to those that serve, and is the first to be killed where the
+machine runs out of memory. When it ends, all that it used is free again.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,25 +21,28 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from app.errors import NerveError, NotReady, VersionRefused
-from app.versions.loading.loader import Loader, LoadOptions
+from app.manifest import Manifest
+from app.processes import own_process
+from app.versions.loading.loader import Loader
+from app.versions.loading.options import LoadOptions
 from app.versions.loading.refusals import where_of
+from app.versions.storage.signatures import check_signature
 
 NICE = 10
-"""Priority of a trial: a tenth of a processor that others want all of. With less, a good version would
-run out of time on a busy server."""
+"""Nice value of the process: it gets a tenth of a processor that others want all of. With less, a good
+version would run out of time on a busy server."""
 
-_LOOK = 0.1
-"""Seconds between looks at whether the trial is still wanted."""
+_POLL_SECONDS = 0.1
+"""Seconds between two checks of whether the outcome is still wanted."""
 
-_PACKAGES = Path(__file__).resolve().parents[3]
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
-class Task(BaseModel):
-    """What a trial is told, as one JSON object on its standard input.
+class _Order(BaseModel):
+    """What the process is to load, as one JSON object on its standard input.
 
     Attributes:
-        parent: the process that waits for it; the trial does not outlive it.
+        parent: the process that waits for the outcome; this one does not outlive it.
     """
 
     folder: Path
@@ -47,8 +51,8 @@ class Task(BaseModel):
     parent: int
 
 
-class Outcome(BaseModel):
-    """What a trial answers, as one JSON object on its standard output.
+class _Answer(BaseModel):
+    """What the process found, as one JSON object on its standard output.
 
     Attributes:
         refused: why the version is refused, if it is.
@@ -57,23 +61,23 @@ class Outcome(BaseModel):
     refused: str | None = None
 
 
-def trial(
+def sandbox_load(
     folder: Path,
     options: LoadOptions,
     models: Path | None = None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Whether a version can be loaded here and passes every check.
+    """Load a version in a process of its own, to see that it can be loaded and passes every check.
 
     Args:
         models: where an ensemble's members are looked for; by default beside it.
-        stop: once set, the trial ends within moments.
+        stop: once set, the load ends within moments.
 
     Raises:
         VersionRefused: it cannot, or took more time or memory than it may; the message says what to do.
         NotReady: `stop` was set, or no process can be started. Nothing is known of the version.
     """
-    task = Task(
+    order = _Order(
         folder=folder.absolute(),
         models=models and models.absolute(),
         options=replace(options, trusted_keys=tuple(key.absolute() for key in options.trusted_keys)),
@@ -81,7 +85,7 @@ def trial(
     )
     with _start(where_of(folder)) as process:
         try:
-            answer, complaint = _wait(process, task, stop)
+            answer, complaint = _wait(process, order, stop)
         finally:
             process.kill()
     if reason := _refusal(process.returncode, answer, complaint, options):
@@ -89,10 +93,22 @@ def trial(
         raise VersionRefused(reason if reason.startswith(where) else where + reason)
 
 
-def own_process(module: str) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment that run a module of ours in a process of its own."""
-    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return [sys.executable, "-P", "-m", module], os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+def new_version_check(options: LoadOptions, models: Path) -> Callable[[Path, Manifest], None]:
+    """What a new version must pass before it is added: its signature is checked, then it is loaded.
+
+    The check raises what `check_signature` and `sandbox_load` raise. A trusted key that is missing is no
+    fault of the version's, so it is a SettingsError here, and a refusal only where versions are served.
+
+    Args:
+        models: where an ensemble's members are looked for.
+    """
+
+    def check(folder: Path, manifest: Manifest) -> None:
+        if options.trusted_keys:
+            check_signature(folder, options.trusted_keys, manifest)
+        sandbox_load(folder, options, models=models)
+
+    return check
 
 
 def _start(where: str) -> subprocess.Popen[bytes]:
@@ -113,33 +129,33 @@ def _start(where: str) -> subprocess.Popen[bytes]:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], task: Task, stop: threading.Event | None
+    process: subprocess.Popen[bytes], order: _Order, stop: threading.Event | None
 ) -> tuple[bytes, bytes]:
-    """What the process printed and complained of, once it has ended."""
-    seconds = task.options.load_timeout
+    """What the process wrote to its standard output and its standard error, once it has ended."""
+    seconds = order.options.load_timeout
     end = time.monotonic() + seconds
-    told: bytes | None = task.model_dump_json().encode()
+    told: bytes | None = order.model_dump_json().encode()
     while True:
         try:
-            return process.communicate(told, timeout=max(0.0, min(_LOOK, end - time.monotonic())))
+            return process.communicate(told, timeout=max(0.0, min(_POLL_SECONDS, end - time.monotonic())))
         except subprocess.TimeoutExpired:
             told = None
         if stop and stop.is_set():
             raise NotReady(
-                f"{where_of(task.folder)}: was not checked to the end, the server is shutting down"
+                f"{where_of(order.folder)}: was not checked to the end, the server is shutting down"
             )
         if time.monotonic() >= end:
             raise VersionRefused(
-                f"{where_of(task.folder)}: took longer than {seconds:g} s to load and check "
+                f"{where_of(order.folder)}: took longer than {seconds:g} s to load and check "
                 "(NERVE_LOAD_TIMEOUT); allow it more, or export a smaller model"
             )
 
 
 def _refusal(status: int, answer: bytes, complaint: bytes, options: LoadOptions) -> str | None:
-    """Why a version is refused whose trial ended with this exit status and these words."""
+    """Why a version is refused whose process ended with this exit status and these words."""
     if not status:
         with suppress(ValueError):
-            return Outcome.model_validate_json(answer).refused
+            return _Answer.model_validate_json(answer).refused
     last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
     how = f"signal {_name(-status)}" if status < 0 else f"exit code {status}"
     ended = f"the process that loaded it ended with {how}" + (f" ({last})" if last else "")
@@ -163,17 +179,17 @@ def _name(number: int) -> str:
 
 
 def _main() -> None:
-    """Run the trial that standard input tells."""
-    task = Task.model_validate_json(sys.stdin.buffer.read())
-    _end_with(task.parent)
-    _be_modest(task.options.load_memory_bytes)
-    outcome = Outcome()
+    """Load what standard input says."""
+    order = _Order.model_validate_json(sys.stdin.buffer.read())
+    _end_with(order.parent)
+    _be_modest(order.options.load_memory_bytes)
+    answer = _Answer()
     try:
         # One thread is enough to see whether it works, and leaves the others to those who serve.
-        Loader(replace(task.options, threads=1)).load(task.folder, models=task.models)
-    except NerveError as error:  # a refusal, or a trusted key that is none
-        outcome = Outcome(refused=error.message)
-    print(outcome.model_dump_json(), flush=True)
+        Loader(replace(order.options, threads=1)).load(order.folder, models=order.models)
+    except NerveError as error:  # a refusal, or a trusted key that is not one
+        answer = _Answer(refused=error.message)
+    print(answer.model_dump_json(), flush=True)
     os._exit(0)  # nothing needs closing: the process takes everything with it
 
 

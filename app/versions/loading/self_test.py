@@ -1,4 +1,4 @@
-"""Proof: what a version must show, beyond its files, before it answers anybody."""
+"""Self-test: what a version must show, beyond its files, before it answers anybody."""
 
 from pathlib import Path
 
@@ -7,16 +7,31 @@ from app.engine.model import Model
 from app.engine.text.tokenizer import Tokenizer
 from app.errors import VersionRefused
 from app.manifest import MANIFEST, Manifest, file_hash, read_manifest
+from app.versions.loading.refusals import refusing
 
 
-def check_golden(where: str, predictor: Model) -> None:
-    """Run each golden text alone; spans and labels must be exactly the manifest's.
+def self_test(where: str, model: Model) -> None:
+    """Check a version against its golden texts, and close it where it fails.
 
     Raises:
-        VersionRefused: a text gave others.
+        VersionRefused: it failed.
     """
-    for golden in predictor.manifest.golden:
-        (prediction,) = predictor.predict([golden.text])
+    try:
+        with refusing(where, "a golden text fails"):
+            check_golden(where, model)
+    except BaseException:
+        model.close()
+        raise
+
+
+def check_golden(where: str, model: Model) -> None:
+    """Run each golden text alone, and compare its spans and labels with the manifest's.
+
+    Raises:
+        VersionRefused: a text gave other spans or labels.
+    """
+    for golden in model.manifest.golden:
+        (prediction,) = model.predict([golden.text])
         found = [(e.start, e.end, e.label) for e in prediction.entities]
         meant = [(e.start, e.end, e.label) for e in golden.entities]
         if found != meant:
@@ -27,13 +42,13 @@ def check_golden(where: str, predictor: Model) -> None:
 
 
 def check_tokenizer(where: str, manifest: Manifest, tokenizer: Tokenizer) -> None:
-    """A tokenizer tells words apart: those of the golden texts, or where there are none, its own.
+    """Check that a tokenizer tells words apart: those of the golden texts, or its own where there are none.
 
-    One that maps all of them to a single sub-token is damaged, or another model's. That sub-token is
-    the unknown one, by whatever name. Texts with fewer than two different words prove nothing.
+    A tokenizer that maps all of them to a single sub-token is damaged, or another model's. That sub-token
+    is the unknown one, whatever its name is. Texts with fewer than two different words show nothing.
 
     Raises:
-        VersionRefused: it maps every word to one sub-token, or to none.
+        VersionRefused: the tokenizer maps every word to one sub-token, or to none.
     """
     texts = [golden.text for golden in manifest.golden] or tokenizer.samples()
     words, seen = set[str](), set[int]()
@@ -52,10 +67,10 @@ def check_tokenizer(where: str, manifest: Manifest, tokenizer: Tokenizer) -> Non
 
 
 def check_ensemble(where: str, ensemble: Manifest, models: Path) -> None:
-    """Whether all members are there, fit, and are those that the ensemble was made with.
+    """Check that all members are there, fit, and are those that the ensemble was made with.
 
     Raises:
-        VersionRefused: one does not.
+        VersionRefused: a member is missing, does not fit, or is another one.
     """
     members = [_read_member(where, models, member) for member in ensemble.members]
     try:

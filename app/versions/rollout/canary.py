@@ -1,4 +1,4 @@
-"""Canary: which requests it answers, and when it is withdrawn by itself."""
+"""Canary: which requests it answers, and when it is taken out by its own rule."""
 
 import random
 import threading
@@ -15,27 +15,19 @@ def chosen(canary: Canary, name: str, key: str | None) -> bool:
     """Whether the canary of a model answers a request.
 
     Args:
-        key: what the request sticks to; None leaves it to chance. The same key is always answered alike;
-            one that is answered by the canary stays so when the share grows.
+        key: what the request sticks to; None leaves it to chance. The same key is always answered by the
+            same version, and a key that the canary answers stays with it when the share grows.
     """
     if key is None:
         at = random.random()
-    else:  # the version is part of it, so that not the same callers try out every canary
+    else:  # the version is part of the hash, so that other callers try out the next canary
         digest = blake2b(f"{name}/{canary.version}\0{key}".encode(), digest_size=8).digest()
         at = int.from_bytes(digest) / 2**64
     return 100 * at < canary.percent
 
 
-@dataclass(frozen=True)
-class Tryout:
-    """A canary that answers its share, and what is watched of it where it has a rule."""
-
-    canary: Canary
-    watch: "CanaryWatch | None"
-
-
 class CanaryWatch:
-    """The last answers of a canary and of the stable version beside it, and what its rule says of them."""
+    """Keeps the last answers of a canary and of the stable version beside it, and judges by them."""
 
     def __init__(self, rule: AbortRule):
         self._rule = rule
@@ -44,15 +36,21 @@ class CanaryWatch:
         self._stable: deque[tuple[float, bool]] = deque(maxlen=rule.requests)
 
     def record(self, canary: bool, seconds: float, failed: bool) -> None:
-        """One request, answered or failed by the server's fault."""
+        """Count one request.
+
+        Args:
+            canary: whether the canary answered it, and not the stable version.
+            seconds: how long its lease was held.
+            failed: whether it failed by the server's fault.
+        """
         with self._lock:
             (self._canary if canary else self._stable).append((seconds, failed))
 
     def verdict(self) -> str | None:
-        """Why the canary should be withdrawn; None while it is not worse or too little is known.
+        """Why the canary should be taken out; None while it is not worse or too little is known.
 
-        The stable version counts as having failed once, so that a single failure convicts nobody. Latencies
-        are compared once it has answered as many requests as the canary.
+        The stable version counts as having failed at least once, so that a single failure ends no canary.
+        Latencies are compared once the stable version has answered as many requests as the canary.
         """
         rule = self._rule
         with self._lock:
@@ -75,3 +73,11 @@ class CanaryWatch:
                     f"{1000 * theirs:.1f} ms for the stable version"
                 )
         return None
+
+
+@dataclass(frozen=True)
+class Tryout:
+    """A canary that answers its share of the requests, and what watches it where it has a rule."""
+
+    canary: Canary
+    watch: CanaryWatch | None

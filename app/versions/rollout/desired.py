@@ -1,33 +1,22 @@
-"""Deployment: what should be served, written down in `<state dir>/<name>.json`.
+"""Desired state: which versions of a model should serve, and in which roles.
 
-The file is the truth: every process that serves reads it and converges. It is replaced atomically,
-under a lock file, so that writers on one machine or volume follow one another. Who changed what is
-appended to `<state dir>/<name>.history.jsonl` under the same lock.
+These are values only. `app.versions.rollout.store` keeps them.
 """
 
-import errno
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Self
 
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.errors import NerveError, RequestError
-from app.files import write_whole
-
-_LAST_BYTES = 65_536
-"""Of the history's end, where its last line is."""
+from app.errors import RequestError
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """A value that is read from JSON strictly: a field that is not known is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class AbortRule(_Frozen):
+class AbortRule(Frozen):
     """When a canary is withdrawn by itself. Each worker judges the requests that it has answered."""
 
     requests: int = Field(
@@ -59,7 +48,7 @@ class AbortRule(_Frozen):
         return self
 
 
-class Canary(_Frozen):
+class Canary(Frozen):
     """A version that answers a share of the requests."""
 
     version: int = Field(ge=1, description="which", examples=[4])
@@ -74,7 +63,7 @@ class Canary(_Frozen):
     abort: AbortRule | None = Field(None, description="when to withdraw it by itself; never without")
 
 
-class Shadow(_Frozen):
+class Shadow(Frozen):
     """A version that gets copies of requests and answers none."""
 
     version: int = Field(ge=1, description="which", examples=[5])
@@ -86,7 +75,7 @@ class Shadow(_Frozen):
     )
 
 
-class Deployment(_Frozen):
+class Deployment(Frozen):
     """The desired state of one model."""
 
     stable: int | None = Field(None, ge=1, description="version that answers requests")
@@ -149,7 +138,14 @@ class Deployment(_Frozen):
         return self.model_copy(update=changed)
 
 
-class DeploymentChange(_Frozen):
+class InvalidDeployment(RequestError):
+    """A change that contradicts itself or what is deployed."""
+
+    kind = "unprocessable"
+    code = "invalid_deployment"
+
+
+class DeploymentChange(Frozen):
     """What should be served from now on. Fields that are left out stay; `null` ends a canary or shadows."""
 
     stable: int | None = Field(
@@ -186,176 +182,3 @@ class DeploymentChange(_Frozen):
         except ValidationError as error:
             reasons = (e["msg"].removeprefix("Value error, ") for e in error.errors())
             raise InvalidDeployment("; ".join(reasons)) from None
-
-
-class Change(_Frozen):
-    """One line of the history."""
-
-    at: str = Field(description="when, ISO 8601, UTC")
-    by: str = Field(description="operating-system user, client address, or Nerve itself and why")
-    action: str = Field(description="what was done, such as `activate`")
-    deployment: Deployment = Field(description="the desired state after it")
-
-
-class InvalidDeployment(RequestError):
-    """A change that contradicts itself or what is deployed."""
-
-    status = 422
-    code = "invalid_deployment"
-
-
-class GenerationChanged(RequestError):
-    """Somebody else changed the deployment meanwhile."""
-
-    status = 412
-    code = "generation_changed"
-
-
-class StateUnreadable(NerveError):
-    """A state file exists and is no deployment."""
-
-    code = "state_unreadable"
-
-
-class StateUnwritable(NerveError):
-    """The state folder cannot be written."""
-
-    code = "state_unwritable"
-
-
-class DeploymentStore:
-    """The state files of one state folder."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{name}.json"
-
-    def read(self, name: str) -> Deployment | None:
-        """The model's deployment, or None where none was ever written.
-
-        Raises:
-            StateUnreadable: the file is torn or was edited into something else.
-        """
-        path = self.path(name)
-        try:
-            return Deployment.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as error:
-            first = str(error).splitlines()[0]
-            raise StateUnreadable(
-                f"{path}: not a deployment ({first}); mend it, or delete it and activate a version"
-            ) from None
-
-    def edit(
-        self,
-        name: str,
-        change: Callable[[Deployment], Deployment],
-        by: str = "nerve",
-        action: str = "edit",
-        expected: int | None = None,
-    ) -> Deployment:
-        """Read, change, count the generation, and write, alone.
-
-        Args:
-            by, action: for the history.
-            expected: the generation that the change was made for; None is for any.
-
-        Raises:
-            StateUnreadable: the file is torn.
-            StateUnwritable: it cannot be written; it stays as it was.
-            GenerationChanged: the generation is another than expected.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / f".{name}.lock"):
-                before = self.read(name) or self._first(name)
-                check_generation(name, before, expected)
-                after = change(before)
-                if after == before:
-                    return before
-                after = after.model_copy(update={"generation": before.generation + 1})
-                with self._recorded(
-                    name, before, Change(at=_now(), by=by, action=action, deployment=after)
-                ):
-                    write_whole(self.path(name), after.model_dump_json() + "\n")
-                return after
-        except OSError as error:
-            raise StateUnwritable(
-                f"{self.path(name)}: cannot be written: {error}; free space, or make the folder writable, "
-                "or set NERVE_STATE_DIR to one that is"
-            ) from error
-
-    def last(self, name: str) -> Change | None:
-        """The last change, if there is one and it can be read."""
-        try:
-            with self._history(name).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
-                lines = file.read().splitlines()
-        except OSError:
-            return None
-        return next(filter(None, map(_parsed, reversed(lines))), None)
-
-    def history(self, name: str) -> list[Change]:
-        """Every change, oldest first; Lines that a crash tore are left out."""
-        try:
-            lines = self._history(name).read_bytes().splitlines()
-        except OSError:
-            return []
-        return list(filter(None, map(_parsed, lines)))
-
-    def _first(self, name: str) -> Deployment:
-        """Where there is no file: one whose generation goes on where a file that was removed ended."""
-        last = self.last(name)
-        return Deployment(generation=last.deployment.generation if last else 0)
-
-    def _history(self, name: str) -> Path:
-        return self.folder / f"{name}.history.jsonl"
-
-    @contextmanager
-    def _recorded(self, name: str, before: Deployment, change: Change) -> Iterator[None]:
-        """Append to the history, and take it back if what it records fails.
-
-        The history comes first, so that no change goes unrecorded. A crash between the two leaves a change
-        that never happened; like one made by hand, it shows by the next, and is set right there.
-        """
-        path, lines = self._history(name), [change]
-        last = self.last(name)
-        if last and last.deployment != before:
-            lines.insert(0, Change(at=_now(), by="unknown", action="found", deployment=before))
-        text = "".join(line.model_dump_json() + "\n" for line in lines).encode()
-        with path.open("ab+", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            if size:
-                file.seek(size - 1)
-                text = text if file.read(1) == b"\n" else b"\n" + text
-            try:
-                if file.write(text) != len(text):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(file.fileno())
-                yield
-            except BaseException:
-                os.truncate(path, size)
-                raise
-
-
-def check_generation(name: str, deployment: Deployment, expected: int | None) -> None:
-    """Raises GenerationChanged: the deployment has another generation than a change was made for."""
-    if expected not in (None, deployment.generation):
-        raise GenerationChanged(
-            f"{name}: its deployment has generation {deployment.generation} and the change is for "
-            f"{expected}; read it again (GET /models/{name}/deployment) and decide anew"
-        )
-
-
-def _parsed(line: bytes) -> Change | None:
-    try:
-        return Change.model_validate_json(line)
-    except ValidationError:
-        return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

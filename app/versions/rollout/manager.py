@@ -1,32 +1,30 @@
-"""Manager: lends versions to requests, and brings what is served to what should be served."""
+"""Manager: gives leases on versions to requests, and keeps what is served at what should be served."""
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal
 
 from app.engine.decoding.entities import Prediction
 from app.errors import NerveError, NotReady
 from app.manifest import Manifest
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion, LoadOptions
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.options import LoadOptions
 from app.versions.loading.outcomes import Checker
-from app.versions.rollout.canary import CanaryWatch, chosen
-from app.versions.rollout.desired import DeploymentStore
+from app.versions.rollout.canary import chosen
 from app.versions.rollout.reconciler import Reconciler
-from app.versions.rollout.registry import Lease, Registry
-from app.versions.rollout.workers import ModelReport, Workers
+from app.versions.rollout.registry import Lease
+from app.versions.rollout.store import DeploymentStore
+from app.versions.rollout.workers import Workers
 from app.versions.storage.repository import Repository
 
 log = logging.getLogger("nerve.lifecycle")
 
-_FIRST_LOOK = 10
-"""Seconds after which other versions are tried though what serves at first is still being loaded: both at
-once would make the server ready later, and disturb what is measured at load."""
+_FIRST_WAIT = 10
+"""Seconds after which other versions are checked though what is to serve first is still being loaded. To do
+both at once would make the server ready later, and disturb what is measured at load."""
 
 State = Literal["found", "ready", "loaded", "serving", "canary", "shadow", "refused"]
 
@@ -50,28 +48,7 @@ class VersionStatus:
     loaded: LoadedVersion | None = None
 
 
-class Lent:
-    """A version that one request is answered with: `with lent as version`."""
-
-    def __init__(self, shelf: Registry, lease: Lease, watch: CanaryWatch | None, by_canary: bool):
-        self._shelf, self._lease = shelf, lease
-        self._watch, self._by_canary = watch, by_canary
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> LoadedVersion:
-        return self._lease.loaded
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give it back, and let the canary's rule know of an answer or a failure of the server's."""
-        self._shelf.give_back(self._lease)
-        failed = isinstance(error, Exception) and getattr(error, "status", 500) in (500, 504)
-        if self._watch and (failed or error is None):
-            self._watch.record(self._by_canary, time.perf_counter() - self._started, failed)
-
-
-class ModelManager:
+class VersionManager:
     """Serves the versions of one models folder. `start` begins, `close` ends.
 
     Args:
@@ -79,9 +56,9 @@ class ModelManager:
         store: the desired state.
         options: how versions are run here.
         metrics: where loads and batches are counted.
-        max_pinned: versions kept loaded only because requests pin them.
-        poll_seconds: how often folder and state are looked at. They are polled and not watched:
-            that works on every volume, and a look that was missed is made up by the next.
+        max_pinned: how many versions of a model are kept loaded only because requests pin them.
+        poll_seconds: how often folder and state are read. They are polled and not watched: that works on
+            every volume, and a change that one reading misses is found by the next.
     """
 
     def __init__(
@@ -96,45 +73,45 @@ class ModelManager:
         self.repository = repository
         self.store = store
         self.workers = Workers(store.folder)
-        self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._checker = Checker(repository, options, metrics)
-        self._roles = Reconciler(repository, store, self._checker, metrics, max_pinned, self._tell)
-        self.operations = self._roles.operations
+        self._reconciler = Reconciler(repository, store, self._checker, metrics, max_pinned, self._report)
+        self._registry = self._reconciler.holdings.registry
+        self.operations = self._reconciler.operations
         self._stop = threading.Event()
-        self._looked = threading.Event()
+        self._reconciled = threading.Event()
         self._threads = [
             threading.Thread(
-                target=self._repeat, args=(look,), name=f"lifecycle-{look.__name__}", daemon=True
+                target=self._repeat, args=(act,), name=f"lifecycle-{act.__name__}", daemon=True
             )
-            for look in (self.converge, self.check)
+            for act in (self.reconcile, self.check)
         ]
 
     def start(self) -> None:
-        """Begin to converge and to check what is new, on threads of their own."""
+        """Begin to follow the desired state and to check what is new, on threads of their own."""
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """Stop converging and close every version; call it when no request runs any more."""
+        """End both and close every version; call it when no request runs any more."""
         self._stop.set()
-        self._looked.set()
+        self._reconciled.set()
         self._checker.stop()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
-        self._roles.close()
-        self.workers.withdraw()
+        self._reconciler.holdings.close()
+        self.workers.remove()
 
     # requests
 
-    def lend(
+    def lease(
         self,
         name: str,
         version: int | None = None,
         key: Callable[[str], str | None] = lambda sticky: None,
-    ) -> Lent | None:
-        """A version to answer one request with: the one that is pinned, else the canary or the stable one.
+    ) -> Lease | None:
+        """A lease for one request: on the version that is pinned, else on the canary or the stable one.
 
         Args:
             key: given what a canary sticks to, what the request has of it.
@@ -145,35 +122,20 @@ class ModelManager:
         Raises:
             NotFound: unknown model. NotReady: nothing serves under this name yet.
         """
-        shelf, tryout = self._roles.shelf, self._roles.tryouts.get(name) if version is None else None
-        lease = None
+        if version is not None:
+            return self._registry.lease(name, version)
+        tryout, lease = self._registry.tryout(name), None
+        watch = tryout.watch if tryout else None
         if tryout:
             sticky = tryout.canary.sticky
             if chosen(tryout.canary, name, key(sticky) if sticky else None):
-                lease = shelf.lend(name, tryout.canary.version)
-        by_canary = lease is not None
-        lease = lease or shelf.lend(name, version)
-        if lease:
-            return Lent(shelf, lease, tryout.watch if tryout else None, by_canary)
-        if version is None:
+                lease = self._registry.lease(name, tryout.canary.version, watch, by_canary=True)
+        lease = lease or self._registry.lease(name, watch=watch)
+        if lease is None:
             self.repository.require(name)
             problem = self.problem(name) or "it is still being loaded"
             raise NotReady(f"{name}: no version serves: {problem}")
-        return None
-
-    @contextmanager
-    def lease(self, name: str, version: int | None = None) -> Iterator[LoadedVersion]:
-        """As `lend`, for callers that may wait: a pinned version that is not loaded is.
-
-        Raises:
-            NotFound: unknown model or version. VersionRefused: the pinned version fails its checks.
-            NotReady: nothing serves under this name yet.
-        """
-        while (lent := self.lend(name, version)) is None:
-            assert version is not None
-            self.load_pinned(name, version)
-        with lent as loaded:
-            yield loaded
+        return lease
 
     def load_pinned(self, name: str, version: int) -> None:
         """Load a version that a request pins; the least recently used one makes room.
@@ -181,21 +143,27 @@ class ModelManager:
         Raises:
             NotFound: there is none. VersionRefused: it fails its checks.
         """
-        self._roles.pin(name, version)
+        self._reconciler.pin(name, version)
 
-    def copy(self, served: LoadedVersion, texts: Sequence[str], answers: Sequence[Prediction]) -> None:
-        """Let shadows have a copy of a request that was answered by the stable version. Returns at once."""
-        name = served.manifest.name
-        shadows = self._roles.shadows.get(name)
-        if shadows and served is self._roles.shelf.get(name):
+    def shadow(
+        self, loaded: LoadedVersion, texts: Sequence[str], predictions: Sequence[Prediction]
+    ) -> None:
+        """Let shadows have a copy of a request that the stable version has answered. Returns at once.
+
+        Args:
+            loaded: the version that has answered it; nothing is copied of another than the stable one.
+        """
+        name = loaded.manifest.name
+        shadows = self._reconciler.holdings.shadows.get(name)
+        if shadows and loaded is self._registry.get(name):
             for shadow in list(shadows.values()):
-                shadow.offer(texts, answers, served)
+                shadow.offer(texts, predictions, loaded)
 
     # status
 
     def names(self) -> list[str]:
         """Models that lie in the folder or are loaded, sorted."""
-        return sorted({*self.repository.names(), *self._roles.shelf.names()})
+        return sorted({*self.repository.names(), *self._registry.names()})
 
     def model_status(self, name: str) -> list[VersionStatus]:
         """Every version of one model that lies in the folder or is loaded, ascending.
@@ -203,11 +171,10 @@ class ModelManager:
         Raises:
             NotFound: there is no such model.
         """
-        shelf = self._roles.shelf
-        checks, here = self._checker.outcomes(name), shelf.loaded(name)
-        runners = list(self._roles.shadows.get(name, {}).items())
+        checks, here = self._checker.outcomes(name), self._registry.loaded(name)
+        runners = list(self._reconciler.holdings.shadows.get(name, {}).items())
         shadows = {version: runner.loaded for version, runner in runners}
-        stable, canary = shelf.get(name), shelf.canary(name)
+        stable, canary = self._registry.get(name), self._registry.canary(name)
         versions = sorted({*self.repository.versions(name), *here, *shadows})
         if not versions:
             self.repository.require(name)
@@ -232,28 +199,32 @@ class ModelManager:
 
     def problem(self, name: str) -> str | None:
         """Why what should serve does not, or cannot be known."""
-        return self._roles.problem(name)
+        return self._reconciler.problem(name)
 
     def ready(self, name: str) -> bool:
         """Whether a model has a stable version that can answer."""
-        stable = self._roles.shelf.get(name)
+        stable = self._registry.get(name)
         return stable is not None and stable.model.alive
 
-    # looks
+    # what goes on all the time
 
-    def converge(self) -> None:
-        """One look at the desired state of every model."""
+    def reconcile(self) -> None:
+        """Bring every model to its desired state, and report what this process serves."""
         for name in self.names():
-            self._look(name, "look", self._roles.converge)
-        self._looked.set()
-        self._tell()
-        self._metrics.refresh()
+            self._care(name, "look", self._reconciler.reconcile)
+        self._reconciled.set()
+        self._report()
+        self.refresh_queues()
 
     def check(self) -> None:
-        """Try versions that are new or have changed since they were tried."""
-        self._looked.wait(_FIRST_LOOK)
+        """Check versions that are new, or have changed since they were checked."""
+        self._reconciled.wait(_FIRST_WAIT)
         for name in self.names():
-            self._look(name, "check", self._check_changed)
+            self._care(name, "check", self._check_changed)
+
+    def refresh_queues(self) -> None:
+        """Set the gauge of what waits for each version; call it before metrics are told."""
+        self._reconciler.holdings.gauges.refresh()
 
     def _check_changed(self, name: str) -> None:
         for version in self.repository.versions(name):
@@ -261,43 +232,33 @@ class ModelManager:
                 return
             try:
                 self._checker.ensure(name, version)
-            except NerveError:  # remembered, or to be tried by the next look
+            except NerveError:  # the checker keeps why; what it could not learn is asked again
                 continue
 
-    def _look(self, name: str, kind: str, look: Callable[[str], None]) -> None:
+    def _care(self, name: str, source: str, act: Callable[[str], None]) -> None:
+        """Do something for one model. What goes wrong is noted, and is no other model's trouble."""
         if self._stop.is_set():
             return
         try:
-            look(name)
-        except Exception as error:  # one model's trouble is not another's
-            self._roles.note(name, kind, f"could not be looked after: {error!r}")
+            act(name)
+        except Exception as error:
+            self._reconciler.note(name, source, f"could not be looked after: {error!r}")
         else:
-            self._roles.note(name, kind, None)
+            self._reconciler.note(name, source, None)
 
-    def _repeat(self, look: Callable[[], None]) -> None:
+    def _repeat(self, act: Callable[[], None]) -> None:
         while True:
             try:
-                look()
-            except Exception:  # a broken disk must not end the watching
+                act()
+            except Exception:  # a broken disk must not end the thread
                 log.exception("could not look at models and state")
             if self._stop.wait(self._poll_seconds):
                 return
 
-    def _tell(self) -> None:
-        """Report what this process serves."""
-        roles = self._roles
-        with roles.changing:
-            models = {}
-            for name in self.names():
-                stable = roles.shelf.get(name)
-                models[name] = ModelReport(
-                    generation=roles.generations.get(name, 0),
-                    stable=stable.manifest.version if stable else None,
-                    canary=roles.shelf.canary(name),
-                    shadow=tuple(roles.shadows.get(name, {})),
-                    problem=roles.problem(name),
-                )
+    def _report(self) -> None:
+        """Tell other processes what this one serves."""
+        with self._reconciler.changing:
             try:
-                self.workers.report(models)
+                self.workers.report({name: self._reconciler.report(name) for name in self.names()})
             except OSError as error:  # others cannot see it, requests are answered all the same
                 log.debug("%s cannot be written: %s", self.store.folder / "workers", error)

@@ -8,14 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from app.errors import VersionRefused
 from app.versions.loading.outcomes import Checker
-from app.versions.rollout.desired import (
-    Canary,
-    Change,
-    Deployment,
-    DeploymentChange,
-    DeploymentStore,
-    check_generation,
-)
+from app.versions.rollout.desired import Canary, Deployment, DeploymentChange
+from app.versions.rollout.store import Change, DeploymentStore, check_generation
 from app.versions.storage.repository import Repository
 
 Prepare = Callable[[str, Deployment], AbstractContextManager[object]]

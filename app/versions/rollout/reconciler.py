@@ -1,32 +1,77 @@
-"""Reconciler: which version answers, which tries out, which is compared; and how each comes to its role.
+"""Reconciler: asks for the plan of a model, carries its steps out, and keeps what is wrong.
 
-Nothing is loaded into this process that could hurt it: a version is tried in a process of its own first,
-unless whoever deployed it has done so. Trials are made before `changing` is taken, for they may take long.
+Nothing is loaded into this process that could hurt it: a version passes a sandbox load first, here or with
+whoever deployed it. Sandbox loads may take long, so they are made before `changing` is taken.
 """
 
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from weakref import WeakSet
+from dataclasses import dataclass, field
 
-from app.engine.model import Model
 from app.errors import NerveError
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion
 from app.versions.loading.outcomes import Checker
-from app.versions.rollout.canary import CanaryWatch, Tryout
-from app.versions.rollout.desired import Deployment, DeploymentStore, StateUnreadable
+from app.versions.rollout.desired import Deployment
+from app.versions.rollout.holdings import Holdings
 from app.versions.rollout.operations import Operations
-from app.versions.rollout.registry import Registry
-from app.versions.rollout.shadow import ShadowRunner
+from app.versions.rollout.plan import Loaded, Outcome, needed, plan, shortfalls
+from app.versions.rollout.steps import (
+    Abort,
+    Check,
+    EndCanary,
+    EndShadow,
+    Load,
+    Renew,
+    Retire,
+    Serve,
+    SetCanary,
+    SetShadow,
+    Settle,
+    Step,
+    TakeOut,
+)
+from app.versions.rollout.store import DeploymentStore, StateUnreadable
+from app.versions.rollout.workers import ModelReport
 from app.versions.storage.repository import Repository
 
 log = logging.getLogger("nerve.lifecycle")
 
-Opened = dict[tuple[int, bool], LoadedVersion]
-"""Versions that were loaded for a change, by number and whether in the background."""
+_ROUNDS = 1000
+"""Most plans in a row, more than any folder needs. What is left is done the next time."""
+
+
+@dataclass
+class _Attempt:
+    """What one reconciliation has tried, so that it tries nothing twice.
+
+    Attributes:
+        generation: the generation of the deployment that is being carried out.
+        failed: the versions that could not be checked or loaded.
+        vain: the steps that could not be taken.
+        problems: why they could not.
+    """
+
+    generation: int | None = None
+    failed: set[int] = field(default_factory=set)
+    vain: set[Step] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a plan is made from.
+
+    Attributes:
+        torn: what is wrong with the state file; None where it can be read.
+    """
+
+    desired: Deployment
+    torn: str | None
+    loaded: Loaded
+    outcomes: dict[int, Outcome]
 
 
 class Reconciler:
@@ -36,11 +81,9 @@ class Reconciler:
         changed: called when an operator's change has been carried out.
 
     Attributes:
-        shelf: the versions that answer requests.
-        tryouts: the canaries among them.
-        shadows: of each model, the versions that are compared.
-        generations: of each model's deployment, the one that was carried out as far as it could be.
+        holdings: what is loaded here.
         changing: held while versions are loaded and change roles.
+        operations: what operators do. What a change brings is loaded here before it is written down.
     """
 
     def __init__(
@@ -52,26 +95,29 @@ class Reconciler:
         max_pinned: int,
         changed: Callable[[], None],
     ):
-        self.shelf = Registry(max_pinned, self._close)
-        self.tryouts: dict[str, Tryout] = {}
-        self.shadows: defaultdict[str, dict[int, ShadowRunner]] = defaultdict(dict)
-        self.generations: dict[str, int] = {}
+        self.holdings = Holdings(checker, metrics, max_pinned)
         self.changing = threading.RLock()
         self.operations = Operations(repository, store, checker, self._prepared)
         self._repository = repository
         self._store = store
         self._checker = checker
         self._metrics = metrics
-        self._problems: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._changed = changed
-        self._failed: WeakSet[Model] = WeakSet()  # those that were dealt with
+        self._generations: dict[str, int] = {}  # those that were carried out, as far as they could be
+        self._problems: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
-    def converge(self, name: str) -> None:
-        """Look at what should serve, and carry it out."""
-        self._look_after(name)
-        self._try_wanted(name)
-        with self.changing:
-            self._carry_out(name, {})
+    def reconcile(self, name: str) -> None:
+        """Carry out what should serve: plan after plan, until there is nothing left to do."""
+        attempt = _Attempt()
+        for _ in range(_ROUNDS):
+            checks = self._carry_out(name, attempt)
+            if not checks:
+                return
+            for check in checks:
+                try:
+                    self._checker.ensure(name, check.version, again=True)
+                except NerveError:  # the checker keeps why, and it is told where it matters
+                    attempt.failed.add(check.version)
 
     def pin(self, name: str, version: int) -> None:
         """Keep a version loaded for requests that pin it.
@@ -82,8 +128,19 @@ class Reconciler:
         self._repository.path(name, version)
         self._checker.ensure(name, version)
         with self.changing:
-            if not self.shelf.get(name, version):
-                self.shelf.pin(self._open(name, version))
+            if not self.holdings.registry.get(name, version):
+                self.holdings.pin(name, version)
+
+    def report(self, name: str) -> ModelReport:
+        """What this process serves of a model, and which generation it has carried out."""
+        loaded = self.holdings.loaded(name)
+        return ModelReport(
+            generation=self._generations.get(name, 0),
+            stable=loaded.stable,
+            canary=loaded.canary.version if loaded.canary else None,
+            shadow=tuple(loaded.shadows),
+            problem=self.problem(name),
+        )
 
     def problem(self, name: str) -> str | None:
         """Why what should serve does not, or cannot be known."""
@@ -97,61 +154,18 @@ class Reconciler:
             log.error("%s: %s", name, problem)
             self._problems[name][source] = problem
 
-    def close(self) -> None:
-        """Close every version; call it when no request runs any more."""
-        runners = [runner for shadows in self.shadows.values() for runner in shadows.values()]
-        for runner in runners:
-            runner.close()
-        for runner in runners:
-            runner.close(wait=True)
-        self.shelf.clear()
+    # inputs
 
-    # what fails
-
-    def _look_after(self, name: str) -> None:
-        """Take out what fails in service, and a canary that is worse than its rule allows."""
-        running = [*self.shelf.loaded(name).values()]
-        running += [runner.loaded for runner in self.shadows.get(name, {}).values()]
-        for loaded in running:
-            if loaded.model.failing and loaded.model not in self._failed:
-                self._take_out(name, loaded)
-        tryout = self.tryouts.get(name)
-        if tryout and tryout.watch and (verdict := tryout.watch.verdict()):
-            version = tryout.canary.version
-            self.tryouts.pop(name, None)
-            if self.operations.withdraw(name, version, f"nerve: {verdict}", canary_only=True):
-                log.error("%s/%d is withdrawn as a canary: %s", name, version, verdict)
-                self._metrics.canary_aborts.labels(name, str(version), verdict.partition(":")[0]).inc()
-
-    def _take_out(self, name: str, loaded: LoadedVersion) -> None:
-        """A version whose session fails loses its roles; the previous one is put back where it was stable.
-
-        Where nothing else can take its place it gets a new session, which may do better than none.
-        """
-        version = loaded.manifest.version
-        reason = f"{name}/{version} failed on three batches in a row while it served"
-        self._failed.add(loaded.model)
-        log.error("%s", reason)
-        try:
-            withdrawn = self.operations.withdraw(name, version, f"nerve: {reason}")
-            self.note(name, "take out", None)
-        except NerveError as error:
-            self.note(name, "take out", f"{reason}, and that cannot be written down: {error.message}")
-            withdrawn = False
-        if withdrawn:
-            hint = "see the log for the session's error, and activate it to try again"
-            self._checker.refuse(name, version, f"{reason}; {hint}")
-        self.shelf.unpin(name, version)
-        self._try_wanted(name)
-        with self.changing:
-            self._carry_out(name, {})
-            anew = self.shelf.get(name) is loaded
-            if anew:
-                self._serve(self._open(name, version))
-        if withdrawn or anew:
-            self._metrics.taken_out.labels(name, str(version)).inc()
-
-    # what should be
+    def _inputs(self, name: str, attempt: _Attempt) -> _Inputs:
+        desired, torn = self._desired(name)
+        if attempt.generation != desired.generation:  # what was refused is tried once for each of them
+            attempt.generation = desired.generation
+            attempt.failed.clear()
+        loaded = self.holdings.loaded(name)
+        found = set(self._repository.versions(name))
+        asked = found if loaded.stable is None else found & desired.versions
+        outcomes = {version: self._outcome(name, version, desired, attempt) for version in asked}
+        return _Inputs(desired, torn, loaded, outcomes)
 
     def _desired(self, name: str) -> tuple[Deployment, str | None]:
         """What should serve, and what is wrong with the file that says so: then it is what it last said."""
@@ -161,189 +175,144 @@ class Reconciler:
             last = self._store.last(name)
             return last.deployment if last else Deployment(), error.message
 
-    def _candidates(self, name: str, desired: Deployment) -> list[int]:
-        """What to try to serve, best first. Where nothing serves, anything that passes will do."""
-        wanted = [desired.stable]
-        if not self.shelf.get(name):
-            wanted += [desired.previous, *reversed(self._repository.versions(name))]
-        return list(dict.fromkeys(version for version in wanted if version))
-
-    def _try_wanted(self, name: str) -> None:
-        """Try what should have a role, is not loaded, and was not tried as its folder is now.
-
-        What was refused is tried again once for every generation of the deployment.
-        """
-        desired, torn = self._desired(name)
-        again = self.generations.get(name) != desired.generation
-        for version in self._candidates(name, desired):
-            if self._passes(name, version, desired, again):
-                break
-        if not torn:
-            beside = desired.versions - {desired.stable}
-            for version in beside - set(self.shadows.get(name, {})):
-                self._passes(name, version, desired, again)
-
-    def _passes(self, name: str, version: int, desired: Deployment, again: bool) -> bool:
-        if self.shelf.get(name, version) or self._may_load(name, version, desired):
-            return True
-        if version not in self._repository.versions(name):
-            return False
-        try:
-            self._checker.ensure(name, version, again)
-        except NerveError:  # kept, and told where it matters
-            return False
-        return True
-
-    def _may_load(self, name: str, version: int, desired: Deployment) -> bool:
-        """Whether a version passed here, or with whoever deployed it; a change by hand says nothing."""
+    def _outcome(self, name: str, version: int, desired: Deployment, attempt: _Attempt) -> Outcome:
+        """What is known of a version in the folder. One that was refused is tried once a generation."""
+        if version in attempt.failed:
+            return "refused"
         check = self._checker.current(name, version)
-        if check or version not in self._repository.versions(name):
-            return check is not None and check.refused is None
+        if check is None:
+            return "passed" if self._vouched(name, version, desired) else "untried"
+        if check.refused is None:
+            return "passed"
+        return "refused" if self._generations.get(name) == desired.generation else "untried"
+
+    def _vouched(self, name: str, version: int, desired: Deployment) -> bool:
+        """Whether a version passed with whoever deployed it. A state edited by hand says nothing."""
         last = self._store.last(name)
         return version in desired.versions and last is not None and last.deployment == desired
 
-    def _carry_out(self, name: str, opened: Opened) -> None:
-        """Give each version its role, with versions that were loaded for it or may be loaded now."""
-        problems: list[str | None] = []
+    # steps
+
+    def _carry_out(self, name: str, attempt: _Attempt) -> list[Check]:
+        """Take every step but checks, which would hold others up; return those that are left to make."""
+        with self.changing:
+            for _ in range(_ROUNDS):
+                inputs = self._inputs(name, attempt)
+                steps = plan(inputs.desired, inputs.loaded, inputs.outcomes, inputs.torn is not None)
+                checks = [step for step in steps if isinstance(step, Check)]
+                others = [s for s in steps if not isinstance(s, Check) and s not in attempt.vain]
+                if not others:
+                    if not checks:
+                        self._conclude(name, inputs, attempt)
+                    return checks
+                for step in others:
+                    try:
+                        self._take(name, step, attempt)
+                    except NerveError as error:
+                        self._excuse(name, step, attempt, error)
+                        break  # the steps that follow may need this one
+        return []
+
+    def _take(self, name: str, step: Step, attempt: _Attempt) -> None:
+        """Take one step.
+
+        Raises:
+            NerveError: it cannot be taken.
+        """
+        holdings = self.holdings
+        match step:
+            case TakeOut(version):
+                self._take_out(name, version)
+            case Abort(version, reason):
+                self._abort(name, version, reason)
+            case Load():
+                holdings.load(name, step)
+            case Serve(version):
+                holdings.serve(name, version)
+            case Renew():
+                holdings.renew(name, step)
+            case Settle(version):
+                by = "nerve: found no state"
+                self._store.edit(name, lambda d: d if d.stable else d.with_stable(version), by, "start")
+            case SetCanary(canary):
+                holdings.set_canary(name, canary)
+            case EndCanary():
+                holdings.end_canary(name)
+            case SetShadow(shadow):
+                holdings.set_shadow(name, shadow)
+            case EndShadow(version):
+                holdings.end_shadow(name, version)
+            case Retire(version):
+                holdings.registry.retire(name, version)
+
+    def _excuse(self, name: str, step: Step, attempt: _Attempt, error: NerveError) -> None:
+        """A step could not be taken: do not try it again in this attempt, and say why."""
+        attempt.vain.add(step)
+        match step:
+            case Load(version):  # the checker keeps why, and it is told where it matters
+                attempt.failed.add(version)
+            case Renew(version):
+                attempt.problems.append(f"{name}/{version} gets no new session: {error.message}")
+            case _:
+                attempt.problems.append(error.message)
+
+    def _conclude(self, name: str, inputs: _Inputs, attempt: _Attempt) -> None:
+        """Nothing is left to do: note what could not be done, and of which generation that is true."""
+        checks, found = self._checker.outcomes(name), self._repository.versions(name)
+        refusals = {version: check.refused for version, check in checks.items() if check.refused}
+        torn = [inputs.torn] if inputs.torn else []
+        lacking = shortfalls(inputs.desired, inputs.loaded, found, refusals, inputs.torn is not None)
+        self.note(name, "deployment", "; ".join([*torn, *lacking, *attempt.problems]))
+        self._generations[name] = inputs.desired.generation
+
+    def _take_out(self, name: str, version: int) -> None:
+        """Write down that a version has no role any more, and refuse it until it is checked anew."""
+        reason = f"{name}/{version} failed on three batches in a row while it served"
+        log.error("%s", reason)
+        withdrawn, problem = False, None
         try:
-            desired, torn = self._desired(name)
-            problems += [torn, self._carry_out_stable(name, desired, torn is not None, opened)]
-            if not torn:
-                problems += [self._carry_out_canary(name, desired, opened)]
-                problems += [self._carry_out_shadows(name, desired, opened)]
-            self.generations[name] = desired.generation
-        finally:
-            for loaded in opened.values():
-                self._close(loaded)
-        self.note(name, "deployment", "; ".join(filter(None, problems)))
+            withdrawn = self.operations.withdraw(name, version, f"nerve: {reason}")
+        except NerveError as error:
+            problem = f"{reason}, and that cannot be written down: {error.message}"
+        self.note(name, "take out", problem)
+        if withdrawn:
+            hint = "see the log for the session's error, and activate it to try again"
+            self._checker.refuse(name, version, f"{reason}; {hint}")
+        self.holdings.fail(name, version, counted=withdrawn)
 
-    def _carry_out_stable(self, name: str, desired: Deployment, torn: bool, opened: Opened) -> str | None:
-        stable = self.shelf.get(name)
-        serving = stable.manifest.version if stable else None
-        if serving and torn:
-            return None
-        if serving and desired.stable in (None, serving):
-            return self._settle(name, desired, serving)
-        wanted = self._candidates(name, desired)
-        for version in wanted:
-            if loaded := self._obtain(name, version, desired, opened):
-                self._serve(loaded)
-                return None if torn else self._settle(name, desired, version)
-        return self._why(name, "should serve", wanted)
+    def _abort(self, name: str, version: int, verdict: str) -> None:
+        """End a canary here, and write down that it has ended."""
+        self.holdings.end_canary(name)
+        if self.operations.withdraw(name, version, f"nerve: {verdict}", canary_only=True):
+            log.error("%s/%d is withdrawn as a canary: %s", name, version, verdict)
+            self._metrics.canary_aborts.labels(name, str(version), verdict.partition(":")[0]).inc()
 
-    def _settle(self, name: str, desired: Deployment, version: int) -> str | None:
-        """A version serves. Where no state says which should, write down that it does."""
-        if desired.stable is None:
-            try:
-                self._store.edit(
-                    name,
-                    lambda d: d if d.stable else d.with_stable(version),
-                    "nerve: found no state",
-                    "start",
-                )
-            except NerveError as error:  # serving goes on from a folder that cannot be written
-                return error.message
-        elif desired.stable != version:
-            return f"{self._why(name, 'should serve', [desired.stable])}; {version} serves"
-        return None
-
-    def _carry_out_canary(self, name: str, desired: Deployment, opened: Opened) -> str | None:
-        canary, now = desired.canary, self.tryouts.get(name)
-        if canary is None:
-            self.tryouts.pop(name, None)
-            if self.shelf.canary(name):
-                self.shelf.try_out(name, None)
-                log.info("%s has no canary any more", name)
-            return None
-        if self.shelf.canary(name) != canary.version:
-            loaded = self._obtain(name, canary.version, desired, opened)
-            if not loaded:
-                self.tryouts.pop(name, None)
-                self.shelf.try_out(name, None)
-                return self._why(name, "should try out", [canary.version])
-            self.shelf.try_out(name, loaded)
-            log.info("%s/%d answers %g %% as a canary", name, canary.version, canary.percent)
-        if not now or now.canary != canary:
-            self.tryouts[name] = Tryout(canary, CanaryWatch(canary.abort) if canary.abort else None)
-        return None
-
-    def _carry_out_shadows(self, name: str, desired: Deployment, opened: Opened) -> str | None:
-        running = self.shadows[name]
-        self._end_shadows(name, keep={shadow.version for shadow in desired.shadow})
-        problems = []
-        for shadow in desired.shadow:
-            if runner := running.get(shadow.version):
-                runner.percent = shadow.percent
-            elif loaded := self._obtain(name, shadow.version, desired, opened, background=True):
-                running[shadow.version] = ShadowRunner(
-                    loaded, shadow.percent, lambda: self._idle(name), self._metrics, self._close
-                )
-                log.info("%s/%d gets copies of %g %%", name, shadow.version, shadow.percent)
-            else:
-                problems.append(self._why(name, "should have the shadow", [shadow.version]))
-        return "; ".join(problems)
-
-    def _end_shadows(self, name: str, keep: Collection[int]) -> None:
-        for version in [version for version in self.shadows[name] if version not in keep]:
-            self.shadows[name].pop(version).close()
-
-    def _idle(self, name: str) -> bool:
-        """Whether a model's stable version has nothing to do."""
-        stable = self.shelf.get(name)
-        return stable is not None and stable.model.idle
-
-    def _obtain(
-        self, name: str, version: int, desired: Deployment, opened: Opened, background: bool = False
-    ) -> LoadedVersion | None:
-        """A version to give a role to: opened for it, loaded already, or loaded now; None if it may not."""
-        if loaded := opened.pop((version, background), None):
-            return loaded
-        if not background and (loaded := self.shelf.get(name, version)):
-            return loaded
-        if not self._may_load(name, version, desired):
-            return None
-        try:
-            return self._open(name, version, background)
-        except NerveError:  # kept by the checker
-            return None
-
-    def _why(self, name: str, what: str, versions: Sequence[int]) -> str:
-        checks = self._checker.outcomes(name)
-        reasons = [check.refused for v, check in checks.items() if v in versions and check.refused]
-        return f"{what} {', '.join(map(str, versions))}: {'; '.join(reasons) or 'it is not there'}"
+    # operators' changes
 
     @contextmanager
     def _prepared(self, name: str, wanted: Deployment) -> Iterator[None]:
-        """Load what a deployment brings, let it be written down, and serve it; or close it again."""
+        """Load what a deployment brings, let it be written down, and serve it; or let go of it again."""
+        attempt = _Attempt()
+        desired, _ = self._desired(name)
+        for load in needed(wanted, self.holdings.loaded(name)):
+            if self._outcome(name, load.version, desired, attempt) != "passed":
+                self._checker.ensure(name, load.version, again=True)
         with self.changing:
-            opened: Opened = {}
+            loads: list[Load] = []
             try:
-                for version in wanted.answering:
-                    if not self.shelf.get(name, version):
-                        opened[version, False] = self._open(name, version)
-                for shadow in wanted.shadow:
-                    if shadow.version not in self.shadows[name]:
-                        opened[shadow.version, True] = self._open(name, shadow.version, background=True)
+                for load in needed(wanted, self.holdings.loaded(name)):
+                    self.holdings.load(name, load)
+                    loads.append(load)
                 yield
             except BaseException:
-                for loaded in opened.values():
-                    self._close(loaded)
+                for load in loads:
+                    self._let_go(name, load)
                 raise
-            self._carry_out(name, opened)
+            self._carry_out(name, attempt)
             self._changed()
 
-    def _open(self, name: str, version: int, background: bool = False) -> LoadedVersion:
-        """A version loaded to answer requests; `_close` is its end."""
-        loaded = self._checker.load(name, version, background)
-        self._metrics.loaded(loaded)
-        return loaded
-
-    def _close(self, loaded: LoadedVersion) -> None:
-        loaded.close()
-        self._metrics.closed(loaded)
-
-    def _serve(self, loaded: LoadedVersion) -> None:
-        name, version = loaded.manifest.name, loaded.manifest.version
-        if self.shelf.serve(loaded):
-            self._metrics.swaps.labels(name, "swapped").inc()
-            log.info("%s/%d serves", name, version)
+    def _let_go(self, name: str, load: Load) -> None:
+        if load.background:
+            self.holdings.end_shadow(name, load.version)
+        else:
+            self.holdings.registry.retire(name, load.version)

@@ -1,46 +1,72 @@
-"""Registry: the versions that are loaded, lent to requests.
+"""Registry: the versions that are loaded to answer requests, their roles, and who holds leases on them.
 
-A request holds a lease on the version it started with, so a swap fails no request and mixes no
-versions inside one. A version that has no role any more is closed when its last lease ends.
+A request holds a lease on the version it started with, so a swap fails no request and mixes no versions
+inside one. A version that was retired is closed when its last lease ends.
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.rollout.canary import CanaryWatch, Tryout
 
 
 @dataclass
-class Lease:
-    """One loaded version and how many requests use it."""
+class _Entry:
+    """One loading of a version, and how many leases there are on it."""
 
     loaded: LoadedVersion
-    users: int = 0
+    leases: int = 0
     retired: bool = False
 
 
 @dataclass
 class _Model:
-    """The roles of one model's versions: each is loaded once, whatever its roles are."""
+    """The loaded versions of one model and their roles. Each is loaded once, whatever its roles are."""
 
-    leases: dict[int, Lease] = field(default_factory=dict)
+    entries: dict[int, _Entry] = field(default_factory=dict)
     stable: int | None = None
-    canary: int | None = None
+    tryout: Tryout | None = None
     pinned: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
-    def sweep(self) -> list[Lease]:
-        """Take out the versions without a role."""
-        roles = {self.stable, self.canary, *self.pinned}
-        return [self.leases.pop(version) for version in list(self.leases) if version not in roles]
+    def has_role(self, version: int) -> bool:
+        canary = self.tryout and self.tryout.canary.version
+        return version in (self.stable, canary) or version in self.pinned
+
+
+class Lease:
+    """The right to use a loaded version for one request. Whoever has it calls `release`, once."""
+
+    def __init__(self, registry: "Registry", entry: _Entry, watch: CanaryWatch | None, by_canary: bool):
+        self._registry, self._entry = registry, entry
+        self._watch, self._by_canary = watch, by_canary
+        self._started = time.perf_counter()
+
+    @property
+    def loaded(self) -> LoadedVersion:
+        """The version."""
+        return self._entry.loaded
+
+    def release(self, failed: bool | None = None) -> None:
+        """Give the version back.
+
+        Args:
+            failed: whether the request failed by the server's fault; None says that nothing is to be
+                learnt of it for the canary's rule.
+        """
+        self._registry._release(self._entry)
+        if self._watch and failed is not None:
+            self._watch.record(self._by_canary, time.perf_counter() - self._started, failed)
 
 
 class Registry:
     """Of each model a stable version, perhaps a canary, and some that requests pin. `clear` closes all.
 
     Args:
-        max_pinned: of the pinned ones the least recently used leaves above this number.
+        max_pinned: how many pinned versions a model may have; the least recently used one makes room.
         close: closes a version that nobody uses any more.
     """
 
@@ -50,37 +76,47 @@ class Registry:
         self._models: dict[str, _Model] = {}
         self._lock = threading.Lock()  # held for moments only, never while loading or closing
 
-    def lend(self, name: str, version: int | None = None) -> Lease | None:
-        """The stable version or another, until `give_back`; None where it is not loaded."""
-        with self._lock:
-            lease = self._find(name, version)
-            if lease:
-                lease.users += 1
-                if version and version in (pinned := self._models[name].pinned):
-                    pinned.move_to_end(version)
-            return lease
+    # leases
 
-    def give_back(self, lease: Lease) -> None:
+    def lease(
+        self,
+        name: str,
+        version: int | None = None,
+        watch: CanaryWatch | None = None,
+        by_canary: bool = False,
+    ) -> Lease | None:
+        """A lease on the stable version or on another; None where it is not loaded.
+
+        Args:
+            watch: learns of the request when the lease ends.
+            by_canary: whether the canary answers it.
+        """
         with self._lock:
-            lease.users -= 1
-            over = lease.retired and not lease.users
-        if over:  # on a thread of its own: closing waits for threads, the caller may be an event loop
-            threading.Thread(target=self._close, args=(lease.loaded,), name="close").start()
+            entry = self._find(name, version)
+            if entry is None:
+                return None
+            entry.leases += 1
+            if version and version in (pinned := self._models[name].pinned):
+                pinned.move_to_end(version)
+        return Lease(self, entry, watch, by_canary)
+
+    def _release(self, entry: _Entry) -> None:
+        with self._lock:
+            entry.leases -= 1
+            over = entry.retired and not entry.leases
+        if over:  # closing waits for threads and the caller may be an event loop, so another thread does it
+            threading.Thread(target=self._close, args=(entry.loaded,), name="close").start()
+
+    # what is loaded
 
     def get(self, name: str, version: int | None = None) -> LoadedVersion | None:
-        """The stable version or another, only to look at; None where it is not loaded."""
+        """The stable version or another, without a lease; None where it is not loaded."""
         with self._lock:
-            lease = self._find(name, version)
-            return lease.loaded if lease else None
-
-    def canary(self, name: str) -> int | None:
-        """The version that answers a share, once it is loaded."""
-        with self._lock:
-            model = self._models.get(name)
-            return model.canary if model else None
+            entry = self._find(name, version)
+            return entry.loaded if entry else None
 
     def names(self) -> list[str]:
-        """Models of which something is loaded."""
+        """The models of which something was ever loaded."""
         with self._lock:
             return list(self._models)
 
@@ -88,39 +124,74 @@ class Registry:
         """All loaded versions of a model by their numbers."""
         with self._lock:
             model = self._models.get(name) or _Model()
-            return {version: lease.loaded for version, lease in model.leases.items()}
+            return {version: entry.loaded for version, entry in model.entries.items()}
 
-    def pin(self, loaded: LoadedVersion) -> None:
-        """Keep a version loaded for requests that pin it."""
+    def tryout(self, name: str) -> Tryout | None:
+        """The canary of a model, and what is watched of it."""
+        model = self._models.get(name)
+        return model.tryout if model else None
 
-        def change(model: _Model) -> None:
-            model.pinned[loaded.manifest.version] = None
-            while len(model.pinned) > self._max_pinned:
-                model.pinned.popitem(last=False)
+    def canary(self, name: str) -> int | None:
+        """The version that is the canary of a model."""
+        tryout = self.tryout(name)
+        return tryout.canary.version if tryout else None
 
-        self._change(loaded.manifest.name, change, loaded)
+    def pinned(self, name: str) -> frozenset[int]:
+        """The versions that are kept loaded for requests that pin them."""
+        with self._lock:
+            model = self._models.get(name) or _Model()
+            return frozenset(model.pinned)
+
+    # changes
+
+    def add(self, loaded: LoadedVersion) -> None:
+        """Hold a version that was loaded. It takes the place, and the roles, of an older loading of it."""
+        manifest = loaded.manifest
+        with self._lock:
+            entries = self._models.setdefault(manifest.name, _Model()).entries
+            before = entries.get(manifest.version)
+            entries[manifest.version] = _Entry(loaded)
+        self._let_go(before)
+
+    def serve(self, name: str, version: int) -> None:
+        """Make a version that is held the stable one, in one step."""
+        with self._lock:
+            model = self._models[name]
+            assert version in model.entries
+            model.stable = version
+
+    def try_out(self, name: str, tryout: Tryout | None) -> None:
+        """Make a version that is held the canary; None ends the canary."""
+        with self._lock:
+            model = self._models.setdefault(name, _Model())
+            assert tryout is None or tryout.canary.version in model.entries
+            model.tryout = tryout
+
+    def pin(self, name: str, version: int) -> None:
+        """Keep a version that is held for requests that pin it."""
+        with self._lock:
+            model = self._models[name]
+            assert version in model.entries
+            model.pinned[version] = None
+            crowded = len(model.pinned) > self._max_pinned
+            least_used = model.pinned.popitem(last=False)[0] if crowded else None
+        if least_used is not None:
+            self.retire(name, least_used)
 
     def unpin(self, name: str, version: int) -> None:
-        """Keep a version loaded no longer for requests that pin it."""
-        self._change(name, lambda model: model.pinned.pop(version, None))
+        """Keep a version no longer for requests that pin it."""
+        with self._lock:
+            model = self._models.get(name)
+            if model:
+                model.pinned.pop(version, None)
 
-    def serve(self, loaded: LoadedVersion) -> bool:
-        """Make a version the stable one, in one step; whether it was not before."""
-        before = self.get(loaded.manifest.name)
-
-        def change(model: _Model) -> None:
-            model.stable = loaded.manifest.version
-
-        self._change(loaded.manifest.name, change, loaded)
-        return before is not loaded
-
-    def try_out(self, name: str, loaded: LoadedVersion | None) -> None:
-        """Make a version the canary; None ends it."""
-
-        def change(model: _Model) -> None:
-            model.canary = loaded.manifest.version if loaded else None
-
-        self._change(name, change, loaded)
+    def retire(self, name: str, version: int) -> None:
+        """Let go of a version. One that has a role stays."""
+        with self._lock:
+            model = self._models.get(name)
+            unused = model and not model.has_role(version)
+            entry = model.entries.pop(version, None) if model and unused else None
+        self._let_go(entry)
 
     def clear(self) -> None:
         """Close every version; call it when no request runs any more."""
@@ -128,31 +199,19 @@ class Registry:
             models = list(self._models.values())
             self._models.clear()
         for model in models:
-            for lease in model.leases.values():
-                self._close(lease.loaded)
+            for entry in model.entries.values():
+                self._close(entry.loaded)
 
-    def _find(self, name: str, version: int | None) -> Lease | None:
+    def _find(self, name: str, version: int | None) -> _Entry | None:
         model = self._models.get(name)
         wanted = version or (model.stable if model else None)
-        return model.leases.get(wanted) if model and wanted else None
+        return model.entries.get(wanted) if model and wanted else None
 
-    def _change(
-        self, name: str, change: Callable[[_Model], object], loaded: LoadedVersion | None = None
-    ) -> None:
-        """Change roles; a version that they bring takes the place of an older loading of it."""
-        gone = []
+    def _let_go(self, entry: _Entry | None) -> None:
+        if entry is None:
+            return
         with self._lock:
-            model = self._models.setdefault(name, _Model())
-            if loaded:
-                version = loaded.manifest.version
-                there = model.leases.get(version)
-                if there is None or there.loaded is not loaded:
-                    gone += [there] if there else []
-                    model.leases[version] = Lease(loaded)
-            change(model)
-            gone += model.sweep()
-            for lease in gone:
-                lease.retired = True
-            idle = [lease for lease in gone if not lease.users]
-        for lease in idle:
-            self._close(lease.loaded)
+            entry.retired = True
+            unused = not entry.leases
+        if unused:
+            self._close(entry.loaded)

@@ -19,7 +19,7 @@ from app.engine.decoding.entities import Entity, Prediction
 from app.engine.priority import give_way
 from app.errors import NerveError
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion
+from app.versions.loading.loaded import LoadedVersion
 
 log = logging.getLogger("nerve.lifecycle")
 
@@ -161,15 +161,16 @@ def _spans(entities: Sequence[Entity]) -> set[tuple[int, int, str]]:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How far a shadow agrees with one stable version, on the copies that it ran.
+class Comparison:
+    """A shadow compared with one stable version, on the copies that it ran.
 
     Attributes:
-        texts: compared.
-        same, same_spans: of them with the same entities; with the same spans, labels aside.
-        dropped: copies that were not run, whichever version was stable.
-        f1: of its entities with the stable version's taken for right; 1 where neither found any.
-        f1_by_label: the same of each label that one of them found.
+        texts: how many texts were compared.
+        same: how many of them have the same entities.
+        same_spans: how many of them have the same spans, whatever the labels.
+        dropped: how many copies were not run, whichever version was stable.
+        f1: the F1 of its entities if the stable version's are taken for right; 1 where neither found any.
+        f1_by_label: the same for each label that one of them found.
     """
 
     texts: int
@@ -180,7 +181,7 @@ class Agreement:
     f1_by_label: dict[str, float]
 
 
-def agreement(metrics: Metrics, name: str, version: int, stable: int | None) -> Agreement:
+def comparison(metrics: Metrics, name: str, version: int, stable: int | None) -> Comparison:
     """What all workers counted of a shadow since this server started.
 
     Args:
@@ -195,7 +196,7 @@ def agreement(metrics: Metrics, name: str, version: int, stable: int | None) -> 
         elif labels["stable"] == str(stable):
             counts = texts if sample.name == _TEXTS else entities[labels["label"]]
             counts[labels["outcome"]] += count
-    return Agreement(
+    return Comparison(
         texts=texts.total(),
         same=texts["same"],
         same_spans=texts["same"] + texts["same_spans"],

@@ -5,18 +5,13 @@ file of a process that died is removed by the next one that looks.
 """
 
 import os
-import socket
 import time
-import uuid
-from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.files import write_whole
-
-SERVER_ID = "NERVE_SERVER_ID"
-"""The environment variable that the workers of one server share."""
+from app.machine import host, process_start, server_id
 
 _HEARTBEAT = 10.0
 _SILENT = 60.0
@@ -91,7 +86,7 @@ class Workers:
         write_whole(self._path(own), own.model_dump_json() + "\n")
         self._own, self._written = own, now
 
-    def withdraw(self) -> None:
+    def remove(self) -> None:
         """Remove this process's own report, at its end."""
         if self._own:
             self._path(self._own).unlink(missing_ok=True)
@@ -143,37 +138,3 @@ class Workers:
         while (late := self.lagging(name, generation, server)) and time.monotonic() < end:
             time.sleep(0.05)
         return late
-
-
-@cache
-def server_id() -> str:
-    """What the workers of this server have in common: from the environment, or this process's own."""
-    return os.environ.get(SERVER_ID) or uuid.uuid4().hex
-
-
-@cache
-def host() -> str:
-    """This machine; of a container, its own processes' part of it."""
-    try:
-        space = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        space = ""
-    return f"{socket.gethostname()}/{space}"
-
-
-def process_start(pid: int) -> str:
-    """When a process began, in a unit of the system's own; empty where there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return ""
-    else:
-        return "" if fields[0] == "Z" else fields[19]
-    try:  # a system without /proc: better to take a reused number for alive than a living process for dead
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except PermissionError:
-        pass
-    return "unknown"

@@ -28,7 +28,7 @@ class Repository:
         return sorted(path.name for path in self._folders(self.folder, _NAME) if self.versions(path.name))
 
     def versions(self, name: str) -> list[int]:
-        """The versions of a model, ascending; none for a name that is none."""
+        """The versions of a model, ascending; none where no model can have such a name."""
         if not _NAME.fullmatch(name):
             return []
         return sorted(int(path.name) for path in self._folders(self.folder / name, _VERSION))
@@ -91,21 +91,21 @@ class Repository:
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Name, size and time of every file of a folder; none of one that is not there."""
+    """Name, size and time of every file of a folder; nothing where the folder is not there."""
     files = []
-    for parent, folders, names in os.walk(folder):  # which passes over what is removed meanwhile
+    for parent, folders, names in os.walk(folder):  # it passes over what is removed meanwhile
         for name in (*folders, *names):
             path = Path(parent, name)
             try:
                 stat = path.stat()
-            except OSError:  # removed meanwhile, or a link to nothing
+            except OSError:  # the file was removed meanwhile, or is a link to nothing
                 continue
             files.append((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns))
     return tuple(sorted(files))
 
 
 def _read_members(manifest: Path) -> tuple[str, ...]:
-    """What may be members of an ensemble; whether the manifest is right is asked when it is loaded."""
+    """The names that may be members of an ensemble. Loading checks whether the manifest is right."""
     try:
         content = json.loads(manifest.read_bytes())
     except (OSError, ValueError, RecursionError):

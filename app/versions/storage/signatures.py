@@ -1,4 +1,4 @@
-"""Signing: whose work a version is.
+"""Signatures: who made a version.
 
 `manifest.json.sig` holds an Ed25519 signature over the exact bytes of `manifest.json`, in base64. The
 manifest lists the size and SHA-256 of each file, so the signature covers the whole version once the
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 SIGNATURE = f"{MANIFEST}.sig"
 
 _LINE = 64
-"""Characters a line, as in PEM files: `openssl base64 -d` reads no longer ones."""
+"""Characters of a line, as in PEM files: `openssl base64 -d` reads no longer ones."""
 _MOST_BYTES = 4096
-"""More than any signature file has."""
+"""Bytes that are read of a signature file: more than any has."""
 
 
 class SigningFailed(NerveError):
@@ -64,11 +64,11 @@ def sign(folder: Path, key: Path) -> Path:
 def check_signature(folder: Path, trusted: Sequence[Path], manifest: Manifest | None = None) -> None:
     """Check that one of the trusted keys signed the version's manifest, and so every file that it lists.
 
-    Whether the files are what the manifest says is `verify_files`' to check.
+    That the files are what the manifest says is checked by `verify_files`.
 
     Args:
         trusted: Ed25519 public keys, PEM files or folders of them.
-        manifest: what was read of the version before, which must be what is signed.
+        manifest: the manifest as it was read before, which must be the one that is signed.
 
     Raises:
         VersionRefused: there is no signature, it is unreadable, or by another key; or the manifest was
@@ -128,7 +128,7 @@ def _signed_by(key: "Ed25519PublicKey", signature: bytes, content: bytes) -> boo
 
 
 def _key_files(trusted: Sequence[Path]) -> list[Path]:
-    """The files that are meant; in a folder all but hidden ones."""
+    """The files of the trusted keys: each file that is named, and all but the hidden ones of a folder."""
     files: list[Path] = []
     for path in trusted:
         if not path.is_dir():
@@ -178,7 +178,7 @@ def _private_key(path: Path) -> "Ed25519PrivateKey":
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise SigningFailed(f"{path}: the key cannot be read: {error}; name a key file") from error
-    except TypeError:  # what the library raises where a password is needed
+    except TypeError:  # the library raises it where a password is needed
         raise SigningFailed(
             f"{path}: the key has a password; give one without: openssl pkey -in {path.name} -out plain.pem"
         ) from None

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.versions.loading.test_loader import BAD_FOLDERS
+from tests.bad_versions import BAD_FOLDERS
+from tests.deployments import put, show, state
 from tests.servers import Server, nerve, serving, until
 from tests.tiny import TEXT, edit_manifest, write_tiny_version
 
@@ -36,19 +37,6 @@ def name(swapping: tuple[Server, Path]) -> str:
     write_tiny_version(models, name, 2, ibm="LOC")
     until(lambda: state(running, name, 2) == "ready")
     return name
-
-
-def show(server: Server, name: str) -> Any:
-    return server.client.get(f"/models/{name}").json()
-
-
-def state(server: Server, name: str, version: int) -> str | None:
-    found = {v["version"]: v["state"] for v in show(server, name).get("versions", [])}
-    return found.get(version)
-
-
-def put(server: Server, name: str, **fields: Any) -> httpx.Response:
-    return server.client.put(f"/models/{name}/deployment", json=fields)
 
 
 def test_every_model_is_listed(server: Server) -> None:

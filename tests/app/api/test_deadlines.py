@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.app.versions.loading.test_sandbox import adding, with_zero
 from tests.servers import Server, serving, until
+from tests.slow_graphs import adding, with_zero
 from tests.tiny import TEXT, VOCABULARY, write_tiny_version
 
 SLOW = "apple"

@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 import psutil
 
-from app.versions.rollout.desired import DeploymentStore
-from tests.app.api.test_admin import put, show, state
-from tests.app.versions.loading.test_sandbox import endless
+from app.versions.rollout.store import DeploymentStore
+from tests.deployments import put, show, state
 from tests.servers import nerve, serving, until
+from tests.slow_graphs import endless
 from tests.tiny import POISON, write_tiny_version
 
 
@@ -95,7 +95,7 @@ def test_a_writer_that_is_killed_leaves_a_state_that_can_be_read(tmp_path: Path)
     program = """
 import sys
 from pathlib import Path
-from app.versions.rollout.desired import DeploymentStore
+from app.versions.rollout.store import DeploymentStore
 store = DeploymentStore(Path(sys.argv[1]))
 print("writing", flush=True)
 while True:

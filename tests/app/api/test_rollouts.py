@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from app.manifest import MANIFEST, file_hash
-from app.versions.rollout.desired import DeploymentStore
-from tests.app.api.test_admin import put, show, state
+from app.versions.rollout.store import DeploymentStore
+from tests.deployments import put, show, state
 from tests.servers import Server, nerve, serving, until
 from tests.tiny import POISON, edit_manifest, write_tiny_version
 

@@ -19,8 +19,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.app.api.dialects.test_native import EVERYTHING, spans
-from tests.app.api.test_admin import put
+from tests.answers import EVERYTHING, spans
+from tests.deployments import put
 from tests.servers import Server, serving, until
 from tests.tiny import POISON, SPANS, TEXT, write_tiny_version
 

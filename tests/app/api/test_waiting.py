@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from app.api.waiting import answer_of, in_time
+from app.api.waiting import Deadline, answer_of
 from app.errors import ClientLeft, DeadlineExceeded, InferenceFailed
 
 
@@ -29,6 +29,11 @@ def run(coroutine: Coroutine[Any, Any, int]) -> int:
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
     return asyncio.run(alone())
+
+
+async def given_in_time(answer: Coroutine[Any, Any, int], deadline: float | None) -> int:
+    async with Deadline(deadline):
+        return await answer
 
 
 # answers
@@ -110,13 +115,13 @@ def test_work_that_others_cancel_is_no_answer() -> None:
 def test_at_the_deadline_the_work_is_freed() -> None:
     future: Future[int] = Future()
     with pytest.raises(DeadlineExceeded, match="X-Request-Timeout-Ms"):
-        run(in_time(answer_of(future, stays), time.monotonic() + 0.01))
+        run(given_in_time(answer_of(future, stays), time.monotonic() + 0.01))
     assert future.cancelled()
 
 
 def test_a_deadline_that_has_passed() -> None:
     with pytest.raises(DeadlineExceeded):
-        run(in_time(answer_of(Future[int](), stays), time.monotonic() - 1))
+        run(given_in_time(answer_of(Future[int](), stays), time.monotonic() - 1))
 
 
 @pytest.mark.parametrize("deadline", [None, 3600])
@@ -126,7 +131,7 @@ def test_what_is_there_in_time_is_given(deadline: float | None) -> None:
     async def ask() -> int:
         asyncio.get_running_loop().call_soon(future.set_result, 5)
         at = None if deadline is None else time.monotonic() + deadline
-        return await in_time(answer_of(future, stays), at)
+        return await given_in_time(answer_of(future, stays), at)
 
     assert run(ask()) == 5
 
@@ -136,4 +141,4 @@ def test_another_timeout_is_not_the_deadline() -> None:
         raise TimeoutError("a lock")
 
     with pytest.raises(TimeoutError, match="a lock"):
-        run(in_time(fails(), time.monotonic() + 3600))
+        run(given_in_time(fails(), time.monotonic() + 3600))

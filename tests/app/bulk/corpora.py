@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from app.api.schemas import NerOptions
+from app.annotate import Wanted
 from app.bulk.formats import input_format, output_format
-from app.bulk.task import Task
-from app.versions.loading.loader import LoadOptions
+from app.bulk.job import Job
+from app.versions.loading.options import LoadOptions
 
 NAMES = ("Angela Merkel", "IBM", "New York", "nobody", "北京", "🗼")
 
@@ -24,8 +24,8 @@ def texts(count: int) -> list[str]:
     return [f"{number} {NAMES[number % len(NAMES)]}, at {number % 7}." for number in range(count)]
 
 
-def task(models: Path, source: Path | None, output: Path | None, **changes: Any) -> Task:
-    """A task for `ner-en/1`, its formats as the names say."""
+def job(models: Path, source: Path | None, output: Path | None, **changes: Any) -> Job:
+    """A job for `ner-en/1`, its formats as the names say."""
     forms = {"form": None, "output_form": None} | {
         name: changes.pop(name) for name in ("form", "output_form") if name in changes
     }
@@ -35,12 +35,13 @@ def task(models: Path, source: Path | None, output: Path | None, **changes: Any)
         "output": output,
         "output_format": output_format(output, forms["output_form"]),
         "field": "text",
-        "options": NerOptions(),
+        "wanted": Wanted(),
+        "offset_unit": "codepoint",
         "folder": models / "ner-en/1",
         "load": LoadOptions(provider="auto", threads=1),
         "max_text_chars": 10_000,
     }
-    return Task(**(fields | changes))
+    return Job(**(fields | changes))
 
 
 def write_corpus(path: Path, of: Sequence[str]) -> Path:

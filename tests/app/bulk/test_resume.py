@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from app.api.schemas import NerOptions
-from app.bulk.chunks import CHUNK_TEXTS
+from app.annotate import Wanted
 from app.bulk.errors import BulkError, JournalDiffers, OutputExists
+from app.bulk.groups import GROUP_TEXTS
 from app.bulk.journal import Journal
+from app.bulk.outputs import OutputFiles
 from app.bulk.run import annotate
-from app.bulk.task import Files
-from tests.app.bulk.corpora import read_corpus, rejected, task, texts, write_corpus
+from tests.app.bulk.corpora import job, read_corpus, rejected, texts, write_corpus
 from tests.servers import NERVE, environment, until
 
 COUNT = 20_000
@@ -59,7 +59,7 @@ def running(
 def records(output: Path) -> int | None:
     """How many the journal has; None where there is none."""
     try:
-        found: int = json.loads(Files(output).journal.read_text())["records"]
+        found: int = json.loads(OutputFiles(output).journal.read_text())["records"]
     except FileNotFoundError:
         return None
     return found
@@ -102,7 +102,7 @@ def test_after_kills_nothing_is_lost_or_doubled(
     if source == "in.jsonl":
         with_bad_lines(read)
     whole.mkdir()
-    annotate(task(models_dir, read, whole / output))
+    annotate(job(models_dir, read, whole / output))
     done = []
     for _ in range(2):
         with running(models_dir, read, written) as process:
@@ -156,7 +156,7 @@ def test_a_signal_makes_safe_what_is_done(
         assert process.returncode == 128 + number
         done = records(output) or 0
         assert f"nerve: stopped by {number.name} after {done:,} records; the same command goes on" in said
-    lines = Files(output).part.read_bytes().splitlines()
+    lines = OutputFiles(output).part.read_bytes().splitlines()
     assert len(lines) == done
     go_on(models_dir, read, output)
     assert [record["text"] for record in read_corpus(output)] == corpus
@@ -172,7 +172,7 @@ def test_a_signal_ends_a_wait_for_more_input(models_dir: Path) -> None:
     )
     assert process.stdin
     assert process.stdout
-    process.stdin.write(b"IBM\n" * CHUNK_TEXTS * 5)
+    process.stdin.write(b"IBM\n" * GROUP_TEXTS * 5)
     process.stdin.flush()
     assert b"IBM" in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
@@ -196,40 +196,40 @@ def test_what_was_begun_otherwise_is_told_and_may_be_thrown_away(
     with pytest.raises(
         JournalDiffers, match=r"min_score was 0\.0 and is 0\.5; .*; give what it was begun with"
     ):
-        annotate(task(models_dir, read, output, options=NerOptions(min_score=0.5)))
+        annotate(job(models_dir, read, output, wanted=Wanted(min_score=0.5)))
     with pytest.raises(JournalDiffers, match="max_text_chars was 1000000 and is 10000"):
-        annotate(task(models_dir, read, output))
+        annotate(job(models_dir, read, output))
     os.utime(read, (1, 1))
     with pytest.raises(JournalDiffers, match=r"input\.modified_ns was \d+ and is 1000000000"):
-        annotate(task(models_dir, read, output, max_text_chars=1_000_000))
+        annotate(job(models_dir, read, output, max_text_chars=1_000_000))
     write_corpus(read, ["IBM"])
     with pytest.raises(JournalDiffers, match=r"input\.size was .* input\.sha256_of_head was"):
-        annotate(task(models_dir, read, output))
-    annotate(task(models_dir, read, output, restart=True))
+        annotate(job(models_dir, read, output))
+    annotate(job(models_dir, read, output, restart=True))
     assert [record["text"] for record in read_corpus(output)] == ["IBM"]
 
 
 def test_an_output_that_was_cut_off_is_told(models_dir: Path, half_done: tuple[Path, Path]) -> None:
     read, output = half_done
-    os.truncate(Files(output).part, 5)
+    os.truncate(OutputFiles(output).part, 5)
     with pytest.raises(
         BulkError, match=r"out\.jsonl\.part: has 5 bytes, and \d+ were written; .*--restart"
     ):
-        annotate(task(models_dir, read, output, max_text_chars=1_000_000))
+        annotate(job(models_dir, read, output, max_text_chars=1_000_000))
 
 
 def test_a_torn_journal_is_told(models_dir: Path, half_done: tuple[Path, Path]) -> None:
     read, output = half_done
-    Files(output).journal.write_text("{")
+    OutputFiles(output).journal.write_text("{")
     with pytest.raises(JournalDiffers, match=r"out\.jsonl\.part\.json: is no journal of this version"):
-        annotate(task(models_dir, read, output))
+        annotate(job(models_dir, read, output))
 
 
 def test_one_output_is_written_by_one_process(models_dir: Path, tmp_path: Path, corpus: list[str]) -> None:
     read, output = write_corpus(tmp_path / "in.jsonl", corpus), tmp_path / "out.jsonl"
     with running(models_dir, read, output) as process:
         with pytest.raises(BulkError, match=r"out\.jsonl: another nerve annotate is writing it"):
-            annotate(task(models_dir, read, output))
+            annotate(job(models_dir, read, output))
         assert process.wait(60) == 0
     assert len(read_corpus(output)) == COUNT
 
@@ -240,10 +240,10 @@ def test_a_kill_among_the_last_renames_leaves_them_to_the_next(
 ) -> None:
     read, output = write_corpus(tmp_path / "in.jsonl", ["IBM", "x"]), tmp_path / "out.jsonl"
     with_bad_lines(read, every=4)
-    wanted = task(models_dir, read, output)
+    wanted = job(models_dir, read, output)
     read.write_text("{bad\n" + read.read_text())
     annotate(wanted)
-    files, content = Files(output), output.read_bytes()
+    files, content = OutputFiles(output), output.read_bytes()
     ended = Journal(
         setup=wanted.setup(),
         number=3,

@@ -6,26 +6,29 @@ from typing import Any
 
 import pytest
 
-from app.api.requests import render_result
-from app.api.schemas import NerOptions
+from app.annotate import Annotator, Wanted
 from app.bulk.errors import BadRecord, BulkError, OutputExists
 from app.bulk.run import annotate
 from app.errors import InferenceFailed, Unprocessable, VersionRefused
+from app.rendering import OffsetUnit, render
 from app.versions.loading.loader import load_version
-from tests.app.bulk.corpora import read_corpus, rejected, task, texts, write_corpus
+from tests.app.bulk.corpora import job, read_corpus, rejected, texts, write_corpus
 from tests.tiny import POISON, TEXT
 
-EVERYTHING = NerOptions()
+EVERYTHING = Wanted()
 
 
-def entities(models: Path, of: list[str], options: NerOptions = EVERYTHING) -> list[list[dict[str, Any]]]:
+def entities(
+    models: Path, of: list[str], wanted: Wanted = EVERYTHING, unit: OffsetUnit = "codepoint"
+) -> list[list[dict[str, Any]]]:
     """As `POST /ner` has them."""
     loaded = load_version(models / "ner-en/1")
     try:
-        found = loaded.model.predict(of)
+        annotator = Annotator(loaded, wanted)
+        found = annotator.kept(annotator.submit(of).result())
     finally:
         loaded.close()
-    return [render_result(text, one, options)["entities"] for text, one in zip(of, found, strict=True)]
+    return [render(text, one.entities, unit) for text, one in zip(of, found, strict=True)]
 
 
 @pytest.mark.parametrize("source", ["in.txt", "in.txt.gz", "in.csv", "in.csv.gz", "in.parquet"])
@@ -33,7 +36,7 @@ def entities(models: Path, of: list[str], options: NerOptions = EVERYTHING) -> l
 def test_any_format_becomes_any_other(models_dir: Path, tmp_path: Path, source: str, output: str) -> None:
     of = texts(300)
     write_corpus(tmp_path / source, of)
-    annotate(task(models_dir, tmp_path / source, tmp_path / output))
+    annotate(job(models_dir, tmp_path / source, tmp_path / output))
     found = read_corpus(tmp_path / output)
     assert [record["text"] for record in found] == of
     assert [record["entities"] for record in found] == entities(models_dir, of)
@@ -46,7 +49,7 @@ def test_what_was_in_a_json_record_comes_out_to_the_byte(models_dir: Path, tmp_p
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     kept = r'{"n": 12345678901234567890.10, "text":"\u0049BM", "n": 1e400, "deep": {"a": [null]} '
     source.write_text(f"{kept}}}\n\n   \n" + '{"entities": ["old"], "text": "x"}', encoding="utf-8")
-    annotate(task(models_dir, source, output))
+    annotate(job(models_dir, source, output))
     first, second = output.read_text().splitlines()
     entity = '[{"text":"IBM","label":"ORG","start":0,"end":3,"score":'
     assert first.startswith(kept + ',"entities":' + entity)
@@ -56,10 +59,10 @@ def test_what_was_in_a_json_record_comes_out_to_the_byte(models_dir: Path, tmp_p
 def test_a_field_and_options_may_be_named(models_dir: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(json.dumps({"body": "🗼 " + TEXT}))
-    options = NerOptions(labels=["ORG", "LOC"], min_score=0.99, offset_unit="utf16")
-    annotate(task(models_dir, source, output, field="body", options=options))
+    wanted = Wanted(labels=["ORG", "LOC"], min_score=0.99)
+    annotate(job(models_dir, source, output, field="body", wanted=wanted, offset_unit="utf16"))
     (record,) = read_corpus(output)
-    assert record["entities"] == entities(models_dir, [record["body"]], options)[0]
+    assert record["entities"] == entities(models_dir, [record["body"]], wanted, "utf16")[0]
     found = [(entity["text"], entity["start"]) for entity in record["entities"]]
     assert ("IBM", 3 + TEXT.index("IBM")) in found
     assert "Angela Merkel" not in dict(found)
@@ -79,7 +82,7 @@ def test_parquet_columns_keep_their_types(models_dir: Path, tmp_path: Path) -> N
         }
     )
     pyarrow.parquet.write_table(columns, source)
-    annotate(task(models_dir, source, output))
+    annotate(job(models_dir, source, output))
     found = pyarrow.parquet.read_table(output)
     assert found.drop_columns("entities").equals(columns.drop_columns("entities").take([0, 2]))
     assert found["entities"].to_pylist() == entities(models_dir, ["IBM", "x"])
@@ -90,7 +93,7 @@ def test_parquet_columns_keep_their_types(models_dir: Path, tmp_path: Path) -> N
 def test_texts_of_any_length_are_read_to_their_end(models_dir: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
     source.write_text("a " * 40_000 + "IBM\n" + "IBM\n" + "b " * 49_000 + "New York")
-    annotate(task(models_dir, source, output, max_text_chars=100_000))
+    annotate(job(models_dir, source, output, max_text_chars=100_000))
     found = [[entity["text"] for entity in record["entities"]] for record in read_corpus(output)]
     assert found == [["IBM"], ["IBM"], ["New York"]]
 
@@ -98,7 +101,7 @@ def test_texts_of_any_length_are_read_to_their_end(models_dir: Path, tmp_path: P
 def test_lines_are_records_blank_or_not(models_dir: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
     source.write_bytes("\ufeffIBM\r\n\n \u2028\x85 IBM\rIBM\nlast".encode())
-    annotate(task(models_dir, source, output))
+    annotate(job(models_dir, source, output))
     found = [record["text"] for record in read_corpus(output)]
     assert found == ["IBM", "", " \u2028\x85 IBM\rIBM", "last"]
 
@@ -106,7 +109,7 @@ def test_lines_are_records_blank_or_not(models_dir: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
 def test_nothing_becomes_nothing(models_dir: Path, tmp_path: Path, kind: str) -> None:
     source, output = write_corpus(tmp_path / f"in.{kind}", []), tmp_path / "out.jsonl"
-    annotate(task(models_dir, source, output))
+    annotate(job(models_dir, source, output))
     assert output.read_bytes() == b""
 
 
@@ -125,7 +128,7 @@ def test_bad_records_are_set_aside_with_their_reasons(models_dir: Path, tmp_path
         b'{"text": "last"}',
     ]
     source.write_bytes(b"\n".join(lines))
-    said = annotate(task(models_dir, source, output))
+    said = annotate(job(models_dir, source, output))
     assert [record["text"] for record in read_corpus(output)] == ["IBM", "last"]
     found = rejected(output)
     assert [(one["line"], one["code"]) for one in found] == [
@@ -164,7 +167,7 @@ def test_bad_rows_of_csv_are_set_aside_and_what_follows_is_read(models_dir: Path
         b'9,"never closed',
     ]
     source.write_bytes(b"\r\n".join(rows))
-    annotate(task(models_dir, source, output))
+    annotate(job(models_dir, source, output))
     found = read_corpus(output)
     assert [one["id"] for one in found] == ["1", "6", "8"]
     assert found[0]["text"] == 'a "quoted" IBM,\r\nover two lines'
@@ -183,7 +186,7 @@ def test_a_text_that_the_model_fails_on_is_set_aside_alone(models_dir: Path, tmp
     of = texts(400)
     of[7] = of[200] = POISON
     source, output = write_corpus(tmp_path / "in.parquet", of), tmp_path / "out.parquet"
-    annotate(task(models_dir, source, output))
+    annotate(job(models_dir, source, output))
     assert [one["text"] for one in read_corpus(output)] == [text for text in of if text != POISON]
     assert [(one["row"], one["code"]) for one in rejected(output)] == [
         (8, "inference_failed"),
@@ -194,7 +197,7 @@ def test_a_text_that_the_model_fails_on_is_set_aside_alone(models_dir: Path, tmp
 def test_a_model_that_fails_on_everything_is_an_error(models_dir: Path, tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "in.txt", [POISON] * 10)
     with pytest.raises(InferenceFailed, match=r"in\.txt: line 3: 3 records in a row failed"):
-        annotate(task(models_dir, source, tmp_path / "out.jsonl"))
+        annotate(job(models_dir, source, tmp_path / "out.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -202,8 +205,8 @@ def test_strict_makes_the_first_bad_record_an_error(models_dir: Path, tmp_path: 
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"text": "IBM"}\n{}\n')
     with pytest.raises(BadRecord, match=r"in\.jsonl: line 2: no field 'text' \(it has none\); mend it, or"):
-        annotate(task(models_dir, source, output, strict=True))
-    annotate(task(models_dir, source, output))
+        annotate(job(models_dir, source, output, strict=True))
+    annotate(job(models_dir, source, output))
     assert len(read_corpus(output)) == len(rejected(output)) == 1
 
 
@@ -213,9 +216,9 @@ def test_an_output_is_replaced_only_by_force(models_dir: Path, tmp_path: Path) -
     output.write_text("precious")
     stale.write_text("old")
     with pytest.raises(OutputExists, match=r"out\.jsonl: is there already; --force replaces it"):
-        annotate(task(models_dir, source, output))
+        annotate(job(models_dir, source, output))
     assert output.read_text() == "precious"
-    annotate(task(models_dir, source, output, force=True))
+    annotate(job(models_dir, source, output, force=True))
     assert len(read_corpus(output)) == 1
     assert not stale.exists()
 
@@ -276,21 +279,21 @@ def test_what_cannot_be_done_says_why(
     if content is not None:
         (tmp_path / source).write_bytes(content)
     with pytest.raises(BulkError, match=message):
-        annotate(task(models_dir, tmp_path / source, tmp_path / output, **changes))
+        annotate(job(models_dir, tmp_path / source, tmp_path / output, **changes))
 
 
 def test_a_column_must_hold_text(models_dir: Path, tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "in.parquet", ["IBM"])
     with pytest.raises(BulkError, match="column 'id' is int64, not text; name another with --field"):
-        annotate(task(models_dir, source, tmp_path / "out.jsonl", field="id"))
+        annotate(job(models_dir, source, tmp_path / "out.jsonl", field="id"))
 
 
 def test_labels_and_versions_that_are_not_there(models_dir: Path, tmp_path: Path) -> None:
     source, output = write_corpus(tmp_path / "in.txt", ["IBM"]), tmp_path / "out.jsonl"
     with pytest.raises(Unprocessable, match=r"no label 'DOG' \(it has PER, ORG, LOC\)"):
-        annotate(task(models_dir, source, output, options=NerOptions(labels=["DOG"])))
+        annotate(job(models_dir, source, output, wanted=Wanted(labels=["DOG"])))
     with pytest.raises(VersionRefused, match="ner-en/7"):
-        annotate(task(models_dir, source, output, folder=models_dir / "ner-en/7"))
+        annotate(job(models_dir, source, output, folder=models_dir / "ner-en/7"))
 
 
 def test_a_gzip_file_that_was_cut_off_is_an_error(models_dir: Path, tmp_path: Path) -> None:
@@ -299,4 +302,4 @@ def test_a_gzip_file_that_was_cut_off_is_an_error(models_dir: Path, tmp_path: Pa
     with pytest.raises(
         BulkError, match=r"in\.jsonl\.gz: is no whole gzip file: it cannot be read on after"
     ):
-        annotate(task(models_dir, source, tmp_path / "out.jsonl"))
+        annotate(job(models_dir, source, tmp_path / "out.jsonl"))

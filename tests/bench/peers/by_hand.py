@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from app.engine.runtimes.session import available_cpus
+from app.machine import available_cpus
 from tests.bench.peers.answers import Body, Model
 
 SETTING = os.environ["PEER_SETTING"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import litserve  # type: ignore[import-not-found, unused-ignore]
 
-from app.engine.runtimes.session import available_cpus
+from app.machine import available_cpus
 from tests.bench.peers.answers import Body, Model
 
 BATCHED = os.environ["PEER_SETTING"] == "batched"

@@ -2,11 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from tests.tiny import SPANS, TEXT, write_tiny_version
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
-from training.evaluation.answers import Answers, Found, ask
+from training.evaluation.answers import Answers, Found, ask, ask_system
 
 
 def test_a_version_is_asked_about_every_document_in_order(tmp_path: Path) -> None:
@@ -31,3 +32,12 @@ def test_what_was_found_knows_its_span() -> None:
 def test_each_document_needs_an_answer() -> None:
     with pytest.raises(ValueError, match="c: 1 answers for 2 documents"):
         Answers("c", (Document("a", "x"), Document("b", "y")), ((),))
+
+
+def test_another_system_is_asked_about_every_document_in_order() -> None:
+    texts = [f"Ada{number} left" for number in range(300)]
+    corpus = LoadedCorpus("c", tuple(Document(text, text) for text in texts))
+    answers = ask_system(lambda some: [[(0, len(text) - 5, "PER")] for text in some], corpus)
+    assert answers.found == tuple((Found(0, len(text) - 5, "PER", 1.0),) for text in texts)
+    with pytest.raises(ValueError, match="c: 0 answers for 300 documents"):
+        ask_system(lambda some: [], corpus)

@@ -7,18 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from tests.tiny import write_tiny_version
 from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
-from training.data.encode import IGNORED
 from training.evaluation.answers import Answers, Found, ask
 from training.evaluation.calibration import (
     COLDEST,
     HOTTEST,
     Calibration,
     calibrate,
-    fit_temperature,
     fit_thresholds,
     reliability,
 )
@@ -77,25 +76,6 @@ def test_what_is_right_as_often_as_it_says_has_no_error() -> None:
     assert reliability([answers(some)]).ece == pytest.approx(0)
 
 
-def test_the_temperature_of_words_is_the_one_they_were_drawn_at() -> None:
-    rng = np.random.default_rng(3)
-    logits = rng.normal(0, 4, (6000, 5))
-    p = np.exp(logits / 2.5)
-    tags = (p.cumsum(1) / p.sum(1, keepdims=True) < rng.random((6000, 1))).sum(1)
-    texts = [slice(0, 10), slice(10, 10), slice(10, 6000)]
-    fitted = fit_temperature([logits[at] for at in texts], [tags[at] for at in texts])
-    assert fitted == pytest.approx(2.5, rel=0.05)
-    ignored = np.concatenate([tags, np.full(6000, IGNORED)])
-    assert fit_temperature([np.concatenate([logits, -logits])], [ignored]) == pytest.approx(
-        fitted, rel=1e-3
-    )
-
-
-def test_without_words_the_temperature_is_one() -> None:
-    assert fit_temperature([], []) == 1.0
-    assert fit_temperature([np.zeros((2, 3))], [np.full(2, IGNORED)]) == 1.0
-
-
 def test_a_threshold_drops_what_is_mostly_wrong() -> None:
     some = answers([(0.3, False, "PER"), (0.6, True, "PER"), (0.9, True, "LOC"), (0.2, True, "LOC")])
     assert fit_thresholds([some], LABELS) == {"PER": 0.31, "LOC": 0.0}
@@ -145,10 +125,10 @@ def dev(right: int, wrong: int, name: str = "dev") -> LoadedCorpus:
     return LoadedCorpus(name, tuple(Document(f"d:{n}", "IBM", span) for n, span in enumerate(spans)))
 
 
-def calibrated(folder: Path, *corpora: LoadedCorpus, fit: Any = "entities", **changes: Any) -> Calibration:
+def calibrated(folder: Path, *corpora: LoadedCorpus, **changes: Any) -> Calibration:
     predictor = load_version(write_tiny_version(folder, **changes), LoadOptions(threads=1)).model
     try:
-        return calibrate(predictor, corpora, fit=fit)
+        return calibrate(predictor, corpora)
     finally:
         predictor.close()
 
@@ -162,12 +142,6 @@ def test_entities_get_the_score_that_they_deserve(tmp_path: Path) -> None:
     assert result.after.ece == pytest.approx(100 * abs(share - 0.7), abs=0.05)
     assert sum(result.after.counts) == sum(result.before.counts) == 100
     assert result.thresholds == {"PER": 0.0, "ORG": 0.0, "LOC": 0.0}
-
-
-def test_words_get_the_probability_that_they_deserve(tmp_path: Path) -> None:
-    """Six other tags share what is left, legal or not."""
-    result = calibrated(tmp_path, dev(70, 30), fit="words")
-    assert result.temperature == pytest.approx(8 / np.log(6 * 0.7 / 0.3), abs=2e-3)
 
 
 def test_what_the_manifest_says_already_does_not_matter(tmp_path: Path) -> None:

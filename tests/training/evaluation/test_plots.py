@@ -1,9 +1,13 @@
 import re
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from training.evaluation.benchmark import Speed
+from training.evaluation.calibration import Reliability
+from training.evaluation.errors import Confusion
 from training.evaluation.plots import (
     PALETTE,
     Point,
@@ -14,13 +18,26 @@ from training.evaluation.plots import (
     robustness_bars,
     training_curves,
 )
+from training.evaluation.runs import LearningCurve
+from training.evaluation.significance import Interval
+from training.progress import Epoch
 
-EPOCHS = [{"number": number, "loss": 1 / number, "average": 60 + number} for number in (1, 2, 3)]
-CURVE = {"confidence": [0.0, 0.5, 0.9], "accuracy": [0.0, 0.4, 0.8], "counts": [0, 10, 90]}
+EPOCHS = [Epoch(number, 1 / number, {}, 60 + number) for number in (1, 2, 3)]
+
+
+def curve(confidence: Sequence[float], accuracy: Sequence[float], counts: Sequence[int]) -> Reliability:
+    return Reliability((), tuple(confidence), tuple(accuracy), tuple(counts), 0.0)
+
+
+CURVE = curve([0.0, 0.5, 0.9], [0.0, 0.4, 0.8], [0, 10, 90])
+
+
+def point(name: str, f1: tuple[float, float, float], milliseconds: float, size: int) -> Point:
+    return Point(name, Interval(*f1), Speed(name, "int8", "onnxruntime", 1, size, size, 1.0, milliseconds))
 
 
 def _confusion() -> str:
-    return confusion_map("who is who", ["PER", "none"], np.array([[1234, 2], [3, 0]]))
+    return confusion_map("who is who", Confusion(("PER", "none"), np.array([[1234, 2], [3, 0]])))
 
 
 def _robustness() -> str:
@@ -34,23 +51,16 @@ def _reliability() -> str:
 
 
 def _learning() -> str:
-    return learning_curve(
-        "more texts",
-        {
-            "sizes": [100, 1000],
-            "alone": [40, 60],
-            "distilled": [55, 66],
-            "alone_low": [38, 59],
-            "alone_high": [42, 61],
-        },
-    )
+    recorded = {"sizes": [100, 1000], "alone": [40, 60], "distilled": [55, 66]}
+    interval = {"alone_low": [38, 59], "alone_high": [42, 61]}
+    return learning_curve("more texts", LearningCurve(recorded | interval))
 
 
 def _pareto() -> str:
     return pareto(
         [
-            Point("ner-en/1", 70.6, 69.8, 71.4, 5.0, 23_700_000),
-            Point("<tiny>&1", 66, 65, 67, 1, 9_000),
+            point("ner-en/1", (70.6, 69.8, 71.4), 5.0, 23_700_000),
+            point("<tiny>&1", (66, 65, 67), 1, 9_000),
         ]
     )
 
@@ -95,7 +105,7 @@ def test_a_plot_is_the_same_every_time(svgs: list[str]) -> None:
 
 def test_plots_of_one_page_differ_by_their_titles() -> None:
     counts = np.eye(2, dtype=np.int64)
-    pair = [confusion_map(title, ["A", "none"], counts) for title in ("one", "<two>")]
+    pair = [confusion_map(title, Confusion(("A", "none"), counts)) for title in ("one", "<two>")]
     assert pair[0] != pair[1]
     assert 'aria-label="&lt;two&gt;"' in pair[1]
 
@@ -119,13 +129,13 @@ def test_letters_stay_letters(svgs: list[str]) -> None:
 
 def test_an_empty_row_of_a_confusion_matrix_has_no_share() -> None:
     with np.errstate(all="raise"):
-        assert "<svg" in confusion_map("nothing", ["A", "B"], np.zeros((2, 2), np.int64))
+        assert "<svg" in confusion_map("nothing", Confusion(("A", "B"), np.zeros((2, 2), np.int64)))
 
 
 def test_empty_bins_are_not_drawn() -> None:
-    one = {"confidence": [0.0, 0.9], "accuracy": [0.0, 0.8], "counts": [0, 5]}
-    nothing = {"confidence": [0.0, 0.0], "accuracy": [0.0, 0.0], "counts": [0, 0]}
-    markers = [len(re.findall("<use ", reliability_diagram({"v": curve}))) for curve in (one, nothing)]
+    one = curve([0.0, 0.9], [0.0, 0.8], [0, 5])
+    nothing = curve([0.0, 0.0], [0.0, 0.0], [0, 0])
+    markers = [len(re.findall("<use ", reliability_diagram({"v": drawn}))) for drawn in (one, nothing)]
     assert markers[0] - markers[1] == 2  # one above, one underneath
 
 
@@ -135,4 +145,6 @@ def test_one_series_needs_no_legend(svgs: list[str]) -> None:
 
 
 def test_a_learning_curve_may_hold_one_line() -> None:
-    assert "distilled</text>" not in learning_curve("alone", {"sizes": [10, 20], "alone": [1, 2]})
+    assert "distilled</text>" not in learning_curve(
+        "alone", LearningCurve({"sizes": [10, 20], "alone": [1, 2]})
+    )

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.documents import Span
-from training.evaluation.spans import Score, score
+from training.evaluation.spans import Percentages, Score, score
 
 spans = st.lists(
     st.builds(
@@ -23,7 +23,7 @@ def test_an_entity_counts_when_span_and_label_are_right() -> None:
     scores = score(found, meant, ["PER", "LOC"])
     assert scores.overall == Score(right=1, found=3, meant=4)
     assert scores.labels == {"PER": Score(1, 1, 3), "LOC": Score(0, 2, 1)}
-    assert scores.overall.as_dict() == {"precision": 33.33, "recall": 25.0, "f1": 28.57, "support": 4}
+    assert scores.overall.percentages == Percentages(33.33, 25.0, 28.57, 4)
 
 
 def test_the_same_span_in_another_text_is_not_right() -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from app.errors import VersionRefused
 from app.manifest import MANIFEST, file_hash, read_manifest
-from app.metrics import Metrics
-from app.versions.loading.loader import LoadOptions, load_version
-from app.versions.rollout.desired import DeploymentStore
-from app.versions.rollout.manager import ModelManager
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
+from app.versions.rollout.manager import VersionManager
 from app.versions.storage.repository import Repository
+from tests.managers import leased, make_manager
 from tests.servers import sample_sum, serving
 from tests.tiny import SCORES, SPANS, TEXT, edit_manifest, write_tiny_version
 from training.data.corpora import LoadedCorpus
@@ -141,21 +141,19 @@ def test_a_failure_leaves_nothing(models: Path, members: Any, weights: Any, reas
 
 
 @pytest.fixture
-def manager(models: Path) -> Iterator[ModelManager]:
-    made = ModelManager(
-        Repository(models), DeploymentStore(models / ".state"), LoadOptions(threads=1), Metrics()
-    )
+def manager(models: Path) -> Iterator[VersionManager]:
+    made = make_manager(models)
     yield made
     made.close()
 
 
-def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: ModelManager) -> None:
+def test_a_running_manager_swaps_to_an_ensemble_and_back(models: Path, manager: VersionManager) -> None:
     manager.operations.activate("ner-en", 2, "me")
     package_ensemble("ner-en", Members(MEMBERS, "mean"), models)
-    manager.converge()
-    with manager.lease("ner-en") as old:
+    manager.reconcile()
+    with leased(manager, "ner-en") as old:
         manager.operations.activate("ner-en", 3, "me")
-        with manager.lease("ner-en") as new:
+        with leased(manager, "ner-en") as new:
             assert new.model.predict([TEXT])[0].entities[1].label == "ORG"
             assert new.variant.precision == "fp32"
         assert old.model.predict([TEXT])[0].entities[1].label == "PER"

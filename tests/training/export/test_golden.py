@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from app.engine.model import Network
-from app.versions.loading.loader import check_golden, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.self_test import check_golden
 from tests.tiny import SCORES, SPANS, TEXT, write_tiny_version
 from training.export.golden import CANDIDATES, LEAST_SCORE, MOST_TEXTS, choose_golden
 

@@ -14,7 +14,9 @@ from app.engine.model import Network
 from app.engine.text.words import split_words
 from app.labels import WordRule
 from app.manifest import Manifest, read_manifest, verify_files
-from app.versions.loading.loader import LoadedVersion, LoadOptions, load_version
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from tests.training.export.checkpoints import IOB2, KINDS, POSITIONS, SPELLINGS, write_checkpoint
 from training.export.importer import ImportOptions, import_checkpoint
 

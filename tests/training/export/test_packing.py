@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from app.engine.runtimes.session import Arrays, OnnxSession
+from app.engine.runtimes.runtime import Arrays
+from app.engine.runtimes.session import OnnxSession
 from tests.training.export.checkpoints import KINDS, write_checkpoint
 from training.export.layers import lean_layers
 from training.export.onnx_file import export_onnx, keep_columns

@@ -5,7 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from app.engine.runtimes.session import Logits, OnnxSession
+from app.engine.runtimes.runtime import Logits
+from app.engine.runtimes.session import OnnxSession
 from tests.training.export.checkpoints import write_checkpoint
 from tests.training.models.teachers import student
 from training.export.onnx_file import export_onnx

@@ -11,19 +11,15 @@ import httpx
 import pytest
 from hypothesis import given, settings
 
-from app.api.schemas import ErrorBody, NerBatchResponse, NerResponse
-from tests.app.test_requests import UNITS, slice_in
+from app.api.dialects.native_schemas import NerBatchResponse, NerResponse
+from app.api.statuses import ErrorBody
+from tests.answers import EVERYTHING, UNITS, slice_in, spans
 from tests.servers import Server, serving
-from tests.texts import AWKWARD, texts
+from tests.texts import texts
 from tests.tiny import POISON, SPANS, TEXT, write_tiny_version
 
 JSON = {"Content-Type": "application/json"}
 PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
-EVERYTHING = " ".join(AWKWARD)
-
-
-def spans(result: Any) -> list[tuple[int, int, str]]:
-    return [(entity["start"], entity["end"], entity["label"]) for entity in result["entities"]]
 
 
 # answers

@@ -1,10 +1,11 @@
-"""Admission beside the real backlog and pace, on a machine of our own that has a clock of its own."""
+"""Admission beside the real queue and rate, on a machine of our own that has a clock of its own."""
 
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from random import Random
 
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.batching.admission import Admission
-from app.engine.batching.cost import Cost, Pace
-from app.engine.batching.queue import Flow, Queue, lane_of, overtaking
+from app.engine.batching.choice import overtaking
+from app.engine.batching.queue import Queue
+from app.engine.batching.rate import Rate
+from app.engine.batching.size_classes import Flow, size_class_of
+from app.engine.runtimes.cost import Cost
 from app.errors import Busy
 
 COST = Cost(fixed=2e-3, per_token=1.15e-4)
@@ -22,6 +26,11 @@ COST = Cost(fixed=2e-3, per_token=1.15e-4)
 BATCH, RUNNERS = 8_192, 2
 SIZE, SECONDS_LEFT = 64, 2.0
 """Texts of a request, and what it may take."""
+
+
+def overtaken(size_class: int) -> int:
+    """Sub-tokens that may overtake a row on that machine."""
+    return overtaking(COST, BATCH, size_class)
 
 
 @dataclass(eq=False)
@@ -39,11 +48,10 @@ class Request:
 class Row:
     length: int
     request: Request
-    machine: "Machine"
 
     @property
-    def abandoned(self) -> bool:
-        return self.machine.now > self.request.deadline
+    def deadline(self) -> float:
+        return self.request.deadline
 
 
 @dataclass
@@ -64,9 +72,9 @@ class Machine:
 
     def __post_init__(self) -> None:
         self._random = Random(self.seed)
-        self._backlog: Queue[Row] = Queue()
-        self._pace = Pace(COST.of(1, 128, 128) / 128 / RUNNERS)
-        self._admission = Admission(self._backlog, self._pace, 1_000_000)
+        self._queue: Queue[Row] = Queue()
+        self._rate = Rate(COST.of(1, 128, 128) / 128 / RUNNERS)
+        self._admission = Admission(self._queue, self._rate, 1_000_000, overtaken)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
         self._idle = RUNNERS
@@ -85,21 +93,21 @@ class Machine:
         lengths = [min(max(int(self._random.gauss(31, 10)), 5), 80) for _ in range(texts)]
         expected = int(sum(lengths) * self._random.uniform(0.95, 1.05))
         try:
-            self._admission.admit(expected, self.deadline, overtaking(COST, BATCH, lane_of(expected)))
+            self._admission.admit(expected, self.deadline)
         except Busy as busy:
             self.refused.append(busy.retry_after)
             return
-        self._admission.withdraw(expected)
+        self._admission.queued(size_class_of(expected), expected)
         request = Request(self.now, texts, texts, self.now + self.deadline)
         self.accepted.append(request)
-        if self._idle == RUNNERS and not self._backlog:
-            self._pace.begin(self.now)
-        self._backlog.add(Flow(expected), [Row(length, request, self) for length in lengths])
+        if self._idle == RUNNERS and not self._queue:
+            self._rate.begin(self.now)
+        self._queue.add(Flow(expected), [Row(length, request) for length in lengths])
         self._start(answered)
 
     def _start(self, answered: Callable[[], None]) -> None:
-        while self._idle and self._backlog:
-            batch, _ = self._backlog.next_batch(COST, BATCH, RUNNERS)
+        while self._idle and self._queue:
+            batch, _ = self._queue.next_batch(COST, BATCH, RUNNERS, self.now)
             if not batch:
                 continue
             self._idle -= 1
@@ -110,7 +118,7 @@ class Machine:
 
     def _end(self, batch: list[Row], answered: Callable[[], None]) -> None:
         self._idle += 1
-        self._pace.done(sum(row.length for row in batch), self.now)
+        self._rate.done(sum(row.length for row in batch), self.now)
         for row in batch:
             row.request.left -= 1
             if not row.request.left:
@@ -184,42 +192,41 @@ def test_a_flood_takes_no_goodput_and_makes_nobody_late(seed: int, times: int, s
 def test_who_comes_again_when_told_is_admitted(
     sizes: list[int], size: int, seconds_left: float, room: int
 ) -> None:
-    """The queue is a request's own lane here: what goes there meanwhile is known."""
-    backlog: Queue[Row] = Queue()
-    pace = Pace(1e-4)
-    admission = Admission(backlog, pace, room)
-    machine = Machine(0, False)
+    """The queue is a request's own line here: what goes there meanwhile is known."""
+    queue: Queue[Row] = Queue()
+    rate = Rate(1e-4)
+    admission = Admission(queue, rate, room, overtaken)
     request = Request(0.0, 1, 1, 1e9)
     for one in sizes:
-        backlog.add(Flow(3_000), [Row(30, request, machine) for _ in range(one)])
-    tokens, later = 300 + 30 * size, overtaking(COST, BATCH, 1)
+        queue.add(Flow(3_000), [Row(30, request) for _ in range(one)])
+    tokens = 300 + 30 * size
     try:
-        admission.admit(tokens, seconds_left, later)
+        admission.admit(tokens, seconds_left)
     except Busy as busy:
         refused = busy
     else:
         return
-    must_run = refused.retry_after / pace.seconds_per_token
-    assert must_run <= backlog.tokens + 1
+    must_run = refused.retry_after / rate.seconds_per_token
+    assert must_run <= queue.tokens + 1
     while must_run > 0.5:  # sub-tokens are whole, seconds are not
-        batch, _ = backlog.next_batch(COST, 30)
+        batch, _ = queue.next_batch(COST, 30, 1, 0.0)
         must_run -= sum(row.length for row in batch)
-    admission.admit(tokens, seconds_left, later)
+    admission.admit(tokens, seconds_left)
 
 
 def test_a_refusal_says_what_may_be_done() -> None:
-    backlog: Queue[Row] = Queue()
-    admission = Admission(backlog, Pace(1e-2), 1_500)
+    queue: Queue[Row] = Queue()
+    admission = Admission(queue, Rate(1e-2), 1_500, lambda size_class: 0)
     request = Request(0.0, 1, 1, 1e9)
-    backlog.add(Flow(1_000), [Row(100, request, Machine(0, False)) for _ in range(10)])
-    with pytest.raises(Busy, match="X-Request-Timeout-Ms") as late:
-        admission.admit(400, 10.0, 0)
+    queue.add(Flow(1_000), [Row(100, request) for _ in range(10)])
+    with pytest.raises(Busy, match="allow more time") as late:
+        admission.admit(400, 10.0)
     assert late.value.retry_after == pytest.approx(9.0)  # 100 + 400 sub-tokens take half of the time
     with pytest.raises(Busy, match="NERVE_MAX_QUEUE_TOKENS") as full:
-        admission.admit(900, None, 0)
+        admission.admit(900, inf)
     assert full.value.retry_after == pytest.approx(4.0)
-    admission.admit(500, None, 0)
+    admission.admit(500, inf)
     with pytest.raises(Busy):  # what was admitted counts before it is queued
-        admission.admit(1, None, 0)
-    admission.withdraw(500, 100)
-    admission.admit(100, None, 0)
+        admission.admit(1, inf)
+    admission.queued(1, 100)
+    admission.admit(100, inf)

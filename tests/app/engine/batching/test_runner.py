@@ -1,383 +1,306 @@
+"""Runners on real threads and a real tokenizer; the network is a function that notes what it is given.
+
+A text of n words "x" has n sub-tokens and n decisions, and is answered with that number.
+"""
+
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from app.engine.batching.cost import Cost
-from app.engine.batching.queue import Flow
-from app.engine.batching.runner import BatchReport, Scheduler
-from app.errors import Busy, DeadlineExceeded, InferenceFailed, NerveError, NotReady
+from app.engine.batching.dispatcher import Dispatcher
+from app.engine.batching.execution import Execution
+from app.engine.batching.reading import ReadingThread
+from app.engine.batching.report import BatchReport
+from app.engine.batching.requests import Request, Row, Text
+from app.engine.batching.runner import Runners
+from app.engine.runtimes.cost import Cost
+from app.engine.text.reader import Reader
+from app.engine.text.tokenizer import Tokenizer
+from app.errors import DeadlineExceeded, InferenceFailed, NotReady
+from tests.servers import until
+from tests.tiny import tiny_tokenizer
 
-COST = Cost()
 DEAR = Cost(fixed=1.0, per_token=1e-6)
 """A start so dear that all that waits goes together."""
 
 
-@dataclass(eq=False)
-class Row:
-    """A row that remembers what happened to it."""
-
-    number: int
-    length: int = 4
-    abandoned: bool = False
-    error: NerveError | None = None
-    ended: threading.Event = field(default_factory=threading.Event)
-    since: float = 0.0
-    tokenize_seconds: float = 0.5
-
-
-class Work:
-    """What a scheduler runs: notes each batch, and waits for `go` before it ends.
+class Engine:
+    """A dispatcher with its runners, whose network waits for `go`.
 
     Args:
-        raised: what the batch of a row raises.
+        raised: what the network raises on a row of so many sub-tokens.
     """
 
-    def __init__(self, go: bool = True, raised: Callable[[int], Exception | None] = lambda number: None):
+    def __init__(
+        self,
+        cost: Cost = DEAR,
+        runners: int = 1,
+        go: bool = True,
+        raised: Callable[[int], BaseException | None] = lambda length: None,
+        report: Callable[[BatchReport], None] | None = None,
+        begin: Callable[[], None] = lambda: None,
+    ):
         self.batches: list[list[int]] = []
-        self.alone: list[bool] = []
+        self.single: list[bool] = []
         self.reports: list[BatchReport] = []
         self.entered = threading.Semaphore(0)
         self.go = threading.Event()
-        self._raised = raised
         if go:
             self.go.set()
+        self._raised = raised
+        self.dispatcher = Dispatcher(cost, runners, 10**6, 64)
+        self.reader = Reader(Tokenizer(tiny_tokenizer()), 64, 8)
+        execution = Execution(self._compute, 1, self.dispatcher, report or self.reports.append)
+        self.thread = ReadingThread(self.reader, self.dispatcher, "texts", begin)
+        self.runners = Runners(self.dispatcher, self.reader, execution, runners, "mine", begin)
 
-    def prepare(self) -> Sequence[tuple[Flow, Sequence[Row]]]:
-        return []
+    def send(self, *words: int, seconds: float | None = None) -> "Request[int]":
+        """Send a request of texts of so many words."""
+        texts = ["x " * count for count in words]
+        deadline = None if seconds is None else time.monotonic() + seconds
+        tokens = self.reader.expected(texts)
+        request = Request(self._decoded, deadline, len(texts), tokens, self.dispatcher.cancel)
+        if len(texts) == 1:
+            self.dispatcher.send(request, texts)
+        else:
+            self.dispatcher.admit(request)
+            self.thread.send(request, texts)
+        return request
 
-    def run(self, rows: Sequence[Row], alone: bool) -> None:
-        self.batches.append([row.number for row in rows])
-        self.alone.append(alone)
+    def close(self) -> None:
+        self.go.set()
+        self.thread.close()
+        self.runners.close()
+
+    def _compute(self, rows: Sequence[Row], single: bool) -> npt.NDArray[np.float32]:
+        self.batches.append([row.length - 2 for row in rows])
+        self.single.append(single)
         self.entered.release()
         self.go.wait()
         for row in rows:
-            if error := self._raised(row.number):
+            if error := self._raised(row.length - 2):
                 raise error
+        return np.zeros((len(rows), max(row.length for row in rows), 2), np.float32)
 
-    def finish(self, rows: Sequence[Row], error: NerveError | None) -> None:
-        for row in rows:
-            row.error = error
-            row.ended.set()
-
-    def scheduler(
-        self, cost: Cost = COST, runners: int = 1, queue: int = 1000, batch: int = 64, **options: Any
-    ) -> Scheduler[Row]:
-        return Scheduler(self, cost, runners, queue, batch, self.reports.append, **options)
+    @staticmethod
+    def _decoded(texts: Sequence[Text]) -> list[int]:
+        return [len(text.encoded.firsts) for text in texts]
 
 
-def send(scheduler: Scheduler[Row], *rows: Row, seconds: float | None = None) -> Flow:
-    """Queue rows as one request."""
-    tokens = sum(row.length for row in rows)
-    scheduler.admit(tokens, seconds)
-    flow = Flow(tokens)
-    scheduler.submit(flow, rows)
-    scheduler.withdraw(tokens)
-    return flow
+@pytest.fixture
+def make() -> Iterator[Callable[..., Engine]]:
+    made: list[Engine] = []
+
+    def make(*arguments: Any, **options: Any) -> Engine:
+        made.append(Engine(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
 
 
-def run_each(scheduler: Scheduler[Row], numbers: Sequence[int]) -> None:
-    """Run rows one after another, each in a batch of its own."""
-    for number in numbers:
-        row = Row(number)
-        send(scheduler, row)
-        row.ended.wait()
+Make = Callable[..., Engine]
 
 
-def test_rows_that_come_while_a_batch_runs_go_together() -> None:
-    work = Work(go=False)
-    scheduler = work.scheduler(DEAR)
-    send(scheduler, Row(0))
-    work.entered.acquire()
-    for number in range(1, 5):
-        send(scheduler, Row(number))
-    work.go.set()
-    scheduler.close()
-    assert work.batches == [[0], [1, 2, 3, 4]]
+def test_texts_that_come_while_a_batch_runs_go_together(make: Make) -> None:
+    engine = make(go=False)
+    first = engine.send(1)
+    engine.entered.acquire()
+    others = [engine.send(words) for words in (2, 3, 4)]
+    engine.go.set()
+    assert [one.result.result(10) for one in (first, *others)] == [[1], [2], [3], [4]]
+    assert [sorted(batch) for batch in engine.batches] == [[1], [2, 3, 4]]
 
 
-def test_runners_run_at_a_time() -> None:
-    work = Work(go=False)
-    scheduler = work.scheduler(runners=3)
-    for number in range(3):
-        send(scheduler, Row(number))
-        work.entered.acquire()
-    send(scheduler, Row(3))
-    assert sorted(work.batches) == [[0], [1], [2]]
-    work.go.set()
-    scheduler.close()
-    assert sorted(work.batches) == [[0], [1], [2], [3]]
+def test_runners_run_at_a_time(make: Make) -> None:
+    engine = make(runners=3, go=False)
+    for words in (1, 2, 3):
+        engine.send(words)
+        engine.entered.acquire()
+    last = engine.send(4)
+    assert engine.batches == [[1], [2], [3]]
+    assert engine.single == [True, False, False]
+    engine.go.set()
+    last.result.result(10)
+    assert engine.batches == [[1], [2], [3], [4]]
 
 
-def test_a_batch_is_alone_where_nothing_else_runs_or_waits() -> None:
-    work = Work(go=False)
-    scheduler = work.scheduler(runners=2)
-    send(scheduler, Row(0))
-    work.entered.acquire()
-    send(scheduler, Row(1))
-    work.entered.acquire()
-    send(scheduler, Row(2), Row(3, 40))
-    work.go.set()
-    scheduler.close()
-    assert work.alone[:2] == [True, False]
-    assert sorted(n for batch in work.batches for n in batch) == [0, 1, 2, 3]
+def test_a_large_request_is_answered_in_order(make: Make) -> None:
+    engine = make(runners=2)
+    words = [number % 9 for number in range(200)]
+    assert engine.send(*words).result.result(10) == words
 
 
-def test_abandoned_rows_are_not_run_and_told_why() -> None:
-    work = Work(go=False)
-    scheduler = work.scheduler()
-    send(scheduler, Row(0))
-    work.entered.acquire()
-    left = Row(1)
-    send(scheduler, left)
-    send(scheduler, Row(2))
-    left.abandoned = True
-    work.go.set()
-    scheduler.close()
-    assert [n for batch in work.batches for n in batch] == [0, 2]
-    assert isinstance(left.error, DeadlineExceeded)
-    assert scheduler.waiting_tokens == 0
-
-
-def test_a_cancelled_request_gives_its_room_back_at_once() -> None:
-    work = Work(go=False)
-    scheduler = work.scheduler(queue=10)
-    send(scheduler, Row(0))
-    work.entered.acquire()
-    flow = send(scheduler, Row(1), Row(2))
-    with pytest.raises(Busy):
-        send(scheduler, Row(3))
-    scheduler.cancel(flow)
-    assert scheduler.waiting_tokens == 0
-    send(scheduler, Row(3))
-    work.go.set()
-    scheduler.close()
-    assert [n for batch in work.batches for n in batch] == [0, 3]
-
-
-def test_a_full_queue_takes_all_of_a_request_or_none() -> None:
-    work = Work(go=False)
-    scheduler = work.scheduler(queue=10)
-    send(scheduler, Row(0))
-    work.entered.acquire()
-    send(scheduler, Row(1), Row(2))
-    with pytest.raises(Busy, match="NERVE_MAX_QUEUE_TOKENS") as refused:
-        send(scheduler, Row(3, 1), Row(4, 9))
-    assert refused.value.retry_after > 0
-    send(scheduler, Row(5, 2))
-    assert scheduler.waiting_tokens == 10
-    work.go.set()
-    scheduler.close()
-    assert sorted(n for batch in work.batches for n in batch) == [0, 1, 2, 5]
-
-
-def test_what_is_admitted_counts_before_it_is_queued() -> None:
-    scheduler = Work().scheduler(queue=10)
-    scheduler.admit(9, None)
-    with pytest.raises(Busy):
-        scheduler.admit(2, None)
-    scheduler.withdraw(9)
-    scheduler.admit(2, None)
-    scheduler.withdraw(2)
-    scheduler.close()
-
-
-def test_a_request_that_would_come_too_late_is_refused_at_once() -> None:
-    work = Work(go=False)
-    scheduler = work.scheduler(Cost(fixed=1e-6, per_token=1e-2), queue=10**6)
-    send(scheduler, Row(0))
-    work.entered.acquire()
-    send(scheduler, *[Row(number, 100) for number in range(1, 11)])  # ten seconds of work
-    with pytest.raises(Busy, match="X-Request-Timeout-Ms") as refused:
-        send(scheduler, *[Row(20 + number, 100) for number in range(10)], seconds=15.0)
-    assert 5 < refused.value.retry_after < 11
-    send(scheduler, *[Row(20 + number, 100) for number in range(10)], seconds=45.0)
-    send(scheduler, Row(50, 10), seconds=2.0)  # its turn comes soon, however much waits
-    work.go.set()
-    scheduler.close()
-    assert sum(map(len, work.batches)) == 22
-
-
-def test_an_empty_queue_takes_a_request_of_any_size() -> None:
-    scheduler = Work().scheduler(queue=10)
-    rows = [Row(number, 8) for number in range(50)]
-    send(scheduler, *rows, seconds=1e-9)
-    scheduler.close()
-    assert all(row.ended.is_set() for row in rows)
-
-
-@pytest.mark.parametrize("raised", [InferenceFailed("out of memory"), ZeroDivisionError("no")])
-def test_a_batch_that_fails_fails_its_own_rows_only(raised: Exception) -> None:
-    work = Work(raised=lambda number: raised if number == 13 else None)
-    scheduler = work.scheduler()
-    bad, good = Row(13), Row(14)
-    send(scheduler, bad)
-    bad.ended.wait()
-    send(scheduler, good)
-    scheduler.close()
-    assert isinstance(bad.error, InferenceFailed)
-    assert good.error is None
-    assert good.ended.is_set()
-    assert [report.failed for report in work.reports] == [True, False]
-
-
-def test_a_row_on_which_a_batch_fails_costs_its_batch_mates_nothing() -> None:
-    work = Work(raised=lambda number: InferenceFailed("no") if number == 13 else None)
-    scheduler = work.scheduler(DEAR)
-    for _ in range(4):
-        rows = [Row(number) for number in (11, 12, 13, 14)]
-        send(scheduler, *rows)
-        assert all(row.ended.wait(10) for row in rows)
-        assert [row.number for row in rows if row.error] == [13]
-    scheduler.close()
-    assert work.batches[:5] == [[11, 12, 13, 14], [11], [12], [13], [14]]
-    assert [report.failed for report in work.reports] == [True] * 4
-    assert not scheduler.failing  # the session works
+def test_late_requests_are_not_run_and_told_why(make: Make) -> None:
+    engine = make(go=False)
+    engine.send(1)
+    engine.entered.acquire()
+    late = engine.send(2, seconds=0.05)  # a runner is needed to read it
+    time.sleep(0.1)
+    engine.go.set()
+    with pytest.raises(DeadlineExceeded):
+        late.result.result(10)
+    until(lambda: engine.dispatcher.idle)
+    assert engine.batches == [[1]]
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "failing"),
-    [
-        ("--", False),
-        ("--+--", False),
-        ("---", True),
-        ("+---+++", True),
-        ("~~~~", False),
-    ],
+    "raised", [InferenceFailed("out of memory"), ZeroDivisionError("no"), SystemExit()]
 )
-def test_three_batches_that_fail_in_a_row_are_noted_for_good(outcomes: str, failing: bool) -> None:
-    raised = {"-": InferenceFailed("broken"), "~": NotReady("closed"), "+": None}
-    scheduler = Work(raised=lambda number: raised[outcomes[number]]).scheduler()
-    run_each(scheduler, range(len(outcomes)))
-    assert scheduler.failing is failing
-    scheduler.close()
+def test_a_batch_that_fails_fails_its_own_request_only(make: Make, raised: BaseException) -> None:
+    engine = make(raised=lambda length: raised if length == 13 else None)
+    with pytest.raises(InferenceFailed):
+        engine.send(13).result.result(10)
+    assert engine.send(14).result.result(10) == [14]
+    until(lambda: len(engine.reports) == 2)
+    assert [report.failed for report in engine.reports] == [True, False]
 
 
-def test_an_error_that_nobody_foresaw_counts_as_a_failure() -> None:
-    scheduler = Work(raised=lambda number: ZeroDivisionError()).scheduler()
-    run_each(scheduler, range(3))
-    assert scheduler.failing
-    scheduler.close()
+def test_a_row_on_which_a_batch_fails_costs_its_batch_mates_nothing(make: Make) -> None:
+    engine = make(go=False, raised=lambda length: InferenceFailed("no") if length == 13 else None)
+    engine.send(1)
+    engine.entered.acquire()
+    requests = [engine.send(words) for words in (11, 12, 13, 14)]
+    engine.go.set()
+    assert [type(one.result.exception(10)) for one in requests] == [
+        type(None),
+        type(None),
+        InferenceFailed,
+        type(None),
+    ]
+    assert sorted(engine.batches[1]) == [11, 12, 13, 14]
+    assert sorted(engine.batches[2:]) == [[11], [12], [13], [14]]
+    assert not engine.dispatcher.failing  # the session works
 
 
-def test_it_is_idle_where_nothing_waits_and_nothing_runs() -> None:
-    work = Work(go=False)
-    scheduler = work.scheduler()
-    assert scheduler.idle
-    send(scheduler, Row(0))
-    assert not scheduler.idle
-    work.entered.acquire()
-    assert not scheduler.idle
-    work.go.set()
-    scheduler.close()
-    assert scheduler.idle
+def test_a_network_that_fails_on_everything_is_noted(make: Make) -> None:
+    engine = make(raised=lambda length: ZeroDivisionError("no"))
+    for _ in range(3):
+        assert not engine.dispatcher.failing
+        engine.send(3).result.exception(10)
+        until(lambda: engine.dispatcher.idle)
+    assert engine.dispatcher.failing
 
 
-def test_what_begins_is_called_first_on_each_thread() -> None:
+def test_what_begins_is_called_first_on_each_thread(make: Make) -> None:
     begun: list[str] = []
-
-    def begin() -> None:
-        begun.append(threading.current_thread().name)
-
-    scheduler = Work().scheduler(runners=2, name="mine", begin=begin)
-    run_each(scheduler, [0])
-    scheduler.close()
-    assert sorted(begun) == ["mine-0", "mine-1"]
+    engine = make(runners=2, begin=lambda: begun.append(threading.current_thread().name))
+    engine.send(1, 2).result.result(10)
+    until(lambda: sorted(begun) == ["mine-0", "mine-1", "texts_0"])
 
 
-def test_a_report_tells_what_was_run() -> None:
-    work = Work()
-    scheduler = work.scheduler(DEAR)
-    send(scheduler, Row(0, 3), Row(1, 5))
-    scheduler.close()
-    (report,) = work.reports
-    assert (report.rows, report.longest, report.tokens) == (2, 5, 8)
+def test_a_report_tells_what_was_run(make: Make) -> None:
+    engine = make()
+    engine.send(3, 5).result.result(10)
+    until(lambda: len(engine.reports) == 1)
+    (report,) = engine.reports
+    assert (report.rows, report.longest, report.tokens) == (2, 7, 12)
     assert len(report.waited) == 2
-    assert report.tokenize_seconds == 1.0
+    assert report.tokenize_seconds > 0
+    assert report.decode_seconds > 0
     assert not report.failed
 
 
-def test_closing_runs_what_is_queued_and_takes_no_more() -> None:
-    work = Work(go=False)
-    scheduler = work.scheduler(runners=2)
-    row = Row(0)
-    send(scheduler, row)
-    assert scheduler.alive
-    work.go.set()
-    scheduler.close()
-    assert row.ended.is_set()
-    assert not scheduler.alive
+def test_a_report_that_fails_ends_nothing(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    def report(_: BatchReport) -> None:
+        raise OSError("no space left")
+
+    engine = make(report=report)
+    for _ in range(3):
+        engine.send(2).result.result(10)
+    assert engine.dispatcher.alive
+    engine.close()
+    assert "no space left" in caplog.text
+
+
+def test_closing_runs_what_waits_and_takes_no_more(make: Make) -> None:
+    engine = make(runners=2, go=False)
+    engine.send(1)
+    engine.entered.acquire()
+    waiting = [engine.send(words) for words in (2, 3)] + [engine.send(4, 5, 6)]
+    engine.close()
+    assert [one.result.result(0) for one in waiting] == [[2], [3], [4, 5, 6]]
+    assert not engine.dispatcher.alive
+    for refused in ([1], [1, 2]):
+        with pytest.raises(NotReady):
+            engine.send(*refused)
+
+
+def test_a_runner_that_dies_takes_nothing_more_and_closing_fails_what_waits(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+    def begin() -> None:
+        if threading.current_thread().name.startswith("mine"):
+            go.wait()
+            raise OSError("no")
+
+    go = threading.Event()
+    engine = make(begin=begin)
+    waiting = engine.send(2)
+    go.set()
+    until(lambda: not engine.dispatcher.alive)
     with pytest.raises(NotReady):
-        send(scheduler, Row(1))
+        engine.send(1)
+    engine.close()
     with pytest.raises(NotReady):
-        scheduler.submit(Flow(4), [Row(1)])
+        waiting.result.result(0)
 
 
-def test_many_threads_may_submit() -> None:
-    work = Work()
-    scheduler = work.scheduler(runners=2, queue=10**6)
+def test_many_threads_may_send(make: Make) -> None:
+    engine = make(runners=2)
+    requests: list[Request[int]] = []
 
-    def submit(base: int) -> None:
-        for number in range(base, base + 100):
-            send(scheduler, Row(number))
+    def send() -> None:
+        requests.extend([engine.send(words % 7 + 1) for words in range(100)])
 
-    threads = [threading.Thread(target=submit, args=(base,)) for base in range(0, 800, 100)]
+    threads = [threading.Thread(target=send) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    scheduler.close()
-    assert sorted(n for batch in work.batches for n in batch) == list(range(800))
+    assert sum(one.result.result(10)[0] for one in requests) == 8 * sum(n % 7 + 1 for n in range(100))
+    until(lambda: engine.dispatcher.idle)
 
 
-def test_a_report_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    def report(_: BatchReport) -> None:
-        raise OSError("no space left")
-
-    scheduler: Scheduler[Row] = Scheduler(Work(), COST, 1, 1000, 64, report)
-    run_each(scheduler, range(3))
-    assert scheduler.alive
-    scheduler.close()
-    assert "no space left" in caplog.text
-
-
-def test_what_is_announced_is_queued_before_the_next_batch() -> None:
-    class Late(Work):
-        def prepare(self) -> Sequence[tuple[Flow, Sequence[Row]]]:
-            return [(flow, [row]) for row in rows]
-
-    work, rows, flow = Late(), [Row(1), Row(2), Row(3)], Flow(12)
-    scheduler = work.scheduler(DEAR)
-    scheduler.admit(12, None)
-    scheduler.announce()
-    for row in rows:
-        assert row.ended.wait(10)
-    assert work.batches == [[1, 2, 3]]
-    scheduler.withdraw(12)
-    scheduler.close()
-    with pytest.raises(NotReady):
-        scheduler.announce()
+def test_a_request_is_run_here_where_nothing_else_is_on_its_way(make: Make) -> None:
+    engine = make(runners=2)
+    request = request_for(engine)
+    assert engine.runners.run_here(request, ["x x x"])
+    assert request.result.result(0) == [3]
+    assert engine.single == [True]
+    assert [report.rows for report in engine.reports] == [1]
+    assert engine.dispatcher.idle
 
 
-def test_what_is_announced_is_run_though_it_closes_meanwhile() -> None:
-    class Slow(Work):
-        def prepare(self) -> Sequence[tuple[Flow, Sequence[Row]]]:
-            preparing.set()
-            go_on.wait()
-            return [(flow, [row])]
+def test_a_request_is_not_run_here_while_another_is(make: Make) -> None:
+    engine = make(go=False)
+    engine.send(1)
+    engine.entered.acquire()
+    assert not engine.runners.run_here(request_for(engine), ["x"])
 
-    preparing, go_on = threading.Event(), threading.Event()
-    work, row, flow = Slow(), Row(1), Flow(4)
-    scheduler = work.scheduler(runners=3)
-    scheduler.admit(4, None)
-    scheduler.announce()
-    assert preparing.wait(10)
-    closing = threading.Thread(target=scheduler.close)
+
+def test_closing_waits_for_what_is_run_here(make: Make) -> None:
+    engine = make(go=False)
+    request = request_for(engine)
+    here = threading.Thread(target=engine.runners.run_here, args=(request, ["x x"]))
+    here.start()
+    engine.entered.acquire()
+    closing = threading.Thread(target=engine.runners.close)
     closing.start()
-    assert not scheduler.idle
-    go_on.set()
-    assert row.ended.wait(10)
-    closing.join()
-    assert row.error is None
+    closing.join(0.05)
+    assert closing.is_alive()
+    engine.go.set()
+    closing.join(10)
+    assert request.result.result(0) == [2]
+
+
+def request_for(engine: Engine) -> "Request[int]":
+    return Request(engine._decoded, None, 1, 3, engine.dispatcher.cancel)

@@ -1,6 +1,5 @@
-"""What a GPU would do, on the CPU: the same buffers, of another device."""
+"""The buffers of a device, where the CPU is the device."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from app.engine.runtimes.binding import DeviceBinding, pinned_memory
+from app.engine.runtimes.binding import DeviceBinding
 from app.engine.runtimes.session import CPU
 from tests.tiny import TAGS, VOCABULARY
 
@@ -31,9 +30,8 @@ def plain(session: Any, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(session.run(["logits"], arrays)[0])
 
 
-@pytest.mark.parametrize("graphs", [False, True])
-def test_it_gives_what_the_session_gives(session: Any, graphs: bool) -> None:
-    binding = DeviceBinding(session, "logits", "cpu", graphs)
+def test_it_gives_what_the_session_gives(session: Any) -> None:
+    binding = DeviceBinding(session, "logits", "cpu")
     for shape in [(1, 8), (4, 16), (1, 8), (3, 5), (200, 16), (4, 16)]:
         for seed in range(2):
             arrays = batch(*shape, seed=seed)
@@ -56,32 +54,12 @@ def test_more_shapes_than_are_kept(session: Any) -> None:
     assert len(binding._kept) < len(LENGTHS)
 
 
-@pytest.mark.parametrize("graphs", [False, True])
-def test_threads_do_not_mix_their_batches(session: Any, graphs: bool) -> None:
-    binding = DeviceBinding(session, "logits", "cpu", graphs)
+def test_threads_do_not_mix_their_batches(session: Any) -> None:
+    binding = DeviceBinding(session, "logits", "cpu")
     batches = [batch(2, length, seed) for seed in range(40) for length in (8, 16)]
     with ThreadPoolExecutor(8) as pool:
         for arrays, logits in zip(batches, pool.map(binding.run, batches), strict=True):
             np.testing.assert_array_equal(logits, plain(session, arrays))
-
-
-def test_graphs_run_on_one_thread(session: Any) -> None:
-    """A graph belongs to the thread that recorded it."""
-    ran_on = set()
-
-    class Watched:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(session, name)
-
-        def run_with_iobinding(self, *given: Any) -> None:
-            ran_on.add(threading.get_ident())
-            session.run_with_iobinding(*given)
-
-    binding = DeviceBinding(Watched(), "logits", "cpu", graphs=True)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(binding.run, [batch(2, 8)] * 8))
-    assert len(ran_on) == 1
-    assert ran_on.isdisjoint({threading.get_ident()})
 
 
 def test_inputs_that_do_not_fit_are_told(session: Any) -> None:
@@ -97,22 +75,6 @@ def test_inputs_that_do_not_fit_are_told(session: Any) -> None:
     np.testing.assert_array_equal(binding.run(arrays), plain(session, arrays))
 
 
-@pytest.fixture
-def host() -> Any:
-    """Memory that is asked for by name, as page-locked memory is."""
-    kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
-    info = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use)
-    onnxruntime.create_and_register_allocator(info, None)
-    return info
-
-
-def test_inputs_may_pass_through_other_memory(session: Any, host: Any) -> None:
-    binding = DeviceBinding(session, "logits", "cpu", host=host)
-    for seed in range(3):
-        arrays = batch(4, 8, seed)
-        np.testing.assert_array_equal(binding.run(arrays), plain(session, arrays))
-
-
 def test_a_graph_that_does_not_say_how_many_tags_it_has(models_dir: Path, tmp_path: Path) -> None:
     model = onnx.load(models_dir / "ner-en/1/model.fp32.onnx")
     model.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "tags"
@@ -121,10 +83,3 @@ def test_a_graph_that_does_not_say_how_many_tags_it_has(models_dir: Path, tmp_pa
     logits = DeviceBinding(session, "logits", "cpu").run(batch(2, 8))
     assert logits.shape == (2, 8, len(TAGS))
     np.testing.assert_array_equal(logits, plain(session, batch(2, 8)))
-
-
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
-)
-def test_without_cuda_there_is_no_page_locked_memory() -> None:
-    assert pinned_memory() is None

@@ -1,18 +1,13 @@
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
-from app.engine.runtimes.session import CPU, CUDA, OnnxSession, available_cpus, choose_provider
-from app.errors import InferenceFailed, SettingsError
+from app.engine.runtimes.session import CPU, OnnxSession
+from app.errors import InferenceFailed
+from app.machine import available_cpus
 from tests.tiny import SCORES, TAGS, VOCABULARY
-
-no_cuda = pytest.mark.skipif(
-    CUDA in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
-)
 
 
 @pytest.fixture
@@ -54,37 +49,9 @@ def test_it_runs_for_several_threads_at_once(session: OnnxSession) -> None:
             np.testing.assert_array_equal(got, want)
 
 
-@no_cuda
-@pytest.mark.filterwarnings("ignore:Specified provider")  # the runtime's own word on it
-def test_a_session_is_on_the_provider_that_was_asked_for_or_there_is_none(models_dir: Path) -> None:
-    """The runtime itself takes the CPU in silence where a GPU has no room."""
-    with pytest.raises(SettingsError, match=r"CUDAExecutionProvider was asked for.*NERVE_PROVIDER=cpu"):
-        OnnxSession(models_dir / "ner-en/1/model.fp32.onnx", CUDA)
-
-
 def test_what_the_runtime_refuses_is_our_error(session: OnnxSession) -> None:
     with pytest.raises(InferenceFailed, match="the session failed on a batch"):
         session.run({"input_ids": np.zeros((1, 3), np.int64)})
     outside = np.full((1, 3), len(VOCABULARY))
     with pytest.raises(InferenceFailed):
         session.run({"input_ids": outside, "attention_mask": np.ones((1, 3), np.int64)})
-
-
-def test_cpus_are_those_the_process_may_use() -> None:
-    assert 1 <= available_cpus() <= len(os.sched_getaffinity(0))
-
-
-@no_cuda
-def test_cuda_without_cuda_is_refused_with_a_remedy() -> None:
-    with pytest.raises(SettingsError, match=r"onnxruntime-gpu is missing.*NERVE_ALLOW_CPU_FALLBACK"):
-        choose_provider("cuda")
-
-
-@no_cuda
-def test_without_cuda_the_cpu_is_taken_where_that_is_allowed() -> None:
-    assert choose_provider("cuda", allow_cpu_fallback=True) == CPU
-    assert choose_provider("auto") == CPU
-
-
-def test_the_cpu_is_taken_where_it_is_asked_for() -> None:
-    assert choose_provider("cpu") == CPU

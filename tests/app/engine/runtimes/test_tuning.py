@@ -1,50 +1,16 @@
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.runtimes.session import Arrays, Logits
-from app.engine.runtimes.tuning import Plan, Sessions, cost_of, measure_cost, tune
+from app.engine.runtimes.runtime import Arrays, Logits, Settled
+from app.engine.runtimes.tuning import Tuned, cost_of, find_token_budget, measure_cost, token_budget, tune
+from app.errors import InferenceFailed
+from tests.runtimes import TOKEN_SECONDS, Machine, make_batch
 
-SHAPE = 0.0002
-"""Seconds that a sub-token takes on one thread."""
-
-
-@dataclass
-class Machine:
-    """A session that takes as long as a network on a machine of some cores would; it runs nothing.
-
-    Args:
-        alike: how much of the second and further threads of a run does work.
-        packed: padding takes no time.
-        pair: what two sub-tokens of a row take, in those that one takes.
-    """
-
-    threads: int
-    alike: float
-    packed: bool = False
-    pair: float = 0.0
-
-    def shape(self, rows: int, longest: int) -> tuple[int, int]:
-        return rows, longest
-
-    def run(self, batch: Arrays) -> Logits:
-        shape = next(iter(batch.values())).shape
-        speed = 1 + self.alike * (self.threads - 1)
-        tokens = float(batch["mask"].sum()) if self.packed else shape[0] * shape[1]
-        time.sleep(SHAPE * (tokens + self.pair * shape[0] * shape[1] ** 2) / speed)
-        return np.zeros((*shape, 3), np.float32)
-
-
-def make_batch(rows: int, length: int, real: int | None = None) -> Arrays:
-    mask = np.zeros((rows, length), np.int64)
-    mask[:, :real] = 1
-    return {"mask": mask}
+LONGEST = 512
 
 
 def opener(alike: float, opened: list[int]) -> Callable[[int], Machine]:
@@ -56,27 +22,27 @@ def opener(alike: float, opened: list[int]) -> Callable[[int], Machine]:
 
 
 def tuned(
-    alike: float, threads: int, runs: int = 0, lone: bool | None = None
-) -> tuple[Sessions[Machine], list[int]]:
+    alike: float, threads: int, runs: int = 0, own_single: bool | None = None
+) -> tuple[Tuned[Machine], list[int]]:
     opened: list[int] = []
-    return tune(opener(alike, opened), threads, make_batch, Plan(runs, lone)), opened
+    return tune(opener(alike, opened), threads, make_batch, Settled(runs, own_single)), opened
 
 
 def test_where_threads_wait_for_each_other_batches_run_beside_each_other() -> None:
     sessions, opened = tuned(alike=0.3, threads=4)
-    assert (sessions.session.threads, sessions.runs, sessions.lone.threads) == (1, 4, 4)
+    assert (sessions.session.threads, sessions.runs, sessions.single.threads) == (1, 4, 4)
     assert opened == [1, 2, 4]  # two threads a run were slower; four are for what comes alone
 
 
 def test_a_second_session_must_be_worth_its_memory() -> None:
     sessions, _ = tuned(alike=0.01, threads=4)
-    assert sessions.lone is sessions.session
+    assert sessions.single is sessions.session
 
 
 def test_where_threads_help_more_than_batches_one_runs_at_a_time() -> None:
     sessions, _ = tuned(alike=4.0, threads=4)
     assert (sessions.session.threads, sessions.runs) == (4, 1)
-    assert sessions.lone is sessions.session
+    assert sessions.single is sessions.session
 
 
 def test_one_thread_needs_no_measuring() -> None:
@@ -91,17 +57,16 @@ def test_what_is_settled_is_not_measured(runs: int, each: int) -> None:
     assert (sessions.session.threads, sessions.runs) == (each, min(runs, 4))
 
 
-@pytest.mark.parametrize(("lone", "alike"), [(True, 0.01), (False, 0.3)])
-def test_a_network_runs_as_another_did_whatever_would_be_measured(lone: bool, alike: float) -> None:
-    sessions, opened = tuned(alike, threads=4, runs=4, lone=lone)
-    assert (sessions.lone is not sessions.session) is lone
-    assert opened == [1, 4][: 1 + lone]
-    assert sessions.plan == Plan(4, lone)
+@pytest.mark.parametrize(("own", "alike"), [(True, 0.01), (False, 0.3)])
+def test_a_network_runs_as_another_did_whatever_would_be_measured(own: bool, alike: float) -> None:
+    sessions, opened = tuned(alike, threads=4, runs=4, own_single=own)
+    assert (sessions.single is not sessions.session) is own
+    assert opened == [1, 4][: 1 + own]
 
 
 def test_cost_is_the_line_through_what_batches_take() -> None:
     cost = measure_cost(Machine(1, 1.0), make_batch)
-    assert cost.per_token == pytest.approx(SHAPE, rel=0.5)
+    assert cost.per_token == pytest.approx(TOKEN_SECONDS, rel=0.5)
     assert cost.fixed > 0
     assert cost.padding == pytest.approx(1.0, abs=0.2)
 
@@ -121,7 +86,7 @@ def test_parallel_runs_are_made_on_threads_of_their_own() -> None:
             names.add(threading.current_thread().name)
             return super().run(batch)
 
-    tune(lambda threads: Watched(threads, 0.3), 2, make_batch)
+    tune(lambda threads: Watched(threads, 0.3), 2, make_batch, Settled())
     assert len(names) >= 2
 
 
@@ -139,4 +104,71 @@ def test_a_network_of_few_positions_has_a_cost() -> None:
         return make_batch(rows, min(length, 8), real)
 
     cost = measure_cost(Machine(1, 1.0), make_short)
-    assert cost.per_token == pytest.approx(SHAPE, rel=0.5)
+    assert cost.per_token == pytest.approx(TOKEN_SECONDS, rel=0.5)
+
+
+class Gpu:
+    """A simulated GPU: launches take their time, then it is as fast as its units, until memory ends."""
+
+    def __init__(self, launch: float, per_token: float, memory: int = 1 << 40):
+        self.launch, self.per_token, self.memory = launch, per_token, memory
+        self.asked: list[tuple[int, int]] = []
+
+    def __call__(self, rows: int, length: int) -> float:
+        self.asked.append((rows, length))
+        if rows * length > self.memory:
+            raise InferenceFailed("out of memory")
+        return self.launch + self.per_token * rows * length
+
+
+def test_a_batch_grows_while_that_pays() -> None:
+    gpu = Gpu(launch=2e-3, per_token=1e-6)
+    budget = find_token_budget(gpu, LONGEST, 1 << 20)
+    now, twice = (budget * rows / gpu(rows, budget) for rows in (1, 2))
+    half = budget / 2 / gpu(1, budget // 2)
+    assert now >= 1.05 * half
+    assert twice < 1.05 * now
+
+
+def test_where_nothing_is_gained_a_row_is_enough() -> None:
+    assert find_token_budget(Gpu(launch=0.0, per_token=1e-6), LONGEST, 1 << 20) == LONGEST
+
+
+def test_the_end_of_memory_is_survived() -> None:
+    gpu = Gpu(launch=1.0, per_token=1e-6, memory=10_000)
+    assert find_token_budget(gpu, LONGEST, 1 << 20) == 8_192
+    assert gpu.asked[-1] == (32, LONGEST)  # 16,384 sub-tokens failed, and nothing larger was tried
+
+
+def test_the_limit_is_kept() -> None:
+    gpu = Gpu(launch=1.0, per_token=1e-9)
+    assert find_token_budget(gpu, LONGEST, 5_000) == 4_096
+    assert max(rows * length for rows, length in gpu.asked) == 4_096
+
+
+def test_one_uneven_time_does_not_end_the_search() -> None:
+    gpu = Gpu(launch=1.0, per_token=1e-6)
+
+    def uneven(rows: int, length: int) -> float:
+        return gpu(rows, length) * (2.5 if rows == 4 else 1.0)
+
+    assert find_token_budget(uneven, LONGEST, 16_384) == 16_384
+
+
+def test_a_network_that_fails_on_one_row_is_told() -> None:
+    with pytest.raises(InferenceFailed, match="out of memory"):
+        find_token_budget(Gpu(launch=1.0, per_token=1e-6, memory=100), LONGEST, 1 << 20)
+
+
+def test_a_budget_is_measured_with_as_many_batches_at_once_as_will_run() -> None:
+    names: set[str] = set()
+
+    class Watched(Machine):
+        def run(self, batch: Arrays) -> Logits:
+            names.add(threading.current_thread().name)
+            if batch["mask"].size > 64:
+                raise InferenceFailed("out of memory")
+            return super().run(batch)
+
+    assert token_budget(Watched(1), make_batch, 32, runs=2) in (32, 64)
+    assert len(names) >= 2

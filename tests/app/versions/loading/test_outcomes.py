@@ -9,18 +9,15 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from app.engine.runtimes.session import CPU, CUDA
 from app.errors import NotFound, NotReady, VersionRefused
-from app.manifest import MANIFEST, Variant, read_manifest
+from app.manifest import MANIFEST, read_manifest
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadOptions
-from app.versions.loading.outcomes import Checker, fp16_hint
+from app.versions.loading.options import LoadOptions
+from app.versions.loading.outcomes import Checker
 from app.versions.storage.repository import Repository
-from tests.app.versions.loading.test_loader import write_team
 from tests.servers import sample_sum
-from tests.tiny import TEXT, edit_manifest, write_tiny_version
-
-MADE = {"recipe_file": "own.toml", "student": "ner-en"}
+from tests.teams import write_team
+from tests.tiny import TEXT, edit_manifest
 
 ENDS = [lambda checker: checker.check("ner-en", 1), lambda checker: checker.load("ner-en", 1).close()]
 """Both ways in which a version is tried."""
@@ -191,25 +188,3 @@ def test_a_version_that_comes_and_goes_never_ends_in_another_error(
     assert reasons
     assert (folder / MANIFEST).exists()
     checker.load("ner-en", 1).close()
-
-
-def test_a_gpu_without_an_fp16_file_says_which_command_makes_one(tmp_path: Path) -> None:
-    manifest = read_manifest(write_tiny_version(tmp_path, lineage=MADE))
-    hint = fp16_hint(manifest, CUDA)
-    assert "nerve-train export own.toml --student ner-en --set export.fp16=true" in hint
-
-
-def test_a_fine_tuned_version_is_no_student(tmp_path: Path) -> None:
-    manifest = read_manifest(write_tiny_version(tmp_path, lineage={"recipe_file": "own.toml"}))
-    assert "nerve-train export own.toml --set export.fp16=true" in fp16_hint(manifest, CUDA)
-
-
-def test_nothing_is_said_on_a_cpu_or_where_there_is_one(tmp_path: Path) -> None:
-    manifest = read_manifest(write_tiny_version(tmp_path, lineage=MADE))
-    assert not fp16_hint(manifest, CPU)
-    half = Variant(precision="fp16", file="model.fp32.onnx", providers=(CUDA,))
-    assert not fp16_hint(manifest.model_copy(update={"variants": (*manifest.variants, half)}), CUDA)
-
-
-def test_nothing_is_said_of_versions_that_no_recipe_made(tmp_path: Path) -> None:
-    assert not fp16_hint(read_manifest(write_tiny_version(tmp_path)), CUDA)

@@ -3,8 +3,8 @@ import pytest
 from app.errors import VersionRefused
 from app.manifest import Golden, Manifest, read_manifest
 from app.versions.loading.self_test import check_tokenizer
-from tests.app.engine.test_tokenizer import TOKENIZERS
 from tests.tiny import write_tiny_version
+from tests.tokenizer_kinds import TOKENIZERS
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def test_punctuation_alone_is_not_knowing_words(manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize("texts", [("IBM",), ("IBM", "IBM IBM"), ("", " "), ("?! ... ,",)])
-def test_a_single_word_proves_nothing(manifest: Manifest, texts: tuple[str, ...]) -> None:
+def test_a_single_word_shows_nothing(manifest: Manifest, texts: tuple[str, ...]) -> None:
     check_tokenizer("ner-en/1", with_golden(manifest, *texts), TOKENIZERS["blank-separated"])
 
 
-def test_two_words_prove_that_all_are_one(manifest: Manifest) -> None:
+def test_two_words_show_that_all_are_one(manifest: Manifest) -> None:
     with pytest.raises(VersionRefused, match="of the golden texts"):
         check_tokenizer("ner-en/1", manifest, TOKENIZERS["blank-separated"])

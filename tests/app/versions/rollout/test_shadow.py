@@ -10,9 +10,10 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from app.metrics import Metrics
-from app.versions.loading.loader import LoadedVersion, load_version
+from app.versions.loading.loaded import LoadedVersion
+from app.versions.loading.loader import load_version
 from app.versions.rollout import shadow
-from app.versions.rollout.shadow import Agreement, ShadowRunner, agreement
+from app.versions.rollout.shadow import Comparison, ShadowRunner, comparison
 from tests.servers import until
 from tests.tiny import POISON, write_tiny_version
 
@@ -64,8 +65,8 @@ class Shadowed:
         answers = stable.model.predict(["" if text == POISON else text for text in texts])
         self.runner.offer(texts, answers, stable)
 
-    def agreed(self, stable: int | None = 1) -> Agreement:
-        return agreement(self.metrics, "ner-en", 2, stable)
+    def compared(self, stable: int | None = 1) -> Comparison:
+        return comparison(self.metrics, "ner-en", 2, stable)
 
     def dropped(self, reason: str) -> int:
         samples = self.metrics.samples("nerve_shadow_dropped_total", model="ner-en", reason=reason)
@@ -79,23 +80,23 @@ def shadowed(models: Path) -> Iterator[Shadowed]:
     running.runner.close(wait=True)
 
 
-def ran(shadowed: Shadowed, texts: int, stable: int = 1) -> Agreement:
-    until(lambda: shadowed.agreed(stable).texts == texts)
-    return shadowed.agreed(stable)
+def ran(shadowed: Shadowed, texts: int, stable: int = 1) -> Comparison:
+    until(lambda: shadowed.compared(stable).texts == texts)
+    return shadowed.compared(stable)
 
 
 def test_labels_that_only_one_of_them_finds_count(shadowed: Shadowed, stable: LoadedVersion) -> None:
     shadowed.offer(stable, "Angela Merkel", "IBM", "Nothing here.")
-    agreed = ran(shadowed, 3)
-    assert (agreed.same, agreed.same_spans, agreed.dropped) == (2, 3, 0)
-    assert agreed.f1_by_label == {"LOC": 0, "ORG": 0, "PER": 1}
-    assert agreed.f1 == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
+    compared = ran(shadowed, 3)
+    assert (compared.same, compared.same_spans, compared.dropped) == (2, 3, 0)
+    assert compared.f1_by_label == {"LOC": 0, "ORG": 0, "PER": 1}
+    assert compared.f1 == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
 
 
 def test_what_nobody_finds_is_agreed_on(shadowed: Shadowed, stable: LoadedVersion) -> None:
     shadowed.offer(stable, "Nothing here.")
-    agreed = ran(shadowed, 1)
-    assert (agreed.same, agreed.f1, agreed.f1_by_label) == (1, 1, {})
+    compared = ran(shadowed, 1)
+    assert (compared.same, compared.f1, compared.f1_by_label) == (1, 1, {})
 
 
 def test_each_stable_version_is_compared_with_for_itself(
@@ -106,8 +107,8 @@ def test_each_stable_version_is_compared_with_for_itself(
     shadowed.offer(other, "Angela Merkel", "Angela Merkel")
     other.close()
     assert ran(shadowed, 2, stable=3).f1_by_label == {"PER": 1}
-    assert shadowed.agreed(stable=1).f1_by_label == {"LOC": 0, "ORG": 0}
-    assert (shadowed.agreed(stable=9).texts, shadowed.agreed(stable=None).texts) == (0, 0)
+    assert shadowed.compared(stable=1).f1_by_label == {"LOC": 0, "ORG": 0}
+    assert (shadowed.compared(stable=9).texts, shadowed.compared(stable=None).texts) == (0, 0)
 
 
 def test_the_metrics_are_looked_at_once(shadowed: Shadowed, stable: LoadedVersion) -> None:
@@ -122,7 +123,7 @@ def test_the_metrics_are_looked_at_once(shadowed: Shadowed, stable: LoadedVersio
     ran(shadowed, 3)
     shadowed.metrics.registry.register(Looked())
     looks.clear()
-    assert len(shadowed.agreed().f1_by_label) == 3
+    assert len(shadowed.compared().f1_by_label) == 3
     assert len(looks) == 1
 
 
@@ -140,7 +141,7 @@ def test_copies_wait_until_what_is_stable_now_is_idle(shadowed: Shadowed, stable
     shadowed.offer(stable, "IBM")
     until(lambda: shadowed.asked > 3)
     assert stable.model.idle  # which answered, and is not asked
-    assert shadowed.agreed().texts == 0
+    assert shadowed.compared().texts == 0
     shadowed.quiet.set()
     assert ran(shadowed, 1).dropped == 0
 
@@ -152,7 +153,7 @@ def test_copies_that_wait_for_too_long_are_dropped(
     shadowed.quiet.clear()
     shadowed.offer(stable, "IBM", "IBM")
     until(lambda: shadowed.dropped("busy") == 2)
-    assert (shadowed.agreed().texts, shadowed.agreed().dropped) == (0, 2)
+    assert (shadowed.compared().texts, shadowed.compared().dropped) == (0, 2)
 
 
 def test_copies_that_find_no_room_are_dropped(shadowed: Shadowed, stable: LoadedVersion) -> None:
@@ -172,8 +173,8 @@ def test_a_text_that_fails_is_counted_and_the_next_one_runs(
     shadowed: Shadowed, stable: LoadedVersion, caplog: pytest.LogCaptureFixture
 ) -> None:
     shadowed.offer(stable, POISON, POISON, "IBM")
-    agreed = ran(shadowed, 1)
-    assert (agreed.dropped, shadowed.dropped("failed")) == (2, 2)
+    compared = ran(shadowed, 1)
+    assert (compared.dropped, shadowed.dropped("failed")) == (2, 2)
     (logged,) = messages(caplog.records)
     assert logged.startswith("ner-en/2 in the shadow: the session failed on a batch")
 
@@ -190,8 +191,8 @@ def test_no_error_ends_the_runner(
 
     runner = ShadowRunner(load_version(models / "2"), 100, idle, metrics, LoadedVersion.close)
     runner.offer(["IBM"] * 4, stable.model.predict(["IBM"] * 4), stable)
-    until(lambda: agreement(metrics, "ner-en", 2, 1).texts == 1)
-    assert agreement(metrics, "ner-en", 2, 1).dropped == 3
+    until(lambda: comparison(metrics, "ner-en", 2, 1).texts == 1)
+    assert comparison(metrics, "ner-en", 2, 1).dropped == 3
     assert [line.partition(": ")[2] for line in messages(caplog.records)] == [
         "RuntimeError('one')",
         "RuntimeError('two')",
@@ -224,4 +225,4 @@ def test_copies_that_wait_at_the_end_keep_nobody(shadowed: Shadowed, stable: Loa
     until(lambda: shadowed.asked)
     shadowed.runner.close(wait=True)
     assert shadowed.closed == [shadowed.loaded]
-    assert (shadowed.agreed().texts, shadowed.dropped("busy")) == (0, 0)
+    assert (shadowed.compared().texts, shadowed.dropped("busy")) == (0, 0)

@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from app.versions.rollout.workers import ModelReport, Workers, process_start, server_id
+from app.machine import process_start, server_id
+from app.versions.rollout.workers import ModelReport, Workers
 
 REPORTING = """
 import sys
@@ -30,13 +31,13 @@ def worker(state: Path, generation: int) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_report_is_there_until_it_is_withdrawn(tmp_path: Path) -> None:
+def test_a_report_is_there_until_it_is_removed(tmp_path: Path) -> None:
     own = Workers(tmp_path)
     models = {"ner-en": ModelReport(generation=3, stable=2, canary=4, shadow=(5,))}
     own.report(models)
     (found,) = Workers(tmp_path).read()
     assert (found.pid, found.server, found.models) == (os.getpid(), server_id(), models)
-    own.withdraw()
+    own.remove()
     assert Workers(tmp_path).read() == []
 
 

@@ -1,66 +1,31 @@
-"""Adding: a version arrives whole and proved, or nothing of it is seen."""
+"""Adding: a version arrives whole and checked, or nothing of it is seen."""
 
-import gc
-import io
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import obstore.fsspec
 import pytest
-from fsspec import register_implementation
 
 from app.errors import SettingsError, VersionRefused
 from app.manifest import MANIFEST, File, file_hash
-from app.versions.loading.loader import LoadOptions, load_version
-from app.versions.storage.adding import INCOMING, AddFailed, add_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
+from app.versions.storage.adding import INCOMING
 from app.versions.storage.repository import Repository
 from app.versions.storage.signatures import SIGNATURE, sign
-from tests.app.versions.storage.test_signatures import write_keys
+from app.versions.storage.sources import AddFailed
+from tests.adding import LISTED, ONE_THREAD, added, assert_nothing_left, http, names, pack
+from tests.keys import write_keys
 from tests.servers import until
 from tests.tiny import edit_manifest, listed, write_tiny_version
-
-ONE_THREAD = LoadOptions(threads=1)
-HADRO = Path(sys.executable).with_name("hadro")
-LISTED = {MANIFEST, "model.fp32.onnx", "tokenizer.json"}
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    """A models folder that is not there yet."""
-    return tmp_path / "models"
-
-
-@pytest.fixture
-def version(tmp_path: Path) -> Path:
-    """`ner-en/3` outside the models folder."""
-    return write_tiny_version(tmp_path / "elsewhere", version=3)
-
-
-def pack(folder: Path, archive: Path, top: str) -> Path:
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(folder, arcname=top)
-    return archive
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-def assert_nothing_left(models: Path) -> None:
-    """No version, and no staging folder."""
-    assert Repository(models).names() == []
-    assert names(models / INCOMING) <= {".lock"}
 
 
 def adding(source: str, models: Path) -> subprocess.Popen[str]:
@@ -69,70 +34,22 @@ def adding(source: str, models: Path) -> subprocess.Popen[str]:
         "import sys; from pathlib import Path\n"
         "from app.errors import NerveError\n"
         "from app.versions.storage.adding import add_version\n"
-        "from app.versions.loading.loader import LoadOptions\n"
-        "try: add_version(sys.argv[1], Path(sys.argv[2]), LoadOptions(threads=1))\n"
+        "from app.versions.loading.options import LoadOptions\n"
+        "from app.versions.loading.sandbox import new_version_check\n"
+        "models = Path(sys.argv[2])\n"
+        "try: add_version(sys.argv[1], models, new_version_check(LoadOptions(threads=1), models))\n"
         "except NerveError as error: sys.exit(error.message)\n"
     )
     return subprocess.Popen([sys.executable, "-c", code, source, models], stderr=subprocess.PIPE, text=True)
 
 
-class Files(SimpleHTTPRequestHandler):
-    """The files of a folder."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def http(handler: "type[BaseHTTPRequestHandler] | partial[Files]") -> Iterator[str]:
-    """A server on a free port of the loopback."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-# Sources
-
-
 def test_a_folder_is_added(version: Path, models: Path) -> None:
-    manifest = add_version(str(version), models, ONE_THREAD)
+    manifest = added(str(version), models, ONE_THREAD)
     assert (manifest.name, manifest.version) == ("ner-en", 3)
     assert Repository(models).versions("ner-en") == [3]
     for name in LISTED:
         assert (models / "ner-en/3" / name).read_bytes() == (version / name).read_bytes()
     assert names(models / INCOMING) <= {".lock"}
-
-
-def test_a_file_url_is_a_path(version: Path, models: Path) -> None:
-    add_version(version.as_uri(), models, ONE_THREAD)
-    assert Repository(models).versions("ner-en") == [3]
-
-
-@pytest.mark.parametrize("top", [".", "3", "ner-en/3", "some/where/ner-en/3"])
-def test_an_archive_has_top_folders_or_none(version: Path, models: Path, tmp_path: Path, top: str) -> None:
-    archive = pack(version, tmp_path / "packed.tgz", top)
-    add_version(str(archive), models, ONE_THREAD)
-    assert names(models / "ner-en/3") == LISTED
-
-
-def test_an_archive_of_several_versions_or_of_none_is_refused(
-    version: Path, models: Path, tmp_path: Path
-) -> None:
-    write_tiny_version(tmp_path / "elsewhere", version=4)
-    several = pack(version.parent, tmp_path / "several.tgz", "ner-en")
-    (version / MANIFEST).unlink()
-    (version / "deep/deeper").mkdir(parents=True)
-    none = pack(version, tmp_path / "none.tgz", "ner-en/3")
-    for archive in (several, none):
-        with pytest.raises(AddFailed, match=r"holds no manifest\.json"):
-            add_version(str(archive), models, ONE_THREAD)
-        assert_nothing_left(models)
 
 
 def test_only_what_the_manifest_lists_is_taken(version: Path, models: Path, tmp_path: Path) -> None:
@@ -144,7 +61,7 @@ def test_only_what_the_manifest_lists_is_taken(version: Path, models: Path, tmp_
     (version / "deep" / "notes.txt").write_text("Not listed.")
     archive = pack(version, tmp_path / "packed.tar.gz", "ner-en-3")
     for place, source in ((models, version), (tmp_path / "others", archive)):
-        add_version(str(source), place, ONE_THREAD)
+        added(str(source), place, ONE_THREAD)
         assert names(place / "ner-en/3") == LISTED | {SIGNATURE, "README.md"}
 
 
@@ -157,7 +74,7 @@ def test_a_listed_file_in_a_folder_is_taken(version: Path, models: Path) -> None
         files={name: file.model_dump() for name, file in listed_files(version).items()}
         | {"deep/more.txt": files.model_dump()},
     )
-    add_version(str(version), models, ONE_THREAD)
+    added(str(version), models, ONE_THREAD)
     assert (models / "ner-en/3/deep/more.txt").read_text() == "listed"
 
 
@@ -183,194 +100,12 @@ def test_an_ensemble_finds_its_members_in_the_models_folder(models: Path, tmp_pa
         member_hashes=hashes,
         method="mean",
     )
-    add_version(str(ensemble), models, ONE_THREAD)
+    added(str(ensemble), models, ONE_THREAD)
     assert Repository(models).versions("both") == [1]
     shutil.rmtree(models / "two")
     shutil.rmtree(models / "both")
     with pytest.raises(VersionRefused, match="member two/1 is not there"):
-        add_version(str(ensemble), models, ONE_THREAD)
-
-
-def test_http_archives_and_folders_are_read(version: Path, models: Path, tmp_path: Path) -> None:
-    pack(version, tmp_path / "elsewhere" / "packed.tar.gz", "3")
-    with http(partial(Files, directory=str(tmp_path / "elsewhere"))) as url:
-        add_version(f"{url}/packed.tar.gz?token=1", models, ONE_THREAD)
-        add_version(f"{url}/ner-en/3/", tmp_path / "others", ONE_THREAD)
-        with pytest.raises(AddFailed, match="cannot be read"):
-            add_version(f"{url}/nothing.tar.gz", tmp_path / "third", ONE_THREAD)
-    assert names(models / "ner-en/3") == names(tmp_path / "others/ner-en/3") == LISTED
-    assert_nothing_left(tmp_path / "third")
-
-
-@pytest.fixture
-def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a bucket `versions` of a real S3 server, which asks for signed requests."""
-    log, buckets = tmp_path / "s3.log", tmp_path / "buckets"
-    (buckets / "versions").mkdir(parents=True)
-    keys = ["--access-key", "ours", "--secret-key", "secret"]
-    with log.open("wb") as output:
-        command = [HADRO, buckets, "--port", "0", "--log-level", "info", *keys]
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        pattern = re.compile(r"running on (http://127\.0\.0\.1:\d+)")
-        until(lambda: pattern.search(log.read_text()) or process.poll() is not None, 60)
-        found = pattern.search(log.read_text())
-        assert found, log.read_text()
-        for key, value in {
-            "ENDPOINT": found[1],
-            "ALLOW_HTTP": "true",
-            "REGION": "eu-west-2",
-            "ACCESS_KEY_ID": "ours",
-            "SECRET_ACCESS_KEY": "secret",
-        }.items():
-            monkeypatch.setenv(f"AWS_{key}", value)
-        obstore.fsspec.register("s3")
-        obstore.fsspec.FsspecStore.clear_instance_cache()
-        yield buckets / "versions"
-    finally:
-        gc.collect()  # here, where the complaint of obstore's destructor is expected
-        process.terminate()
-        process.wait(60)
-
-
-# obstore's own destructor fails on a file that it could not open.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_s3_folders_and_archives_are_read(s3: Path, version: Path, models: Path, tmp_path: Path) -> None:
-    shutil.copytree(version, s3 / "ner-en" / "3")
-    pack(version, s3 / "packed.tar.gz", "3")
-    add_version("s3://versions/ner-en/3", models, ONE_THREAD)
-    add_version("s3://versions/packed.tar.gz", tmp_path / "others", ONE_THREAD)
-    assert names(models / "ner-en/3") == names(tmp_path / "others/ner-en/3") == LISTED
-    for source in ("s3://versions/ner-en/4", "s3://nowhere/ner-en/3", "s3://versions/none.tar.gz"):
-        with pytest.raises(AddFailed, match=re.escape(source)):
-            add_version(source, tmp_path / "third", ONE_THREAD)
-    assert_nothing_left(tmp_path / "third")
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_s3_with_wrong_credentials_is_a_clear_error(
-    s3: Path, version: Path, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(version, s3 / "ner-en" / "3")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    with pytest.raises(AddFailed, match=r"s3://versions/ner-en/3: cannot be read: .*the credentials"):
-        add_version("s3://versions/ner-en/3", models, ONE_THREAD)
-    assert_nothing_left(models)
-
-
-def test_a_missing_library_is_named(models: Path) -> None:
-    register_implementation(
-        "nowhere", "nerve_no_such_library.System", errtxt="Install nowhere", clobber=True
-    )
-    with pytest.raises(AddFailed, match=r"Install nowhere.*pip install 'nerve-ner\[remote\]'"):
-        add_version("nowhere://bucket/ner-en/3", models, ONE_THREAD)
-    with pytest.raises(AddFailed, match="Protocol not known"):
-        add_version("nonsense://bucket/ner-en/3", models, ONE_THREAD)
-    assert_nothing_left(models)
-
-
-def test_a_hub_that_is_not_reached_is_a_clear_error(tmp_path: Path, models: Path) -> None:
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from pathlib import Path\n"
-            "from app.versions.storage.adding import add_version, AddFailed\n"
-            "from app.versions.loading.loader import LoadOptions\n"
-            "try: add_version('hf://someone/model/ner-en/3', Path(sys.argv[1]), LoadOptions())\n"
-            "except AddFailed as error: sys.exit(error.message)\n",
-            models,
-        ],
-        env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.stderr.startswith("hf://someone/model/ner-en/3: "), process.stderr
-    assert_nothing_left(models)
-
-
-@pytest.mark.parametrize("source", ["nowhere", "nowhere.tar.gz", "packed.zip", "empty"])
-def test_a_source_that_is_none_is_refused(tmp_path: Path, models: Path, source: str) -> None:
-    (tmp_path / "packed.zip").write_bytes(b"PK")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(AddFailed, match=r"name a version's folder"):
-        add_version(str(tmp_path / source), models, ONE_THREAD)
-    assert_nothing_left(models)
-
-
-def test_a_source_in_the_models_folder_is_refused(models_dir: Path) -> None:
-    for source in (models_dir, models_dir / "ner-en", models_dir / "ner-en" / "1"):
-        with pytest.raises(AddFailed, match="lies in the models folder"):
-            add_version(str(source), models_dir, ONE_THREAD)
-    assert Repository(models_dir).versions("ner-en") == [1]
-
-
-# Archives that mean harm
-
-
-def crafted(archive: Path, *members: tarfile.TarInfo) -> Path:
-    with tarfile.open(archive, "w:gz") as tar:
-        for member in members:
-            tar.addfile(member, io.BytesIO(b"x" * member.size) if member.isreg() else None)
-    return archive
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.size = kind, link, size
-    return info
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        member("/etc/nerve", size=1),
-        member("../outside", size=1),
-        member("3/../../outside", size=1),
-        member("3/link", tarfile.SYMTYPE, "/etc/passwd"),
-        member("3/link", tarfile.SYMTYPE, "tokenizer.json"),
-        member("3/link", tarfile.LNKTYPE, "3/tokenizer.json"),
-        member("3/pipe", tarfile.FIFOTYPE),
-        member("3/device", tarfile.CHRTYPE),
-    ],
-    ids=lambda bad: f"{bad.name} {bad.type.decode()}",
-)
-def test_a_member_that_is_no_plain_file_inside_is_refused(
-    models: Path, tmp_path: Path, bad: tarfile.TarInfo
-) -> None:
-    before = names(tmp_path)
-    archive = crafted(tmp_path / "bad.tar.gz", member("3/tokenizer.json", size=1), bad)
-    with pytest.raises(VersionRefused, match="no plain file or folder inside"):
-        add_version(str(archive), models, ONE_THREAD)
-    assert_nothing_left(models)
-    assert names(tmp_path) == before | {"bad.tar.gz", "models"}
-
-
-def test_a_member_that_comes_twice_is_refused(models: Path, tmp_path: Path) -> None:
-    archive = crafted(tmp_path / "bad.tar.gz", member("3/a", size=1), member("3/a", size=1))
-    with pytest.raises(VersionRefused, match="twice"):
-        add_version(str(archive), models, ONE_THREAD)
-
-
-def test_an_archive_that_unpacks_to_too_much_is_refused(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.versions.storage.adding.MAX_BYTES", 100_000)
-    archive = crafted(tmp_path / "bomb.tar.gz", member("3/a", size=60_000), member("3/b", size=60_000))
-    with pytest.raises(AddFailed, match="unpacks to more than"):
-        add_version(str(archive), models, ONE_THREAD)
-    assert_nothing_left(models)
-
-
-def test_a_torn_archive_is_refused(version: Path, models: Path, tmp_path: Path) -> None:
-    archive = pack(version, tmp_path / "packed.tar.gz", "3")
-    content = archive.read_bytes()
-    for torn in (content[: len(content) // 2], b"no archive", b""):
-        archive.write_bytes(torn)
-        with pytest.raises(AddFailed, match=r"cannot be read"):
-            add_version(str(archive), models, ONE_THREAD)
-    assert_nothing_left(models)
+        added(str(ensemble), models, ONE_THREAD)
 
 
 # Checks
@@ -392,7 +127,7 @@ def test_a_version_that_fails_a_check_is_not_seen(
 ) -> None:
     edit_manifest(version, **changes)
     with pytest.raises(VersionRefused, match=re.escape(reason)):
-        add_version(str(version), models, ONE_THREAD)
+        added(str(version), models, ONE_THREAD)
     assert_nothing_left(models)
 
 
@@ -402,21 +137,21 @@ def test_a_file_that_differs_or_is_missing_is_refused(version: Path, models: Pat
     for other, reason in ((content + b"more", "bytes"), (content[:-1], "bytes")):
         model.write_bytes(other)
         with pytest.raises(VersionRefused, match=reason):
-            add_version(str(version), models, ONE_THREAD)
+            added(str(version), models, ONE_THREAD)
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(VersionRefused, match="sha256 differs"):
-        add_version(str(version), models, ONE_THREAD)
+        added(str(version), models, ONE_THREAD)
     model.unlink()
     with pytest.raises(VersionRefused, match=r"model\.fp32\.onnx is missing"):
-        add_version(str(version), models, ONE_THREAD)
+        added(str(version), models, ONE_THREAD)
     assert_nothing_left(models)
 
 
 def test_a_taken_number_is_refused(version: Path, models: Path) -> None:
-    add_version(str(version), models, ONE_THREAD)
+    added(str(version), models, ONE_THREAD)
     before = {path.name: path.stat().st_mtime_ns for path in (models / "ner-en/3").iterdir()}
     with pytest.raises(VersionRefused, match=r"ner-en/3: .*already.*next free number"):
-        add_version(str(version), models, ONE_THREAD)
+        added(str(version), models, ONE_THREAD)
     assert {path.name: path.stat().st_mtime_ns for path in (models / "ner-en/3").iterdir()} == before
 
 
@@ -424,12 +159,12 @@ def test_only_what_a_trusted_key_signed_is_added(version: Path, models: Path, tm
     private, public = write_keys(tmp_path, "ours")
     trusting = LoadOptions(threads=1, trusted_keys=(public,))
     with pytest.raises(VersionRefused, match=r"manifest\.json\.sig is missing"):
-        add_version(str(version), models, trusting)
+        added(str(version), models, trusting)
     with pytest.raises(SettingsError, match="cannot be read"):
-        add_version(str(version), models, LoadOptions(trusted_keys=(tmp_path / "nowhere",)))
+        added(str(version), models, LoadOptions(trusted_keys=(tmp_path / "nowhere",)))
     assert_nothing_left(models)
     sign(version, private)
-    add_version(str(version), models, trusting)
+    added(str(version), models, trusting)
     assert Repository(models).versions("ner-en") == [3]
 
 
@@ -493,7 +228,7 @@ def test_what_a_killed_add_left_goes_with_the_next_one(version: Path, models: Pa
             assert process.poll() is None, process.communicate()[1]
             live = names(models / INCOMING)
             other = write_tiny_version(tmp_path / "elsewhere", "other")
-            add_version(str(other), models, ONE_THREAD)
+            added(str(other), models, ONE_THREAD)
             assert live <= names(models / INCOMING)  # it still runs
             assert Repository(models).names() == ["other"]
             process.send_signal(signal.SIGKILL)
@@ -503,7 +238,7 @@ def test_what_a_killed_add_left_goes_with_the_next_one(version: Path, models: Pa
             process.kill()
             process.communicate()
     assert live <= names(models / INCOMING)
-    add_version(str(version), models, ONE_THREAD)
+    added(str(version), models, ONE_THREAD)
     assert Repository(models).versions("ner-en") == [3]
     assert names(models / INCOMING) <= {".lock"}
 
@@ -531,10 +266,10 @@ def test_a_disk_that_fills_up_is_a_clear_error(version: Path, tmp_path: Path) ->
     with small_disk(tmp_path / "disk", "400k") as models:
         for source in (version, archive):
             with pytest.raises(AddFailed, match=r"no room left in .*No space left on device.*make room"):
-                add_version(str(source), models, ONE_THREAD)
+                added(str(source), models, ONE_THREAD)
             assert_nothing_left(models)
         small = write_tiny_version(tmp_path / "elsewhere", "small")
-        add_version(str(small), models, ONE_THREAD)  # there is room again
+        added(str(small), models, ONE_THREAD)  # there is room again
 
 
 def test_a_version_that_is_too_large_for_the_disk_is_not_begun(version: Path, tmp_path: Path) -> None:
@@ -543,7 +278,7 @@ def test_a_version_that_is_too_large_for_the_disk_is_not_begun(version: Path, tm
     archive = pack(version, tmp_path / "packed.tar.gz", "3")
     with small_disk(tmp_path / "disk", "400k") as models:
         with pytest.raises(AddFailed, match=r"no room left in .*it needs \d+ bytes, \d+ are free"):
-            add_version(str(version), models, ONE_THREAD)
+            added(str(version), models, ONE_THREAD)
         with pytest.raises(AddFailed, match="what is free on the disk"):
-            add_version(str(archive), models, ONE_THREAD)
+            added(str(archive), models, ONE_THREAD)
         assert_nothing_left(models)

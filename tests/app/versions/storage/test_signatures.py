@@ -8,33 +8,19 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
 )
 
 from app.errors import SettingsError, VersionRefused
 from app.manifest import MANIFEST
-from app.versions.loading.loader import LoadOptions, load_version
+from app.versions.loading.loader import load_version
+from app.versions.loading.options import LoadOptions
 from app.versions.storage.signatures import SIGNATURE, SigningFailed, check_signature, sign
+from tests.keys import write_keys
 from tests.tiny import edit_manifest
-
-
-def write_keys(
-    folder: Path, name: str, encryption: KeySerializationEncryption | None = None
-) -> tuple[Path, Path]:
-    """A private and a public key."""
-    folder.mkdir(exist_ok=True)
-    private, public = folder / f"{name}.key", folder / f"{name}.pem"
-    key = Ed25519PrivateKey.generate()
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return private, public
 
 
 @pytest.fixture

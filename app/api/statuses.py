@@ -1,0 +1,68 @@
+"""Statuses: the one table from a kind of error to an HTTP status, and what each status means."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from app.errors import Kind
+
+STATUSES: Mapping[Kind, int] = {
+    "bad_request": 400,
+    "not_found": 404,
+    "refused": 409,
+    "precondition": 412,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "unprocessable": 422,
+    "busy": 429,
+    "client_left": 499,  # nginx has the number; nobody reads it
+    "failed": 500,
+    "settings": 500,
+    "not_ready": 503,
+    "deadline": 504,
+}
+
+_MEANINGS = {
+    400: "The body is not UTF-8 (`invalid_utf8`), or not JSON (`invalid_json`).",
+    404: "No such model (`unknown_model`) or version (`unknown_version`).",
+    409: "The version fails its checks (`version_refused`), or there is none to go back to "
+    "(`no_previous_version`), or no canary (`no_canary`); nothing changed.",
+    412: "Somebody else changed it since the generation that `If-Match` names (`generation_changed`).",
+    413: "More bytes (`body_too_large`), characters (`text_too_long`) or texts (`too_many_texts`) than "
+    "the settings allow.",
+    415: "Neither JSON nor plain text in UTF-8 (`unsupported_media_type`).",
+    422: "A field is missing, unknown or of the wrong kind (`invalid_request`), the model has no such "
+    "label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string holds "
+    "half of a surrogate pair (`lone_surrogate`).",
+    429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`); "
+    "`Retry-After` says in how many seconds to come again.",
+    500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
+    "(`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",
+    503: "Nothing is served yet, or the server is shutting down (`not_ready`).",
+    504: "The answer was not there in time (`deadline_exceeded`): see `X-Request-Timeout-Ms`.",
+}
+
+
+class ErrorBody(BaseModel):
+    """Any error."""
+
+    error: str = Field(
+        description="What is wrong and what to do, for people.",
+        examples=["give exactly one of 'text' and 'texts'"],
+    )
+    code: str = Field(description="For programs; stable.", examples=["invalid_request"])
+    request_id: str = Field(
+        description="As in the X-Request-Id header and the server's log.",
+        examples=["4f0e3c6a1b7d4d0f9a52c8e61d3b7a90"],
+    )
+    retry_after: float | None = Field(
+        None,
+        description="With 429: seconds until there will be room; `Retry-After` is the same, rounded up.",
+        examples=[0.35],
+    )
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can fail with these statuses."""
+    return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}

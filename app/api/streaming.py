@@ -1,0 +1,248 @@
+"""Streaming: records in, a line each, and their entities out, in order and in constant memory.
+
+Three coroutines share the work: one reads lines and has them annotated, several groups at a time; one
+takes the answers in order; one sends them. Reading waits for the engine, and answers wait for the client
+in a spool: so a client that reads nothing before it has sent everything gets its answers all the same.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from app.annotate import LeasedAnnotator
+from app.api.dialects.native import NativeAsk, ner_result
+from app.api.groups import Answers, Group, Groups
+from app.api.lines import LineSplitter, answer_line, longest_line, read_record
+from app.api.spool import Spool
+from app.engine.decoding.entities import Prediction
+from app.errors import InferenceFailed, NerveError, NotReady
+
+NDJSON = "application/x-ndjson"
+
+_LINES_AT_ONCE = 1_000
+"""Lines that are read before other requests have a turn, be they blank."""
+
+_LOOK_SECONDS = 0.25
+"""How often a stream looks whether the server shuts down."""
+
+_FULL_SECONDS = 10.0
+"""How long a client may take nothing while its spool is full. One that would first send everything waits
+for us as we wait for it."""
+
+_STALL_SECONDS, _STALL_SECONDS_DRAINING = 300.0, 10.0
+"""How long a client may neither take nor send anything while there are answers for it."""
+
+_LINGER_SECONDS = 10.0
+"""How long a client may go on sending after its stream was ended: closing before it stops could cost it
+the last lines."""
+
+
+class Stream(Response):
+    """An answer that is written while its request is still being read.
+
+    Args:
+        plain: each line is a text itself, and no JSON.
+    """
+
+    def __init__(self, request: Request, ask: NativeAsk, plain: bool):
+        super().__init__()
+        state = request.app.state
+        self._request, self._ask, self._plain = request, ask, plain
+        self._settings, self._service, self._draining = state.settings, state.service, state.draining
+        self._read_all, self._body_ended, self._finished = False, asyncio.Event(), False
+        self._ended_by: NerveError | None = None
+        self._records = self._failed = self._line = 0
+        self._sending, self._alive = False, time.monotonic()
+        self._annotator: LeasedAnnotator
+        self._groups: Groups
+        self._spool: Spool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """
+        Raises:
+            NotFound, NotReady, VersionRefused, Unprocessable: there is nothing to answer with.
+            ClientDisconnect: the client hung up, or took nothing for long.
+        """
+        record = scope["nerve"]
+        with (
+            await self._service.lease(self._ask, self._request.headers.get) as self._annotator,
+            Spool(self._settings.stream_spool_bytes, _FULL_SECONDS) as self._spool,
+        ):
+            record.model, record.version = self._annotator.of
+            self._annotator.check_labels()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    self._groups = Groups(self._annotator, tasks, record.id)
+                    running = [
+                        tasks.create_task(self._read(receive)),
+                        tasks.create_task(self._watch()),
+                    ]
+                    tasks.create_task(self._collect())
+                    # The body is asked for before the answer begins: so whoever waits for a 100 gets it.
+                    await asyncio.sleep(0)
+                    await self._write(send)
+                    for task in running:
+                        task.cancel()
+            except BaseExceptionGroup as several:
+                raise several.exceptions[0] from None
+
+    # in
+
+    async def _read(self, receive: Receive) -> None:
+        """Read and have annotated what arrives, until the body or the stream ends; then only watch."""
+        limit = self._settings.max_text_chars
+        lines = LineSplitter(longest_line(limit))
+        number = 0
+        while not self._body_ended.is_set() and not self._ended_by:
+            arrived = lines.feed(await self._body(receive))
+            if self._body_ended.is_set():
+                arrived = chain(arrived, lines.end())
+            group = Group()
+            for line in arrived:
+                number += 1
+                if number % _LINES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                record = read_record(number, line, self._plain, limit)
+                if record is None:
+                    continue
+                if not group.has_room(record):
+                    await self._start(group)
+                    group = Group()
+                if self._ended_by:
+                    break
+                group.add(record)
+            await self._start(group)
+        self._read_all = True
+        self._groups.add_no_more()
+        while True:
+            await self._body(receive, look=False)
+
+    async def _body(self, receive: Receive, look: bool = True) -> bytes:
+        """The next piece of the body; empty, with `look`, when the stream was ended meanwhile."""
+        message: Message | None = None
+        while message is None:
+            if look and self._ended_by:
+                return b""
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS if look else None):
+                    message = await receive()
+        if message["type"] != "http.request":
+            if self._finished:  # the server says so too when all is sent
+                await asyncio.Event().wait()
+            raise ClientDisconnect
+        self._alive = time.monotonic()
+        if not message.get("more_body", False):
+            self._body_ended.set()
+        body: bytes = message.get("body", b"")
+        return body
+
+    async def _start(self, group: Group) -> None:
+        """Have a group annotated, as soon as there is room for it."""
+        await self._groups.room_for(group)
+        if group.records and not self._ended_by:
+            self._groups.add(group)
+
+    # through
+
+    async def _collect(self) -> None:
+        """Bring the answers to the spool, in order, and what there is to say at the end."""
+        try:
+            while group := await self._groups.oldest():
+                await self._bring(group, await group.answered())
+        except NerveError as error:
+            self._ended_by = error
+            self._groups.clear()
+        self._spool.put_last(self._last_line())
+
+    async def _bring(self, group: Group, answers: Answers) -> None:
+        """Bring the answers of the oldest group to the spool, and count what lies there.
+
+        Raises:
+            NotReady: the version is closed. InferenceFailed: it will not answer again.
+            TooLarge: there is no room for the answers.
+        """
+        found = [answer for answer in answers if isinstance(answer, Prediction)]
+        kept = self._annotator.kept(found)
+        lines, texts = self._lines(group, answers, kept)
+        await self._spool.put(b"".join(lines))
+        record = self._request.scope["nerve"]
+        record.texts += len(texts)
+        record.characters += sum(map(len, texts))
+        self._records += len(lines)
+        self._failed += len(lines) - len(texts)
+        self._line = group.records[-1].line
+        self._annotator.answered(texts, found, kept)
+        self._groups.remove_oldest()
+        if group.texts and not found and self._annotator.failing:
+            name = "/".join(self._annotator.of)
+            raise InferenceFailed(f"{name}: batches keep failing, and a new session takes its place")
+
+    def _lines(
+        self, group: Group, answers: Answers, kept: Sequence[Prediction]
+    ) -> tuple[list[bytes], list[str]]:
+        """A line for each record, and the texts that were annotated."""
+        lines, texts = [], []
+        left = iter(kept)
+        for record, answer in zip(group.records, answers, strict=True):
+            if isinstance(answer, NotReady):
+                raise answer
+            if isinstance(answer, NerveError):
+                about = {"error": answer.message, "code": answer.code, "line": record.line}
+            else:
+                about = ner_result(record.text, next(left), self._ask)
+                texts.append(record.text)
+            lines.append(answer_line(about, record.id))
+        return lines, texts
+
+    def _last_line(self) -> bytes:
+        error = self._ended_by
+        about: dict[str, Any] = {"done": error is None}
+        if error:
+            about |= {"error": f"{error.message}; go on after line {self._line}", "code": error.code}
+        return answer_line(about | {"records": self._records, "failed": self._failed, "line": self._line})
+
+    # out
+
+    async def _write(self, send: Send) -> None:
+        """Send what comes to the spool, until its end."""
+        model, version = self._annotator.of
+        headers = {
+            "content-type": NDJSON,
+            "x-nerve-model": model,
+            "x-nerve-version": version,
+            "x-accel-buffering": "no",  # of nginx, which would keep lines back
+            "connection": "close",  # a stream that is ended early leaves a body that nobody will read
+        }
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self._deliver(send, {"type": "http.response.start", "status": 200, "headers": raw})
+        while block := await self._spool.take():
+            await self._deliver(send, {"type": "http.response.body", "body": block, "more_body": True})
+        if self._ended_by:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER_SECONDS):
+                    await self._body_ended.wait()
+        self._finished = True
+        await self._deliver(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _deliver(self, send: Send, message: Message) -> None:
+        self._sending, self._alive = True, time.monotonic()
+        await send(message)
+        self._sending = False
+
+    async def _watch(self) -> None:
+        """End the stream when the server shuts down, and let go of a client that does nothing more."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            draining = self._draining.is_set()
+            if draining and not self._read_all and not self._ended_by:
+                self._ended_by = NotReady("the server is shutting down", "shutting_down")
+            patience = _STALL_SECONDS_DRAINING if draining else _STALL_SECONDS
+            if self._sending and time.monotonic() - self._alive > patience:
+                raise ClientDisconnect

@@ -1,0 +1,87 @@
+"""Answers: from the logits of texts to what is said of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from app.engine.decoding.entities import Entity, Evidence, Prediction
+from app.engine.decoding.spans import Decoder, ScoredSpan
+from app.engine.text.alignment import EncodedText
+from app.engine.text.words import Ints
+
+
+class RunText(Protocol):
+    """A text that a network has run.
+
+    Attributes:
+        windows: in how many it ran.
+        logits: of its decisions, shape (decisions, tags); None where it has no decisions.
+    """
+
+    @property
+    def encoded(self) -> EncodedText: ...
+
+    @property
+    def windows(self) -> int: ...
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32] | None: ...
+
+
+class Answers:
+    """Reads answers from logits. Any thread may use it.
+
+    Args:
+        thresholds: the least score of an entity, by its label; 0 for others.
+    """
+
+    def __init__(self, decoder: Decoder, thresholds: Mapping[str, float]):
+        self._decoder = decoder
+        self._thresholds = thresholds
+
+    def logits(self, texts: Sequence[RunText]) -> list[npt.NDArray[np.float32]]:
+        """Each text's logits before temperature, shape (decisions, tags)."""
+        nothing = np.zeros((0, len(self._decoder.tags)), np.float32)
+        return [nothing if text.logits is None else text.logits for text in texts]
+
+    def predictions(self, texts: Sequence[RunText]) -> list[Prediction]:
+        """The entities of each text."""
+        found = self._decoder.decode_all(self.logits(texts))
+        return [
+            Prediction(
+                kept_entities(spans, self._thresholds, text.encoded.starts, text.encoded.ends)
+                if spans
+                else (),
+                text.windows,
+            )
+            for text, spans in zip(texts, found, strict=True)
+        ]
+
+    def evidence(self, texts: Sequence[RunText]) -> list[Evidence]:
+        """The entities of each text, and what they were read from."""
+        return [
+            Evidence(
+                prediction, text.encoded.starts, text.encoded.ends, self._decoder.probabilities(logits)
+            )
+            for text, logits, prediction in zip(
+                texts, self.logits(texts), self.predictions(texts), strict=True
+            )
+        ]
+
+
+def kept_entities(
+    spans: Iterable[ScoredSpan], thresholds: Mapping[str, float], starts: Ints, ends: Ints
+) -> tuple[Entity, ...]:
+    """The entities of one text that reach their label's threshold.
+
+    Args:
+        spans: of its decisions.
+        starts, ends: code points of each decision, shape (decisions,).
+    """
+    return tuple(
+        Entity(int(starts[first]), int(ends[last]), label, score)
+        for first, last, label, score in spans
+        if score >= thresholds.get(label, 0.0)
+    )

@@ -1,0 +1,41 @@
+"""Single: the server as one process."""
+
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.server.process import drain, log_address, make_app, uvicorn_config
+from app.settings import Settings
+
+
+class _Server(uvicorn.Server):
+    """A server that is unready at the first signal and exits with 0 when the last request is done."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI):
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        drain(self._app, sig)
+        # The base class would raise the signal again at the end, and the exit code would be its number.
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._app.state.metrics.workers.set(1)
+        for server in self.servers:
+            for sock in server.sockets:
+                log_address(sock)
+
+
+def run_single(settings: Settings) -> int:
+    """Serve in this process; returns the exit code."""
+    app = make_app(settings)
+    server = _Server(uvicorn_config(app, settings), app)
+    server.run()
+    return 0 if server.started else 1

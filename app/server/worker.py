@@ -1,0 +1,100 @@
+"""Worker: one of several processes that serve one port; a supervisor starts it and ends with it."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType
+
+from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+
+from app.errors import NerveError
+from app.server.logs import configure_logging
+from app.server.metric_files import FOLDER
+from app.server.process import Lifespan, drain, make_app
+from app.settings import Settings, read_settings
+
+log = logging.getLogger("nerve")
+
+LOAD_FIRST = "NERVE_LOAD_FIRST"
+"""The environment variable of workers that take requests only once their models are loaded."""
+
+_ORPHAN_SECONDS = 30
+"""How long a worker whose supervisor was killed may take to finish its requests."""
+
+
+def worker_app() -> FastAPI:
+    """The application of one worker; uvicorn calls it in the worker's process."""
+    settings = read_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        app = make_app(settings)
+    except NerveError as error:
+        log.error("cannot start: %s", error.message)
+        sys.exit(STARTUP_FAILURE)
+    _drain_at_signals(app)
+    threading.Thread(target=_end_with_supervisor, name="supervisor watch", daemon=True).start()
+    app.router.lifespan_context = _announced(app.router.lifespan_context, settings)
+    return app
+
+
+def _drain_at_signals(app: FastAPI) -> None:
+    """Be unready from the first signal on, then do what the server does at it."""
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        server = signal.getsignal(sig)
+
+        def heard(sig: int, frame: FrameType | None, server: object = server) -> None:
+            drain(app, sig)
+            if callable(server):
+                server(sig, frame)
+
+        signal.signal(sig, heard)
+
+
+def _end_with_supervisor() -> None:
+    """Wait for the supervisor's death, which an orderly end never lets a worker see; then end too."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor is None:
+        return
+    supervisor.join()
+    log.error("the supervisor died; ending with it")
+    shutil.rmtree(os.environ[FOLDER], ignore_errors=True)  # whoever still counts has the files open
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_SECONDS)
+    os._exit(1)
+
+
+def _announced(lifespan: Lifespan, settings: Settings) -> Lifespan:
+    """A lifespan with a worker's start in it: load, then count among those that answer."""
+
+    @asynccontextmanager
+    async def announced(app: FastAPI) -> AsyncIterator[None]:
+        async with lifespan(app):
+            if LOAD_FIRST in os.environ:
+                await _until_loaded(app, settings.load_timeout)
+            app.state.metrics.workers.set(1)
+            yield
+
+    return announced
+
+
+async def _until_loaded(app: FastAPI, seconds: float) -> None:
+    """Wait until every model serves or is known not to, at most so long."""
+    manager = app.state.manager
+
+    def loaded() -> bool:
+        return all(manager.ready(name) or manager.problem(name) for name in manager.names())
+
+    end = time.monotonic() + seconds
+    while not await asyncio.to_thread(loaded) and time.monotonic() < end:
+        if app.state.draining.is_set():
+            return
+        await asyncio.sleep(0.05)

@@ -1,0 +1,21 @@
+"""From settings: how versions are loaded, as the settings say."""
+
+from app.machine import available_cpus
+from app.settings import Settings
+from app.versions.loading.options import LoadOptions
+
+
+def load_options(settings: Settings) -> LoadOptions:
+    """How versions are run, as the settings say; a worker has its part of the CPUs."""
+    return LoadOptions(
+        provider=settings.provider,
+        allow_cpu_fallback=settings.allow_cpu_fallback,
+        variant=settings.variant,
+        threads=settings.threads or max(1, available_cpus() // (settings.workers or 1)),
+        runs=settings.runs,
+        max_queue_tokens=settings.max_queue_tokens,
+        max_batch_tokens=settings.max_batch_tokens,
+        load_timeout=settings.load_timeout,
+        load_memory_bytes=settings.load_memory_bytes,
+        trusted_keys=settings.trusted_keys,
+    )

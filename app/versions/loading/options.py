@@ -1,0 +1,25 @@
+"""Options: how versions are checked and run on this machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.engine.runtimes.runtime import Provider
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How versions are checked and run on this machine; see the settings of the same names."""
+
+    provider: Provider = "cpu"
+    allow_cpu_fallback: bool = False
+    variant: str = "auto"
+    threads: int = 0
+    runs: int = 0
+    max_queue_tokens: int = 1_000_000
+    max_batch_tokens: int = 0
+    load_timeout: float = 120.0
+    load_memory_bytes: int = 0
+    trusted_keys: tuple[Path, ...] = ()
+
+
+DEFAULTS = LoadOptions()

@@ -1,0 +1,213 @@
+"""Sources: a version's files, wherever they lie: in a folder, in an archive, or behind a URL of either."""
+
+import errno
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+from app.errors import NerveError, VersionRefused
+from app.manifest import MANIFEST
+from app.versions.storage.signatures import SIGNATURE
+
+MAX_BYTES = 16 * 1024**3
+"""Bytes that a version may take on disk at most."""
+
+MAX_MEMBERS = 10_000
+"""Files and folders that an archive may hold at most."""
+
+OPTIONAL = (SIGNATURE, "README.md")
+"""Files that a version may lack, and that no manifest lists."""
+
+_BLOCK = 1024**2
+"""Bytes that are read at a time."""
+
+Fetch = Callable[[str, Path, int], None]
+"""Brings the file of this name to this path, at most so many bytes of it.
+
+Raises:
+    FileNotFoundError: there is none.
+"""
+
+
+class AddFailed(NerveError):
+    """A version could not be brought here; nothing of it is left."""
+
+    code = "add_failed"
+
+
+def open_source(source: str, unpacked: Path, models: Path) -> Fetch:
+    """What brings the files of a version from a path or URL.
+
+    Args:
+        unpacked: a folder that is made for the content of an archive.
+        models: the models folder, in which the source must not lie.
+
+    Raises:
+        AddFailed: the source cannot be read, is none, or holds too much.
+        VersionRefused: an archive holds what no version has.
+    """
+    if "://" in source and not source.startswith("file://"):
+        return _open_url(source, unpacked)
+    path = Path(unquote(urlsplit(source).path) if source.startswith("file://") else source)
+    if path.is_dir():
+        if path.resolve().is_relative_to(models.resolve()):
+            raise AddFailed(
+                f"{source}: lies in the models folder {models} already; name a folder outside it"
+            )
+        return _from_files(source, lambda name: _open_file(path / name))
+    if not path.is_file():
+        raise AddFailed(f"{source}: is not there; name a version's folder, a .tar.gz of one, or a URL")
+    if not _is_archive(path.name):
+        raise AddFailed(f"{source}: is neither a folder nor a .tar.gz; name a version's folder or pack it")
+    with path.open("rb") as file:
+        return _unpack(source, file, unpacked)
+
+
+def _open_url(source: str, unpacked: Path) -> Fetch:
+    try:
+        from fsspec.core import url_to_fs
+
+        with _reading(source):
+            system, path = url_to_fs(source)
+    except ImportError as error:
+        raise AddFailed(
+            f"{source}: a library for it is missing ({error}); pip install 'nerve-ner[remote]'"
+        ) from None
+    if _is_archive(urlsplit(source).path):
+        try:
+            with _reading(source):
+                file = system.open(path, "rb")
+        except FileNotFoundError as error:
+            raise AddFailed(
+                f"{source}: cannot be read: {error.__cause__ or error}; check the address and the network"
+            ) from error
+        with file:
+            return _unpack(source, file, unpacked)
+    return _from_files(source, lambda name: system.open(f"{path.rstrip('/')}/{name}", "rb"))
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return path.open("rb")
+
+
+def _is_archive(path: str) -> bool:
+    return path.endswith((".tar.gz", ".tgz"))
+
+
+def _from_files(source: str, opened: Callable[[str], IO[bytes]]) -> Fetch:
+    def fetch(name: str, path: Path, limit: int) -> None:
+        # The file is opened without asking whether it exists: on any error fsspec answers that it does not.
+        try:
+            with _reading(source):
+                file = opened(name)
+        except AddFailed as error:
+            # To those who may not list the bucket, S3 says of a missing file that it is forbidden.
+            if name in OPTIONAL and isinstance(error.__cause__, PermissionError):
+                raise FileNotFoundError(name) from error
+            raise
+        with file:
+            _write(source, file, path, limit)
+
+    return fetch
+
+
+def _unpack(source: str, file: IO[bytes], folder: Path) -> Fetch:
+    """Unpack an archive as its bytes come in."""
+    folder.mkdir()
+    room = min(MAX_BYTES, shutil.disk_usage(folder).free)
+    with _reading(source):
+        archive = tarfile.open(fileobj=file, mode="r|gz")  # noqa: SIM115
+    count = 0
+    while member := _next_member(source, archive):
+        count += 1
+        path = folder.joinpath(*_checked_parts(source, member, folder))
+        room -= member.size
+        if count > MAX_MEMBERS or room < 0:
+            raise AddFailed(
+                f"{source}: unpacks to more than {MAX_MEMBERS} files, {MAX_BYTES} bytes or what is free "
+                "on the disk; pack one version alone, or make room"
+            )
+        if member.isdir():
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _reading(source):
+            content = archive.extractfile(member)
+        if path.exists() or content is None:
+            raise VersionRefused(f"{source}: holds {member.name!r} twice; pack it again")
+        _write(source, content, path, member.size)
+    root = _root(folder)
+
+    def fetch(name: str, path: Path, limit: int) -> None:
+        if not (root / name).is_file():
+            raise FileNotFoundError(f"not in {source}: {name}")
+        (root / name).rename(path)
+
+    return fetch
+
+
+def _root(folder: Path) -> Path:
+    """The folder that holds the manifest; archives often have one or two folders above it."""
+    while not (folder / MANIFEST).exists():
+        inside = [path for path in folder.iterdir() if path.is_dir()]
+        if len(inside) != 1:
+            break
+        folder = inside[0]
+    return folder
+
+
+def _next_member(source: str, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _reading(source):
+        return archive.next()
+
+
+def _checked_parts(source: str, member: tarfile.TarInfo, folder: Path) -> tuple[str, ...]:
+    """The path of a member, once it is known to be a plain file or folder inside the archive."""
+    path = PurePosixPath(member.name)
+    kind = (member.isreg() and not member.issparse()) or member.isdir()
+    try:
+        tarfile.data_filter(member, str(folder))
+    except tarfile.FilterError:
+        kind = False
+    if not kind or path.is_absolute() or ".." in path.parts:
+        raise VersionRefused(
+            f"{source}: holds {member.name!r}, which is no plain file or folder inside it; pack the "
+            "version again, without links and with paths relative to its folder"
+        )
+    return path.parts
+
+
+def _write(source: str, content: IO[bytes], path: Path, limit: int) -> None:
+    """Copy at most `limit` bytes into a new file; they are on the disk when this returns."""
+    with path.open("xb") as file:
+        while limit:
+            with _reading(source):
+                block = content.read(min(_BLOCK, limit))
+            if not block:
+                break
+            file.write(block)
+            limit -= len(block)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[Any]:
+    """Tell what goes wrong at the source from what goes wrong here."""
+    try:
+        yield
+    except (NerveError, ImportError, FileNotFoundError):
+        raise
+    except Exception as error:  # each of fsspec's back ends raises errors of its own
+        first = next(iter(str(error).splitlines()), "")
+        raise AddFailed(
+            f"{source}: cannot be read: {type(error).__name__}: {first}; check the address, that it is "
+            "whole, the network and the credentials"
+        ) from error
