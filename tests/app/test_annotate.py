@@ -41,7 +41,7 @@ def manager(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A manager that serves the higher version."""
     settings = Settings(models_dir=models, state_dir=tmp_path_factory.mktemp("state"), threads=1)
     made = make_manager(settings, Metrics())
-    made.converge()
+    made.reconcile()
     yield made
     made.close()
 
