@@ -1,7 +1,8 @@
-"""Dockerfile, .dockerignore and compose file: what must stay true of them. They are built elsewhere."""
+"""Dockerfile, .dockerignore, compose file and package: what must stay true. They are built elsewhere."""
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from app.settings import Settings
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
+
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def dockerfile() -> list[list[tuple[str, str]]]:
@@ -134,3 +138,25 @@ def test_prometheus_scrapes_every_service_of_ours() -> None:
     (discovery,) = config["scrape_configs"][0]["dns_sd_configs"]
     assert set(discovery["names"]) == {name for name, service in SERVICES.items() if "build" in service}
     assert discovery["port"] == 8000
+
+
+@pytest.mark.parametrize("package", ["app", "training"])
+def test_every_folder_with_modules_is_a_package(package: str) -> None:
+    """setuptools leaves out a folder without `__init__.py`, and says nothing."""
+    assert f"{package}*" in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    folders = {path.parent for path in (ROOT / package).rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_files_of_the_server_that_are_no_modules_are_packaged() -> None:
+    packaged = PROJECT["tool"]["setuptools"]["package-data"]
+    for path in (ROOT / "app").rglob("*.*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            patterns = packaged.get(".".join(path.parent.relative_to(ROOT).parts), [])
+            assert any(path.match(pattern) for pattern in patterns), path
+
+
+def test_the_commands_are_where_the_project_says() -> None:
+    for where in PROJECT["project"]["scripts"].values():
+        module, _, function = where.partition(":")
+        assert f"def {function}(" in (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()

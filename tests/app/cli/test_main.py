@@ -1,251 +1,73 @@
-"""`nerve` as a person runs it, in a process of its own."""
+"""`nerve` itself: what each command imports, and what does not."""
 
-import json
-import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from app import __version__
-from app.versions.rollout.desired import AbortRule, Shadow
-from app.versions.rollout.store import DeploymentStore
-from tests.runtimes import no_cuda
-from tests.servers import environment, nerve, serving
-from tests.tiny import TEXT, edit_manifest, write_tiny_version
+from app import __version__, rendering
+from app.cli.annotate import OffsetUnit
+from tests.servers import environment, nerve
 
 
 def test_version(models_dir: Path) -> None:
     assert nerve("version", models=models_dir).stdout == f"{__version__}\n"
 
 
-def test_versions_are_activated_listed_and_rolled_back(models_dir: Path) -> None:
-    write_tiny_version(models_dir, version=2)
-    DeploymentStore(models_dir / ".state").edit("ner-en", lambda d: d.with_stable(1))
-    done = nerve("models", "activate", "ner-en", "2", models=models_dir)
-    assert (done.returncode, done.stdout) == (0, "ner-en: stable 2, previous 1\n")
-    assert nerve("models", "list", models=models_dir).stdout == "ner-en/1\tprevious\nner-en/2\tstable\n"
-    back = nerve("models", "rollback", "ner-en", models=models_dir)
-    assert (back.returncode, back.stdout) == (0, "ner-en: stable 1, previous 2\n")
-    state = json.loads((models_dir / ".state/ner-en.json").read_text())
-    assert (state["stable"], state["previous"], state["generation"]) == (1, 2, 3)
-
-
-def test_a_version_that_fails_is_refused_with_the_reason(models_dir: Path) -> None:
-    edit_manifest(write_tiny_version(models_dir, version=2), format_version=9)
-    done = nerve("models", "activate", "ner-en", "2", models=models_dir)
-    assert done.returncode == 1
-    assert "nerve: ner-en/2: manifest.json has format_version 9" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (models_dir / ".state/ner-en.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("activate", "ner-en", "9"), "ner-en has no version 9 (it has 1)"),
-        (("activate", "nope", "1"), "no model 'nope'"),
-        (("rollback", "ner-en"), "ner-en: no version served before"),
-        (("canary", "ner-en", "1", "--sticky", ""), "nerve: sticky='': String should have at least 1"),
-        (
-            ("canary", "ner-en", "1", "--requests", "100"),
-            "--requests 100: the canary is judged by its last",
-        ),
-        (("verify", "ner-en/x"), "'ner-en/x': names no version; give NAME/VERSION"),
-        (("verify", "ner-en/"), "'ner-en/': names no version"),
-        (("verify", "ner-en/0"), "'ner-en/0': names no version"),
-        (("verify", "/1"), "'/1': names no version"),
-        (("verify", ""), "no model ''"),
-        (("verify", "nope"), "no model 'nope'"),
-        (("sign", "ner-en", "--key", "key.pem"), "'ner-en': names no version"),
-    ],
-)
-def test_what_cannot_be_done_is_a_message_and_no_traceback(
-    models_dir: Path, arguments: tuple[str, ...], message: str
-) -> None:
-    done = nerve("models", *arguments, models=models_dir)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("activate", "ner-en", "0"), "'version': Input should be greater than or equal to 1"),
-        (("canary", "ner-en", "0"), "'version': Input should be greater than or equal to 1"),
-        (("shadow", "ner-en", "0"), "'version': Input should be greater than or equal to 1"),
-        (("shadow", "ner-en", "1", "--percent", "nan"), "'--percent': Input should be less than"),
-        (
-            ("canary", "ner-en", "1", "--requests", "1000000", "--abort-errors", "2"),
-            "'--requests': Input should be less than or equal to 100000",
-        ),
-    ],
-)
-def test_a_number_out_of_range_is_a_message_and_changes_nothing(
-    models_dir: Path, arguments: tuple[str, ...], message: str
-) -> None:
-    write_tiny_version(models_dir, version=2)
-    store = DeploymentStore(models_dir / ".state")
-    shadow = (Shadow(version=2, percent=10),)
-    before = store.edit("ner-en", lambda d: d.with_stable(1).model_copy(update={"shadow": shadow}))
-    done = nerve("models", *arguments, models=models_dir)
-    assert done.returncode == 2
-    plain = re.sub(r"\x1b\[[0-9;]*m|│", "", done.stderr)  # without colours and the frame
-    assert message in " ".join(plain.split())
-    assert "Traceback" not in done.stderr
-    assert store.read("ner-en") == before
-
-
-def test_a_canary_is_judged_by_500_requests_or_as_many_as_are_asked_for(models_dir: Path) -> None:
-    write_tiny_version(models_dir, version=2)
-    store = DeploymentStore(models_dir / ".state")
-    store.edit("ner-en", lambda d: d.with_stable(1))
-    start = ("models", "canary", "ner-en", "2")
-    for options, rule in (
-        ((), None),
-        (("--abort-errors", "2"), AbortRule(requests=500, errors=2)),
-        (("--abort-p99", "1.5", "--requests", "100000"), AbortRule(requests=100_000, p99=1.5)),
-    ):
-        done = nerve(*start, *options, models=models_dir)
-        assert (done.returncode, done.stderr) == (0, "")
-        deployment = store.read("ner-en")
-        assert deployment
-        assert deployment.canary
-        assert deployment.canary.abort == rule
-
-
-def test_without_a_version_shadows_end(models_dir: Path) -> None:
-    write_tiny_version(models_dir, version=2)
-    DeploymentStore(models_dir / ".state").edit("ner-en", lambda d: d.with_stable(1))
-    begun = nerve("models", "shadow", "ner-en", "2", models=models_dir)
-    assert begun.stdout == "ner-en: stable 1, previous None, shadow 2 with 10 %\n"
-    ended = nerve("models", "shadow", "ner-en", models=models_dir)
-    assert ended.stdout == "ner-en: stable 1, previous None\n"
-
-
-def test_a_user_without_a_name_goes_by_number(models_dir: Path) -> None:
-    code = "import os; os.getuid = lambda: 54321; from app.cli.main import main; main()"
-    names = ("LOGNAME", "USER", "LNAME", "USERNAME")
+def test_it_is_a_module_too(models_dir: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code, "models", "activate", "ner-en", "1"],
-        env={key: value for key, value in environment(models_dir).items() if key not in names},
+        [sys.executable, "-m", "app.cli", "version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == nerve("version", models=models_dir).stdout
+
+
+IMPORTED = """
+import sys
+from app.cli.main import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+
+WEB = {"fastapi", "uvicorn", "starlette"}
+OUR_OWN = {"onnxruntime", "numpy", "tokenizers", "prometheus_client"}
+
+
+def imported_by(models: Path, *arguments: str) -> set[str]:
+    """The packages that a command has imported by its end."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *arguments],
+        env=environment(models),
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert (done.returncode, done.stdout) == (0, "ner-en: stable 1, previous None\n"), done.stderr
-    (change,) = DeploymentStore(models_dir / ".state").history("ner-en")
-    assert change.by == "uid 54321"
-
-
-def test_versions_are_verified(models_dir: Path) -> None:
-    write_tiny_version(models_dir, "other", version=2)
-    for arguments in ((), ("other",), ("other/2",)):
-        done = nerve("models", "verify", *arguments, models=models_dir)
-        passed = "other/2\tpasses\n" if arguments else "ner-en/1\tpasses\nother/2\tpasses\n"
-        assert (done.returncode, done.stdout) == (0, passed)
-    edit_manifest(models_dir / "ner-en/1", format_version=9)
-    done = nerve("models", "verify", models=models_dir)
-    refused, passes = done.stdout.splitlines()
-    assert done.returncode == 1
-    assert refused.startswith("ner-en/1\trefused: ner-en/1: manifest.json has format_version 9")
-    assert passes == "other/2\tpasses"
-    missing = nerve("models", "verify", "other/3", models=models_dir)
-    assert (missing.returncode, missing.stdout) == (
-        1,
-        "other/3\trefused: other has no version 3 (it has 2)\n",
-    )
-
-
-@pytest.mark.parametrize(("there", "message"), [(True, "holds no version"), (False, "is no folder")])
-def test_nothing_to_verify_is_an_error(tmp_path: Path, there: bool, message: str) -> None:
-    models = tmp_path / "models"
-    if there:
-        models.mkdir()
-    done = nerve("models", "verify", models=models)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"nerve: {models}: {message}; bring one in (nerve models add SOURCE)" in done.stderr
-
-
-def test_a_torn_state_is_a_message_and_the_others_are_listed(models_dir: Path) -> None:
-    write_tiny_version(models_dir, "other")
-    write_tiny_version(models_dir, "torn")
-    DeploymentStore(models_dir / ".state").edit("other", lambda d: d.with_stable(1))
-    for name in ("ner-en", "torn"):
-        (models_dir / f".state/{name}.json").write_text("{")
-    done = nerve("models", "list", models=models_dir)
-    assert (done.returncode, done.stdout) == (1, "other/1\tstable\n")
-    first, second = done.stderr.splitlines()
-    assert "ner-en.json: not a deployment" in first
-    assert "torn.json: not a deployment" in second
+    return set(done.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "message"),
-    [
-        ("port", "http", "nerve: cannot start: NERVE_PORT='http': "),
-        pytest.param(
-            "provider",
-            "cuda",
-            "nerve: cannot start: NERVE_PROVIDER=cuda, but onnxruntime-gpu",
-            marks=no_cuda,
-        ),
-    ],
+    "arguments", [("version",), ("--help",), ("models", "--help"), ("annotate", "--help")]
 )
-def test_a_server_that_cannot_start_says_why(
-    models_dir: Path, setting: str, value: str, message: str
+def test_what_only_tells_imports_nothing_that_takes_time(
+    models_dir: Path, arguments: tuple[str, ...]
 ) -> None:
-    done = nerve("serve", models=models_dir, **{setting: value})
-    assert done.returncode != 0
-    assert done.stderr.startswith(message)
-    assert len(done.stderr.splitlines()) == 1
+    assert not imported_by(models_dir, *arguments) & (WEB | OUR_OWN)
 
 
-def test_two_builds_of_the_runtime_are_an_error(
-    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for build in ("onnxruntime", "onnxruntime_gpu"):
-        folder = tmp_path / f"packages/{build}-1.0.dist-info"
-        folder.mkdir(parents=True)
-        name = build.replace("_", "-")
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
-    done = nerve("serve", models=models_dir)
-    assert done.returncode != 0
-    assert "nerve: cannot start: onnxruntime and onnxruntime-gpu are both installed" in done.stderr
+def test_to_look_after_versions_no_web_server_is_imported(models_dir: Path) -> None:
+    assert not imported_by(models_dir, "models", "list") & WEB
 
 
-def test_a_port_that_is_taken_is_an_error(models_dir: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = nerve("serve", models=models_dir, port=taken.getsockname()[1])
-    assert done.returncode != 0
-    assert "address already in use" in done.stderr.lower()
+def test_to_annotate_a_corpus_no_web_server_is_imported(models_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("IBM\n")
+    arguments = ("annotate", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.jsonl"))
+    assert not imported_by(models_dir, *arguments) & WEB
+    assert (tmp_path / "out.jsonl").exists()
 
 
-@no_cuda
-def test_the_cpu_stands_in_for_cuda_where_that_is_allowed(models_dir: Path, tmp_path: Path) -> None:
-    settings = {"provider": "cuda", "allow_cpu_fallback": "true"}
-    with serving(models_dir, tmp_path / "log", **settings) as server:
-        assert server.ner(TEXT)["entities"]
-        assert server.metric("nerve_model_info", provider="CPUExecutionProvider") == 1
-
-
-def test_the_settings_reach_the_server(tmp_path: Path) -> None:
-    models, state = tmp_path / "elsewhere", tmp_path / "state"
-    write_tiny_version(models, "tiny", 4)
-    settings = {"state_dir": state, "default_model": "tiny", "max_texts": 2, "max_text_chars": 50}
-    with serving(models, tmp_path / "log", max_body_bytes=200, **settings) as server:
-        answer = server.ner(TEXT)
-        assert (answer["model"], answer["version"]) == ("tiny", 4)
-        for body, code in (
-            ({"texts": ["a"] * 3}, "too_many_texts"),
-            ({"text": "a" * 51}, "text_too_long"),
-            ({"text": "a" * 300}, "body_too_large"),
-        ):
-            refused = server.client.post("/ner", json=body)
-            assert (refused.status_code, refused.json()["code"]) == (413, code)
-    assert json.loads((state / "tiny.json").read_text())["stable"] == 4
-    assert not (models / ".state").exists()
+def test_offsets_count_what_the_api_lets_them_count() -> None:
+    assert get_args(OffsetUnit) == get_args(rendering.OffsetUnit)
