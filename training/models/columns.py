@@ -8,7 +8,7 @@ from app.labels import Scheme, split_tag, tags_of
 from training.data.tags import plain_tag
 
 _NO_TAGS = frozenset({"[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "<PAD>", "PAD", "X"})
-"""Columns that some trainers add for sub-tokens without a label; BERT marks the later ones of a word X."""
+"""Columns that some trainers add for sub-tokens without a label; X marks a word's later ones in BERT."""
 
 _PREFIXED = re.compile(r"([BIESLUMW])[-_](.+)", re.IGNORECASE)
 _SUFFIXED = re.compile(r"(.+)[-_]([BIESLUMW])", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""A transformer tagger is a pretrained encoder with a classification layer; token types carry word shapes."""
+"""A transformer tagger has a pretrained encoder and a classification layer; token types carry shapes."""
 
 import copy
 import importlib.util
@@ -27,7 +27,7 @@ from app.labels import WordRule
 from training.models.initialisation import inherited_weights, seeded
 from training.models.tagger import Allowed, Size, Tagger, read_size
 
-_ATTENTION = "eager"  # trains short rows faster on a CPU than sdpa, without attention dropout
+_ATTENTION = "eager"  # short rows train faster with it on a CPU than with sdpa, without attention dropout
 
 
 def find_encoder(path: str) -> str:
