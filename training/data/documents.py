@@ -1,4 +1,4 @@
-"""A document is a text and its entities, in code points. Readers make documents."""
+"""A document is a text and its entities, with offsets in code points."""
 
 import re
 from collections.abc import Iterable

@@ -7,7 +7,7 @@ from pathlib import Path
 from app.labels import Scheme, joins, legal, split_tag
 from training.data.documents import Document, Span
 
-_SPELLINGS = {"L": "E", "U": "S", "M": "I", "W": "S"}  # BILOU, BMES, BMEWO
+_SPELLINGS = {"L": "E", "U": "S", "M": "I", "W": "S"}  # for BILOU, BMES and BMEWO
 _IOB: tuple[Scheme, Scheme] = ("IOB1", "IOB2")
 
 

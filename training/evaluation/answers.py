@@ -53,7 +53,7 @@ class Answers:
 
 
 class Predicts(Protocol):
-    """Is a loaded model, or anything else that takes texts and gives predictions."""
+    """Predicts entities of texts, as a loaded model does."""
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]: ...
 

@@ -29,7 +29,7 @@ _CUTS = np.arange(100) / 100
 _SLICE = 256
 """Texts in one call of the model, so that a corpus of any size fits the queue."""
 _SURE = 1e-9
-"""The least distance of a score from 0 and 1, to keep logarithms finite; smaller ones are rounding."""
+"""The least distance of a score from 0 and 1, which keeps logarithms finite."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _f1_by_cut(answers: Answers, label: str) -> Floats:
     """Return the F1 of a label in percent under each threshold in `_CUTS`, shape (cuts,)."""
     scores, right = _judged([answers], label)
     meant = sum(len({s for s in d.spans if s.label == label}) for d in answers.documents)
-    kept = scores >= _CUTS[:, None]  # (cuts, entities)
+    kept = scores >= _CUTS[:, None]  # has the shape (cuts, entities)
     below = kept.sum(1) + meant
     return np.asarray(200.0 * (kept & right).sum(1) / np.maximum(below, 1))
 

@@ -92,7 +92,7 @@ def compare(folders: Sequence[Path], recipe: Recipe, effort: Effort, say: Say) -
     """Run versions on a recipe's test files, and compare the others with the first.
 
     Raises:
-        ValueError: a version has other labels than the recipe or is named twice, or there are no test files.
+        ValueError: a version has other labels than the recipe or is named twice, or there is no test file.
         FileNotFoundError: a corpus is missing. VersionRefused: a version fails its checks.
     """
     if not folders:
@@ -130,7 +130,7 @@ def _names(folders: Sequence[Path], recipe: Recipe) -> list[str]:
             )
     if len(set(folders)) < len(folders):
         raise ValueError(f"a version is named twice in {', '.join(map(str, folders))}; name each once")
-    parts = 2  # name/version
+    parts = 2  # the name and the version
     while len({folder.parts[-parts:] for folder in folders}) < len(folders):
         parts += 1
     return ["/".join(folder.parts[-parts:]) for folder in folders]

@@ -104,7 +104,7 @@ def _network(folder: Path, threads: int, variant: str) -> _Network:
 
 
 def encoder_in_torch(recipe: Recipe, threads: int, stack: ExitStack) -> Timed:
-    """Load a recipe's encoder in eager fp32, as fast as its teacher: only the classifier is untrained.
+    """Load a recipe's encoder in eager fp32; its untrained classifier takes as long as a trained one.
 
     PyTorch runs on `threads` threads until `stack` is closed.
     """

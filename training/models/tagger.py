@@ -109,7 +109,7 @@ class TaggerConfig:
 
 
 class ConfiguredTagger(Tagger):
-    """Is a tagger that its config describes wholly, unlike one of Hugging Face.
+    """Builds, saves and loads a tagger from a config, without Hugging Face.
 
     A subclass sets `config_type` and is made from a value of that type.
     """
@@ -170,7 +170,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Allowed:
-    """Holds the default and the range of a value in `size`.
+    """Holds the default of a value in `size`, and its least and greatest value.
 
     The value has the type of `default`: int, float, or a tuple whose items are in range.
     """
