@@ -40,7 +40,7 @@ def student(architecture: str, teacher: Tagger, seed: int = 0, **changes: object
 
 
 def inputs(lengths: Sequence[int], padded: int = 0, seed: int = 0) -> Inputs:
-    """Make random sub-tokens, their mask and their shapes; a row depends on its length alone.
+    """Make random sub-tokens, their mask and their shapes; a row depends on its length and `seed` alone.
 
     Args:
         padded: sub-tokens of every row; by default those of the longest.
