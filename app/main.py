@@ -15,6 +15,7 @@ from app.api.annotating import routes_of
 from app.api.dialects.table import DIALECTS
 from app.api.failures import on_error, on_http
 from app.api.middleware import RequestMiddleware
+from app.api.solitude import Solitude
 from app.errors import NerveError
 from app.metrics import Metrics
 from app.settings import Settings
@@ -68,8 +69,9 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     app.state.manager = manager
     app.state.draining = threading.Event()
     app.state.service = service = Service(manager, metrics, settings.default_model)
+    solitude = Solitude()
     for dialect in DIALECTS:  # an included router would be matched twice
-        app.router.routes += routes_of(dialect, service, metrics, settings)
+        app.router.routes += routes_of(dialect, service, metrics, settings, solitude)
     app.include_router(stream.router)
     app.include_router(admin.router)
     app.include_router(health.router)

@@ -17,10 +17,6 @@ class Metrics:
     """The metrics of one server, in a registry of their own.
 
     Args:
-        whole_server: from the registry of this process to the one that is told, which is the whole
-            server's where several processes count; by default what this process counts is told.
-
-    Args:
         whole_server: from the registry of this process, the one that tells of the whole server; by default
             this process is the server.
 

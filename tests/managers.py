@@ -57,7 +57,7 @@ def served(manager: VersionManager, name: str = "ner-en", version: int | None = 
         return loaded.manifest.version
 
 
-def look(manager: VersionManager) -> None:
+def follow(manager: VersionManager) -> None:
     """Follow the desired state once, and check once what is new."""
     manager.reconcile()
     manager.check()

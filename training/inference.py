@@ -34,7 +34,7 @@ def logits_of(
     stride: int,
 ) -> list[npt.NDArray[np.float32]]:
     """Each text's logits, shape (decisions, tags), in bf16. Leaves the network in evaluation mode."""
-    size = max_length - tokenizer.specials
+    size = max_length - tokenizer.frame.count
     windows = [
         (number, window)
         for number, text in enumerate(encoded)

@@ -204,9 +204,9 @@ def train(
 def _plan(data: TrainingData, stage: Stage, seed: int, epoch: int) -> list[list[Example]]:
     """The batches of one epoch, the same whenever they are made."""
     rng = random.Random(f"{seed}/{epoch}")
-    size = stage.max_length - data.tokenizer.specials
+    size = stage.max_length - data.tokenizer.frame.count
     windows = list(training_windows(data.examples, size, stage.passages, rng))
-    return batches(windows, stage.batch_tokens, data.tokenizer.specials, rng)
+    return batches(windows, stage.batch_tokens, data.tokenizer.frame.count, rng)
 
 
 def _count(plan: Sequence[list[Example]], share: int) -> int:

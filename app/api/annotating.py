@@ -13,6 +13,7 @@ from app.api.dialects.dialect import Dialect, Route
 from app.api.failures import crash_of, failure_of
 from app.api.requests import check_limits, read_content, read_timeout
 from app.api.responses import DirectRoute
+from app.api.solitude import Solitude
 from app.api.waiting import Deadline, answer_of
 from app.errors import NerveError
 from app.metrics import Metrics
@@ -20,12 +21,16 @@ from app.settings import Settings
 
 
 def routes_of(
-    dialect: Dialect[Any], service: Service, metrics: Metrics, settings: Settings
+    dialect: Dialect[Any], service: Service, metrics: Metrics, settings: Settings, solitude: Solitude
 ) -> list[BaseRoute]:
-    """The routes of a dialect, as an application has them."""
+    """The routes of a dialect, as an application has them.
+
+    Args:
+        solitude: counts the requests of all dialects.
+    """
     router = APIRouter(tags=[dialect.tag], route_class=DirectRoute)
     for route in dialect.routes:
-        handler = _Handler(dialect, route, service, metrics, settings)
+        handler = _Handler(dialect, route, service, metrics, settings, solitude)
         endpoint = handler.show if route.show else handler.annotate
         router.add_api_route(
             route.path, endpoint, methods=[route.method], name=route.name, **route.documentation
@@ -37,16 +42,27 @@ class _Handler:
     """Answers the requests of one route."""
 
     def __init__(
-        self, dialect: Dialect[Any], route: Route, service: Service, metrics: Metrics, settings: Settings
+        self,
+        dialect: Dialect[Any],
+        route: Route,
+        service: Service,
+        metrics: Metrics,
+        settings: Settings,
+        solitude: Solitude,
     ):
         self._dialect = dialect
         self._route = route
         self._service = service
         self._stage_seconds = metrics.stage_seconds
         self._settings = settings
+        self._solitude = solitude
 
     async def annotate(self, request: Request) -> Response:
         """Decode, annotate, encode."""
+        with self._solitude:
+            return await self._answer(request)
+
+    async def _answer(self, request: Request) -> Response:
         dialect, settings, record = self._dialect, self._settings, request.scope["nerve"]
         ask = None
         try:
@@ -64,7 +80,10 @@ class _Handler:
                     record.texts, record.characters = len(texts), sum(map(len, texts))
                     self._stage_seconds.labels(*of, "parse").inc(parse_seconds)
                     annotation = await annotator.annotate(
-                        texts, deadline, lambda future: answer_of(future, request.receive)
+                        texts,
+                        deadline,
+                        lambda future: answer_of(future, request.receive),
+                        self._solitude.may_hold,
                     )
                 spent = self._stage_seconds.labels(*of, "render").inc
                 started = time.perf_counter()

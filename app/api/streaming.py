@@ -29,8 +29,8 @@ NDJSON = "application/x-ndjson"
 _LINES_AT_ONCE = 1_000
 """Lines that are read before other requests have a turn, be they blank."""
 
-_LOOK_SECONDS = 0.25
-"""How often a stream looks whether the server shuts down."""
+_CHECK_SECONDS = 0.25
+"""Seconds after which a stream checks again whether it was ended, or the server shuts down."""
 
 _FULL_SECONDS = 10.0
 """How long a client may take nothing while its spool is full. One that would first send everything waits
@@ -122,16 +122,20 @@ class Stream(Response):
         self._read_all = True
         self._groups.add_no_more()
         while True:
-            await self._body(receive, look=False)
+            await self._body(receive, until_ended=False)
 
-    async def _body(self, receive: Receive, look: bool = True) -> bytes:
-        """The next piece of the body; empty, with `look`, when the stream was ended meanwhile."""
+    async def _body(self, receive: Receive, until_ended: bool = True) -> bytes:
+        """The next piece of the body; empty when the stream was ended meanwhile.
+
+        Args:
+            until_ended: give up waiting when the stream is ended; else only the client can end it.
+        """
         message: Message | None = None
         while message is None:
-            if look and self._ended_by:
+            if until_ended and self._ended_by:
                 return b""
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS if look else None):
+                async with asyncio.timeout(_CHECK_SECONDS if until_ended else None):
                     message = await receive()
         if message["type"] != "http.request":
             if self._finished:  # the server says so too when all is sent
@@ -239,7 +243,7 @@ class Stream(Response):
     async def _watch(self) -> None:
         """End the stream when the server shuts down, and let go of a client that does nothing more."""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
             draining = self._draining.is_set()
             if draining and not self._read_all and not self._ended_by:
                 self._ended_by = NotReady("the server is shutting down", "shutting_down")

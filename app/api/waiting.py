@@ -15,8 +15,8 @@ from app.errors import ClientLeft, DeadlineExceeded
 T = TypeVar("T")
 
 _PATIENCE = 0.1
-"""Seconds that a request waits before anybody looks whether its caller is still there: looking takes a task
-of its own, and what has waited for less is about to be answered."""
+"""Seconds that a request waits before it is checked whether its caller is still there: that takes a task of
+its own, and what has waited for less is about to be answered."""
 
 
 class Deadline:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.batching.collation import collate
-from app.engine.batching.cost import Cost
 from app.engine.batching.dispatcher import Dispatcher
 from app.engine.batching.execution import Execution
 from app.engine.batching.reading import ReadingThread
@@ -28,6 +27,7 @@ from app.engine.decoding.entities import Evidence, Prediction
 from app.engine.decoding.spans import Decoder
 from app.engine.memory import give_memory_back
 from app.engine.priority import give_way
+from app.engine.runtimes.cost import Cost
 from app.engine.runtimes.runtime import Running
 from app.engine.runtimes.tuning import measure_cost
 from app.engine.text.reader import Reader

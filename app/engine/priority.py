@@ -1,4 +1,4 @@
-"""Priority: threads that run only where nothing else wants the processor."""
+"""Priority: threads that run only while nothing else wants the processor."""
 
 import os
 import sys
@@ -12,8 +12,8 @@ LOWEST = 19
 def give_way(nice: int = LOWEST) -> None:
     """Lower the priority of the calling thread and of those it starts from here on, for good.
 
-    Only Linux knows a priority of a thread; elsewhere nothing happens.
+    Only Linux knows a priority of a single thread; elsewhere nothing happens.
     """
     if sys.platform == "linux":
-        with suppress(OSError):  # it was lower already
+        with suppress(OSError):  # its priority is lower already
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

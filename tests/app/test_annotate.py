@@ -41,7 +41,7 @@ def manager(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A manager that serves the higher version."""
     settings = Settings(models_dir=models, state_dir=tmp_path_factory.mktemp("state"), threads=1)
     made = make_manager(settings, Metrics())
-    made.converge()
+    made.reconcile()
     yield made
     made.close()
 
@@ -192,3 +192,25 @@ def test_an_answer_counts_and_texts_one_after_another_do_not(
         annotator.answered([TEXT, "IBM"], found, annotator.kept(found))
     assert lease.released == [False, None]
     assert total(metrics, "nerve_texts_total") == 3
+
+
+# on the caller's own event loop
+
+
+def test_a_short_text_may_be_annotated_without_waking_anybody(manager: VersionManager) -> None:
+    async def nobody(future: "Future[list[Prediction]]") -> list[Prediction]:
+        raise AssertionError("a runner was asked")
+
+    async def scene() -> None:
+        with await Service(manager, Metrics(), "ner-en").lease(Ask(texts=[TEXT], version=1)) as annotator:
+            there = await annotator.annotate([TEXT])
+            here = await annotator.annotate([TEXT], None, nobody, lambda: True)
+            assert here == there
+            with pytest.raises(AssertionError, match="a runner was asked"):
+                await annotator.annotate([TEXT], None, nobody)
+            with pytest.raises(AssertionError, match="a runner was asked"):
+                await annotator.annotate([TEXT * 100], None, nobody, lambda: True)
+            with pytest.raises(AssertionError, match="a runner was asked"):
+                await annotator.annotate([TEXT, TEXT], None, nobody, lambda: True)
+
+    asyncio.run(scene())

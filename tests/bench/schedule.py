@@ -13,9 +13,9 @@ from itertools import count
 from math import inf
 from random import Random
 
-from app.engine.batching.cost import Cost
 from app.engine.batching.queue import Queue
 from app.engine.batching.size_classes import Flow
+from app.engine.runtimes.cost import Cost
 from app.engine.runtimes.cpu import BATCH_TOKENS
 from tests.bench.offline import Offline
 from tests.bench.report import Options, table

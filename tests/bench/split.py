@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import accumulate
 
-from app.engine.batching.cost import Cost
+from app.engine.runtimes.cost import Cost
 
 
 def best_split(lengths: Sequence[int], cost: Cost, max_tokens: int) -> tuple[list[int], float]:

@@ -73,7 +73,11 @@ class BiLSTMTagger(ConfiguredTagger):
         in_order = torch.onnx.is_in_onnx_export()
         for layer in self.layers:
             packed = pack_padded_sequence(states[-1], lengths, batch_first=True, enforce_sorted=in_order)
-            output, _ = layer(packed)
+            if _lacks_bf16_lstm(packed.data.device):
+                with torch.autocast("cpu", enabled=False):
+                    output, _ = layer(packed.to(torch.float32))
+            else:
+                output, _ = layer(packed)
             padded, _ = pad_packed_sequence(output, batch_first=True, total_length=input_ids.shape[1])
             states.append(self.dropout(padded))
         return self.classifier(states[-1]), tuple(states)
@@ -88,3 +92,10 @@ class BiLSTMTagger(ConfiguredTagger):
 
     def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.embeddings.words.weight, self.embeddings.shapes.weight
+
+
+def _lacks_bf16_lstm(device: torch.device) -> bool:
+    """Whether an LSTM would run in bf16 and this machine cannot do that, as a CPU without AVX-512: it runs
+    in fp32 there."""
+    autocast = device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return autocast and not torch.ops.mkldnn._is_mkldnn_bf16_supported()

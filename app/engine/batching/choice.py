@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from math import inf
 
-from app.engine.batching.cost import Cost
+from app.engine.runtimes.cost import Cost
 
 _LOOK_AHEAD, _PACKED_AHEAD = 10, 1.5
 """Rows considered at a time, in batches: more would cost time and hardly sort better. Fewer where padding

@@ -1,8 +1,8 @@
-"""Cost: what a batch costs on this machine."""
+"""Cost: what a batch costs, as the batches that run show."""
 
 from dataclasses import replace
 
-from app.engine.runtimes.cost import Cost as Cost
+from app.engine.runtimes.cost import Cost
 
 _MEMORY = 0.995
 """The part of what is known that each batch leaves: some 200 batches count."""

@@ -13,15 +13,17 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 from app.engine.batching.admission import Admission
+from app.engine.batching.batches import Batch, Part, Ran
 from app.engine.batching.choice import overtaking
-from app.engine.batching.cost import Cost, CostMeter
+from app.engine.batching.cost import CostMeter
 from app.engine.batching.queue import Queue
 from app.engine.batching.rate import Rate
 from app.engine.batching.requests import Request, Row
 from app.engine.batching.size_classes import Flow
+from app.engine.runtimes.cost import Cost
 from app.errors import NotReady
 
 CLOSED = "this model version is closed; send the request again"
@@ -31,55 +33,6 @@ _FAILURES = 3
 
 READ_TOGETHER = 32
 """Texts that are read at a time: more would keep the first of them waiting, and gain little."""
-
-
-class Batch(NamedTuple):
-    """What a runner does next.
-
-    Attributes:
-        rows: run together; there are none where nothing waits.
-        late: a row of each request that was met after its deadline, and dropped.
-        single: whether nothing else runs or waits, so that the batch may have the whole machine.
-    """
-
-    rows: list[Row]
-    late: list[Row]
-    single: bool
-
-
-class Part(NamedTuple):
-    """Some texts of a request.
-
-    Attributes:
-        first: the number of the first of them in the request.
-        tokens: sub-tokens that they are expected to have.
-    """
-
-    request: Request[Any]
-    first: int
-    texts: Sequence[str]
-    tokens: int
-
-
-class Ran(NamedTuple):
-    """A batch that has left the session.
-
-    Attributes:
-        tokens: sub-tokens in it, padding left out.
-        single: whether it had the whole machine.
-        started, ended: on the clock of `time.perf_counter()`.
-        failed: whether the batch did, be it for one row only.
-        broken: whether every row failed in the session.
-    """
-
-    rows: int
-    longest: int
-    tokens: int
-    single: bool
-    started: float
-    ended: float
-    failed: bool
-    broken: bool
 
 
 class Dispatcher:
@@ -93,7 +46,7 @@ class Dispatcher:
     """
 
     def __init__(self, cost: Cost, runners: int, max_queue_tokens: int, max_batch_tokens: int):
-        self._meter = CostMeter(cost)
+        self._meter = meter = CostMeter(cost)
         self._runners = runners
         self._max_batch_tokens = max_batch_tokens
         self._rate = Rate(cost.per_token / runners, runners * max_batch_tokens)
@@ -103,7 +56,7 @@ class Dispatcher:
             self._queue,
             self._rate,
             max_queue_tokens,
-            lambda size_class: overtaking(self._meter.cost, max_batch_tokens, size_class),
+            lambda size_class: overtaking(meter.cost, max_batch_tokens, size_class),
         )
         self._reading = 0  # runners that read texts
         self._running = 0  # batches in a session

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from app.engine.batching.dispatcher import Dispatcher, Ran
+from app.engine.batching.batches import Ran
+from app.engine.batching.dispatcher import Dispatcher
 from app.engine.batching.report import BatchReport, Report
 from app.engine.batching.requests import Row, answer
 from app.errors import InferenceFailed, NerveError

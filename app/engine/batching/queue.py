@@ -17,8 +17,8 @@ from math import inf
 from typing import Generic, TypeVar
 
 from app.engine.batching.choice import choose_batch, look_ahead, overtaking
-from app.engine.batching.cost import Cost
 from app.engine.batching.size_classes import Flow, QueuedRow, SizeClass, size_class_of
+from app.engine.runtimes.cost import Cost
 
 R = TypeVar("R", bound=QueuedRow)
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-from app.engine.batching.dispatcher import CLOSED, READ_TOGETHER, Dispatcher, Part
+from app.engine.batching.batches import Part
+from app.engine.batching.dispatcher import CLOSED, READ_TOGETHER, Dispatcher
 from app.engine.batching.requests import Request, Row, Text, answer
 from app.engine.text.reader import Reader
 from app.errors import DeadlineExceeded, InferenceFailed, NerveError, NotReady

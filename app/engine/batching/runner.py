@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app.engine.batching.dispatcher import CLOSED, Dispatcher, Part
+from app.engine.batching.batches import Part
+from app.engine.batching.dispatcher import CLOSED, Dispatcher
 from app.engine.batching.execution import Execution
 from app.engine.batching.reading import read_parts
 from app.engine.batching.requests import Request

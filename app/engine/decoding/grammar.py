@@ -11,7 +11,7 @@ from app.labels import Scheme, joins, legal
 
 @dataclass(frozen=True)
 class Grammar:
-    """Which tag may follow which, and whether it then continues the entity before it.
+    """The tags that may follow each tag, and whether they continue its entity.
 
     Attributes:
         legal: (tags, tags) whether the second may follow the first.

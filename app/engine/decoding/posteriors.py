@@ -3,10 +3,10 @@
 See Rabiner 1989, "A tutorial on hidden Markov models". The score of an entity is the summed weight
 of all legal tag sequences that contain exactly its span with its label, over that of all legal ones.
 
-The legal sequences of every scheme are those of one small machine. It is free, or within an entity of
-a label; each decision has a weight for staying free, and for each label one to enter it, to stay
+The legal sequences of every scheme are those of one small machine. The machine is free, or within an
+entity of a label; each decision has a weight for staying free, and for each label one to enter it, to stay
 within, and to leave. In all schemes but BIOES an entity may end with any of its tags: there "free" holds
-the weights within as well. Few numbers a step, so plain Python is faster than numpy's calls.
+the weights within as well. A step has so few numbers that plain Python is faster than numpy's calls.
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,22 @@ import numpy.typing as npt
 from app.labels import PREFIXES_BY_PART, Scheme, split_tag
 
 Floats = npt.NDArray[np.float64]
-Run = tuple[int, int, int]
-"""An entity's first and last decision and the number of its label."""
+Mention = tuple[int, int, int]
+"""An entity in a text: its first and its last decision, and the number of its label."""
 
 State = tuple[float, ...]
 """The weight of being free, then of being within each label."""
 
 RESCALE = 64
-"""Steps after which the sums of weights of at most one are scaled: they stay far below overflow."""
+"""Steps after which sums of weights are scaled. Sums of weights of at most one stay far below overflow."""
 
 _SLICE = 4096
-"""Decisions whose weights are Python's numbers at once, to bound the memory that a long text takes."""
+"""Decisions whose weights are Python's numbers at a time, which bounds the memory that a long text
+takes."""
 
 
 class Weights(NamedTuple):
-    """The weights of decisions as the machine takes them.
+    """The weights of decisions, arranged for the machine.
 
     Attributes:
         outside: that of `O`, shape (decisions,).
@@ -48,7 +49,7 @@ class Weights(NamedTuple):
     back: Floats
 
     def cut(self, start: int, end: int) -> "Weights":
-        """Those of one text."""
+        """The weights of one text."""
         return Weights(self.outside[start:end], self.front[start:end], self.back[start:end])
 
 
@@ -82,7 +83,7 @@ class Chain:
         self._back = np.array([[0, 0, 0], *zip(leave, stay, enter, strict=True)]).reshape(-1)[2:]
 
     def weights(self, values: Floats) -> Weights:
-        """The weights of decisions as the machine takes them.
+        """Arrange the weights of decisions for the machine.
 
         Args:
             values: the weight of each tag, shape (decisions, tags).
@@ -93,24 +94,28 @@ class Chain:
         front[:, 0] = back[:, 0] = padded.take(self._free, axis=1).sum(1)
         return Weights(padded[:, self._outside], front, back)
 
-    def posteriors(self, weights: Weights, runs: Sequence[Run], rescale: int = RESCALE) -> list[float]:
-        """The probability of each run of one text, where its own tags weigh one; that of another is this
-        times their weights, but of the first tag's if entities touch.
+    def posteriors(
+        self, weights: Weights, mentions: Sequence[Mention], rescale: int = RESCALE
+    ) -> list[float]:
+        """The probability of each mention of one text, if each of its own tags weighs one.
+
+        Otherwise the probability is this times the weights of its tags, of which the first tag's is left
+        out if entities touch.
 
         Args:
             weights: the text's.
-            runs: its entities, in order.
+            mentions: its entities, in order.
             rescale: number of steps after which sums of weights could leave the range of float64.
         """
         count = len(weights.front)
         touch = int(self.touching)  # then one decision on either side is looked at by itself
-        before = [max(first - touch, 0) for first, _, _ in runs]
-        after = [max(count - 1 - last - touch, 0) for _, last, _ in reversed(runs)]
+        before = [max(first - touch, 0) for first, _, _ in mentions]
+        after = [max(count - 1 - last - touch, 0) for _, last, _ in reversed(mentions)]
         lefts = self._reach(weights.front[: before[-1]], before, rescale)
         *rights, whole = self._reach(weights.back[::-1], [*after, count], rescale)
         total = log(whole.state[0]) + whole.log
         scores = []
-        for (first, last, label), left, right in zip(runs, lefts, reversed(rights), strict=True):
+        for (first, last, label), left, right in zip(mentions, lefts, reversed(rights), strict=True):
             opened, closed = left.state[0], right.state[0]
             if self.touching:
                 opened = _opened(weights, first, label, left.state)
@@ -121,8 +126,7 @@ class Chain:
         return scores
 
     def _reach(self, table: Floats, wanted: Sequence[int], rescale: int) -> "list[_Reached]":
-        """Walk through the rows of a table, and tell where one is after each wanted number of steps, in
-        ascending order."""
+        """The states after wanted numbers of steps, which ascend, on a walk through the rows of a table."""
         reached: list[_Reached] = []
         now, scale = self._start, 0.0
         for low in range(0, max(len(table), 1), _SLICE):

@@ -1,8 +1,8 @@
-"""Decoding: from the logits of a text's words to entities, each with its exact probability.
+"""Spans: from the logits of a text's decisions to entities, each with its exact probability.
 
-Tag sequences form a chain whose illegal transitions have probability zero and whose legal ones are
-all alike, so `P(tags) ∝ Π_t softmax(logits_t / temperature)[tags_t]` over the legal sequences. The
-best sequence is found as `viterbi` says, and an entity is scored as `posteriors` says.
+Tag sequences form a chain whose illegal transitions have probability zero, and whose legal transitions are
+all alike, so `P(tags) ∝ Π_t softmax(logits_t / temperature)[tags_t]` over the legal sequences. The best
+sequence is found as `viterbi` says, and an entity is scored as `posteriors` says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.decoding.grammar import grammar
-from app.engine.decoding.posteriors import Chain, Run
+from app.engine.decoding.posteriors import Chain, Mention
 from app.engine.decoding.viterbi import make_legal
 from app.engine.text.words import Ints
 from app.labels import Scheme, split_tag
 
 Floats = npt.NDArray[np.float64]
 
-_FLOOR = 1e-30  # keeps the product of `_CAREFUL` decisions above the smallest float64
 _CAREFUL = 8
+"""Steps after which sums of weights are scaled where tags may be ever so improbable."""
+
+_FLOOR = 1e-30
+"""A probability counts as this at least, so that the product of `_CAREFUL` of them is above the smallest
+float64."""
 
 
 class ScoredSpan(NamedTuple):
@@ -33,7 +37,7 @@ class ScoredSpan(NamedTuple):
 
 
 class Decoder:
-    """Finds the entities of texts from their logits. Holds no state of a text.
+    """Finds the entities of texts from their logits. It keeps nothing of a text.
 
     Args:
         tags: the tag of each logit column; one of them is `O`.
@@ -75,18 +79,20 @@ class Decoder:
         tags = np.full(len(best) + len(logits) + 1, self._outside)
         tags[np.arange(len(best)) + np.arange(1, len(logits) + 1).repeat(lengths)] = best
         careful = self._make_legal(tags, bases, logits)
-        runs = self._runs(tags, bases)
-        scores = self._steady_scores(logits, {text: runs[text] for text in runs if text not in careful})
-        for text in careful & runs.keys():
+        mentions = self._mentions(tags, bases)
+        scores = self._steady_scores(
+            logits, {text: mentions[text] for text in mentions if text not in careful}
+        )
+        for text in careful & mentions.keys():
             path = tags[bases[text] : bases[text] + len(logits[text])]
-            scores[text] = self._careful_scores(logits[text], path, runs[text])
+            scores[text] = self._careful_scores(logits[text], path, mentions[text])
         labels = self._chain.labels
         return [
             [
                 ScoredSpan(first, last, labels[label], min(1.0, score))
-                for (first, last, label), score in zip(runs[text], scores[text], strict=True)
+                for (first, last, label), score in zip(mentions[text], scores[text], strict=True)
             ]
-            if text in runs
+            if text in mentions
             else []
             for text in range(len(logits))
         ]
@@ -108,7 +114,7 @@ class Decoder:
         return np.asarray(tags[1:-1])
 
     def _make_legal(self, tags: Ints, bases: Ints, logits: Sequence[npt.NDArray[np.floating]]) -> set[int]:
-        """Give each text whose best tags are not legal its best legal ones; which texts these are."""
+        """Give each text whose best tags are not legal its best legal ones, and name these texts."""
         legal = self.grammar.legal[tags[:-1], tags[1:]]
         if legal.all():
             return set()
@@ -119,47 +125,47 @@ class Decoder:
             make_legal(tags[base - 1 : base + len(values) + 1], values, self.grammar)
         return texts
 
-    def _runs(self, tags: Ints, bases: Ints) -> dict[int, list[Run]]:
-        """The first and last decision and the label of the entities that the tags spell, text by text."""
+    def _mentions(self, tags: Ints, bases: Ints) -> dict[int, list[Mention]]:
+        """The entities that the tags of each text spell; texts without any are left out."""
         inside = np.flatnonzero(tags != self._outside)
         joined = self.grammar.joins[tags[inside - 1], tags[inside]].tolist()
         texts = (np.searchsorted(bases, inside, side="right") - 1).tolist()
         starts, labels = bases.tolist(), self._labels[tags[inside]].tolist()
-        runs: dict[int, list[Run]] = {}
+        mentions: dict[int, list[Mention]] = {}
         first = -1
         for at, text, more, label in zip(inside.tolist(), texts, joined, labels, strict=True):
             at -= starts[text]
             if more:
-                runs[text][-1] = first, at, label
+                mentions[text][-1] = first, at, label
             else:
                 first = at
-                runs.setdefault(text, []).append((at, at, label))
-        return runs
+                mentions.setdefault(text, []).append((at, at, label))
+        return mentions
 
     def _steady_scores(
-        self, logits: Sequence[npt.NDArray[np.floating]], runs: Mapping[int, Sequence[Run]]
+        self, logits: Sequence[npt.NDArray[np.floating]], mentions: Mapping[int, Sequence[Mention]]
     ) -> dict[int, list[float]]:
-        """The probability of each run of some texts, whose best tags are each decision's most probable:
-        these weigh one, and the others no more."""
-        if not runs:
+        """The probability of each mention of texts whose best tags are the most probable of each decision,
+        so that these weigh one and the others no more."""
+        if not mentions:
             return {}
-        chosen = [logits[text] for text in runs]
+        chosen = [logits[text] for text in mentions]
         weights = self._chain.weights(self._relative(np.concatenate(chosen) if chosen[1:] else chosen[0]))
         scores, start = {}, 0
-        for text, values in zip(runs, chosen, strict=True):
+        for text, values in zip(mentions, chosen, strict=True):
             end = start + len(values)
-            scores[text] = self._chain.posteriors(weights.cut(start, end), runs[text])
+            scores[text] = self._chain.posteriors(weights.cut(start, end), mentions[text])
             start = end
         return scores
 
     def _careful_scores(
-        self, logits: npt.NDArray[np.floating], tags: Ints, runs: Sequence[Run]
+        self, logits: npt.NDArray[np.floating], tags: Ints, mentions: Sequence[Mention]
     ) -> list[float]:
-        """The probability of each run of one text, be its tags ever so improbable."""
+        """The probability of each mention of one text, whose tags may be ever so improbable."""
         weights = np.maximum(self.probabilities(logits), _FLOOR)
-        scores = self._chain.posteriors(self._chain.weights(weights), runs, _CAREFUL)
+        scores = self._chain.posteriors(self._chain.weights(weights), mentions, _CAREFUL)
         # Where entities touch, the first tag's weight is in the score already.
         logs = np.append(0.0, np.log(weights[np.arange(len(tags)), tags]).cumsum())
-        begin = [first + self._chain.touching for first, _, _ in runs]
-        own = np.exp(logs[[last + 1 for _, last, _ in runs]] - logs[begin])
+        begin = [first + self._chain.touching for first, _, _ in mentions]
+        own = np.exp(logs[[last + 1 for _, last, _ in mentions]] - logs[begin])
         return [score * weight for score, weight in zip(scores, own.tolist(), strict=True)]

@@ -1,8 +1,8 @@
 """Viterbi: the best legal tags of a text.
 
-Mostly these are each decision's own best tags. Where some are not legal after others, Viterbi's algorithm
-(1967, "Error bounds for convolutional codes and an asymptotically optimum decoding algorithm") looks at the
-decisions around, and at more of them only until it is sure that what is beyond stays as it was.
+Mostly each decision has its own best tag. Where that is not legal after the tag before, Viterbi's algorithm
+(1967, "Error bounds for convolutional codes and an asymptotically optimum decoding algorithm") solves the
+decisions around that place, and more of them only until it is sure that the tags beyond stay as they are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,15 +17,15 @@ from app.engine.text.words import Ints
 Floats = npt.NDArray[np.floating]
 
 _WIDER = 4
-"""So many times more decisions on either side are looked at next."""
+"""So many times as many decisions on either side are solved next, if the tags beyond may change."""
 
 
 @dataclass
 class _Window:
-    """The decisions from `low` to before `high`, around one or more illegal places.
+    """The decisions from `low` up to `high`, the latter not included, around one or more illegal places.
 
     Attributes:
-        first, last: the places; each is before the decision of its number.
+        first, last: the first and the last place; each is numbered as the decision behind it.
         sure: whether its best legal tags are part of the best of all.
     """
 
@@ -39,17 +39,18 @@ class _Window:
 def make_legal(tags: Ints, logits: Floats, rules: Grammar, around: int = 8) -> None:
     """Turn each decision's best tag into the legal sequence of the highest sum of logits, in place.
 
-    Any other tag than its best one costs a decision at least its margin, the distance to its second best.
-    Windows that do not touch each other are laid around the illegal places, with best tags before and
-    behind. Let the best legal tags of one cost C. They are sure where, on either side between the window's
-    edge and its places, the margins sum to at least C, or the text ends. For in this window the best of all
-    costs at least C as well: either it leaves all best tags of one side, or it meets some on both, and what
-    it has between them would be legal there with best tags beyond.
+    Any tag but the best costs a decision at least its margin, which is the distance to the second best.
+    Windows that do not touch each other are laid around the illegal places, between decisions that keep
+    their best tags. Let the best legal tags of a window cost C. They are sure if, on either side between
+    the window's edge and its places, the margins sum to at least C or the text ends. The reason is that the
+    best sequence of the whole text costs at least C in this window, too. Either it leaves all best tags of
+    one side, or it meets best tags on both sides, and then its tags between them would be legal with the
+    best tags beyond.
 
     Args:
         tags: of the text, with an `O` before and one behind, shape (decisions + 2,).
         logits: shape (decisions, tags).
-        around: decisions on either side of an illegal place that are looked at first. The result does not
+        around: decisions on either side of an illegal place that are solved first. The result does not
             depend on it.
     """
     count = len(logits)
@@ -66,7 +67,7 @@ def make_legal(tags: Ints, logits: Floats, rules: Grammar, around: int = 8) -> N
 
 
 def _apart(windows: Sequence[_Window]) -> Iterator[_Window]:
-    """The windows, in order; those that touch are one, which is to be solved anew."""
+    """The windows in order. Windows that touch become one, which must be solved anew."""
     (now, *others) = windows
     for window in others:
         if window.low <= now.high:
@@ -96,14 +97,14 @@ def _solve(window: _Window, tags: Ints, logits: Floats, rules: Grammar) -> None:
 
 
 def _margins(logits: Floats) -> float:
-    """By how much the decisions prefer their best tags, together."""
+    """The sum of the decisions' margins."""
     second, best = np.partition(logits, -2, axis=1)[:, -2:].T
     return float((best - second).sum())
 
 
 def _best(logits: Floats, rules: Grammar, before: int, behind: int) -> tuple[Ints, float]:
     """The best legal tags of decisions between two tags, shape (decisions,), and the sum of their logits,
-    which is minus infinity where there are none."""
+    which is minus infinity if no tags are legal."""
     forbidden = np.where(rules.legal, 0.0, -np.inf)
     back = np.zeros(logits.shape, np.int64)
     reach = logits[0] + forbidden[before]

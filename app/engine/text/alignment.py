@@ -1,4 +1,4 @@
-"""Alignment: which sub-token speaks for which words."""
+"""Alignment: which words a decision consists of, and which sub-token it is read from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from app.labels import WordRule
 class EncodedText:
     """One text as a network and a decoder see it.
 
-    A *decision* is a run of words that get one label together: nearly always a single word, more
-    where words share a sub-token or have none.
+    A *decision* is a word, or neighbouring words that get one label together because they share a sub-token
+    or have none.
 
     Attributes:
         ids: sub-token ids without special tokens, shape (sub-tokens,).
@@ -38,7 +38,7 @@ class EncodedText:
 
 
 class EncodedTexts(NamedTuple):
-    """Several texts, one after another in the same arrays: numpy's calls cost more than its work.
+    """Several texts, one after another in the same arrays, because numpy's calls cost more than its work.
 
     Attributes:
         tokens: ids and shapes, shape (2, sub-tokens).
@@ -53,7 +53,7 @@ class EncodedTexts(NamedTuple):
     decision_counts: Sequence[int]
 
     def cut(self) -> list[EncodedText]:
-        """Each text by itself."""
+        """Each text with arrays of its own."""
         ids, shapes = self.tokens
         firsts, starts, ends = self.decisions
         if len(self.token_counts) == 1:
@@ -94,7 +94,7 @@ def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -
     in the word. Words that share a sub-token are one decision; a word without a sub-token joins the
     word before it (at the start, the one after).
     """
-    # One long text, in which blanks part the texts.
+    # All texts are joined into a long one, in which blanks part them.
     words = split_words("\n".join(texts), rule)
     bases = np.fromiter(accumulate((len(text) + 1 for text in texts), initial=0), np.int64)
     token_counts = np.array([len(encoding) for encoding in encodings], np.int64)

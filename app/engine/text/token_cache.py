@@ -1,7 +1,7 @@
-"""TokenCache: what stands between the spaces of a text, encoded once and kept.
+"""Token cache: the pieces of texts between their spaces, each encoded once and kept.
 
-A BERT tokenizer encodes a text as it encodes its chunks one by one: it normalizes single characters
-and parts words at blanks. TokenCache recur, and to join them costs a fraction of encoding them anew.
+A BERT tokenizer encodes a text as it encodes its pieces one by one, because it normalizes single characters
+and splits words at blanks. Pieces recur, and joining them costs a fraction of encoding them anew.
 """
 
 import json
@@ -21,20 +21,20 @@ from app.engine.text.words import split_words
 from app.labels import WordRule
 
 LONGEST_TEXT = 10_000
-"""Texts of so many characters are not joined from chunks: that would hold other threads up for long."""
+"""Texts of so many characters are encoded as a whole: joining them would hold other threads up for long."""
 
-_LONGEST = 64
-"""A chunk of more characters is not kept."""
+_LONGEST_PIECE = 64
+"""Pieces of more characters are not kept: they hardly recur."""
 
 _INTS = np.dtype(np.intc)
 
 
-class _Chunk(NamedTuple):
-    """A chunk and the space after it.
+class _Piece(NamedTuple):
+    """A piece and the space after it.
 
     Attributes:
         tokens: id and shape of each sub-token, as bytes.
-        decisions: first sub-token, start and end of each decision, counted from the chunk's start, as
+        decisions: first sub-token, start and end of each decision, counted from the piece's start, as
             bytes.
         token_count, decision_count, length: its sub-tokens, decisions, characters.
     """
@@ -47,13 +47,13 @@ class _Chunk(NamedTuple):
 
 
 class TokenCache:
-    """The chunks that a tokenizer has met. Any thread may use it.
+    """The pieces that a tokenizer has met. Any thread may use it.
 
     Args:
-        rust: a tokenizer that encodes texts chunk by chunk.
+        rust: a tokenizer that encodes texts piece by piece.
         marks: see `end_marks`.
         rule: what a word is.
-        kept: when there are more chunks than this, of some 400 bytes each, collecting starts anew.
+        kept: pieces, of some 400 bytes each. The cache starts anew when there would be more.
     """
 
     def __init__(self, rust: RustTokenizer, marks: tuple[str, ...], rule: WordRule, kept: int = 32_768):
@@ -61,29 +61,29 @@ class TokenCache:
         self._marks = marks
         self._rule = rule
         self._kept = kept
-        self._known: dict[str, _Chunk] = {}
+        self._known: dict[str, _Piece] = {}
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText | None]:
-        """Each text joined from its chunks; None for one that must be encoded as a whole."""
+        """Each text joined from its pieces, or None if it must be encoded as a whole."""
         names = [self._split(text) for text in texts]
-        found = [list(map(self._known.get, chunks)) for chunks in names]
-        if any(None in chunks for chunks in found):
+        found = [list(map(self._known.get, pieces)) for pieces in names]
+        if any(None in pieces for pieces in found):
             pairs = [list(zip(*pair, strict=True)) for pair in zip(names, found, strict=True)]
-            learned = self._learn({name for name, chunk in chain.from_iterable(pairs) if chunk is None})
-            found = [[chunk or learned.get(name) for name, chunk in pair] for pair in pairs]
-        # A text that was not split has no chunks at all.
-        complete = [cast(list[_Chunk], chunks) for chunks in found if chunks and None not in chunks]
+            learned = self._learn({name for name, piece in chain.from_iterable(pairs) if piece is None})
+            found = [[piece or learned.get(name) for name, piece in pair] for pair in pairs]
+        # A text that was not split has no pieces at all.
+        complete = [cast(list[_Piece], pieces) for pieces in found if pieces and None not in pieces]
         joined = iter(_join(complete).cut() if complete else ())
-        return [next(joined) if chunks and None not in chunks else None for chunks in found]
+        return [next(joined) if pieces and None not in pieces else None for pieces in found]
 
     def _split(self, text: str) -> list[str]:
         if len(text) >= LONGEST_TEXT or text.endswith(self._marks):
             return []
         return text.split(" ")
 
-    def _learn(self, names: Set[str]) -> dict[str, _Chunk]:
-        """The chunks of these names, without those whose first word has no sub-token: what it joins
-        stands before the chunk."""
+    def _learn(self, names: Set[str]) -> dict[str, _Piece]:
+        """Encode pieces that are new. Those whose first word has no sub-token are left out, because that
+        word belongs to a decision before the piece."""
         ordered = list(names)
         text = " ".join([*ordered, ""])
         if len(text) < LONGEST_TEXT:
@@ -99,11 +99,13 @@ class TokenCache:
             after, first = base + len(name) + 1, token
             while token < len(spans) and spans[token][1][0] < after:
                 token += 1
-            chunk = _align(spans[first:token], words, base, after)
-            if chunk:
-                learned[name] = chunk
+            piece = _align(spans[first:token], words, base, after)
+            if piece:
+                learned[name] = piece
             base = after
-        short = [(name, chunk) for name, chunk in learned.items() if len(name) <= _LONGEST][: self._kept]
+        short = [(name, piece) for name, piece in learned.items() if len(name) <= _LONGEST_PIECE][
+            : self._kept
+        ]
         if len(self._known) + len(short) > self._kept:
             self._known.clear()
         self._known.update(short)
@@ -120,14 +122,16 @@ class _Words(NamedTuple):
 
 def _align(
     tokens: Sequence[tuple[int, tuple[int, int]]], words: _Words, base: int, after: int
-) -> _Chunk | None:
-    """The chunk from `base` to `after`, by the rules of `alignment.align`, which is for long texts: this
-    one is for a few words. None where the chunk's first word has no sub-token.
+) -> _Piece | None:
+    """The piece from `base` to `after`; None if its first word has no sub-token.
+
+    The rules are those of `alignment.align`, and a property test holds both together: that one uses numpy,
+    which is fast for long texts, and this one Python's own lists, which are fast for a few words.
 
     Args:
-        tokens: id and span of each sub-token of the chunk.
+        tokens: id and span of each sub-token of the piece.
         words: the words of the whole text.
-        base, after: where the chunk and the space after it start and end.
+        base, after: where the piece and the space after it start and end.
     """
     shaped: list[int] = []
     firsts: dict[int, int] = {}
@@ -148,7 +152,7 @@ def _align(
     decisions: list[int] = []
     for word, following in pairwise([*opens, high]):
         decisions += firsts[word], words.starts[word] - base, words.ends[following - 1] - base
-    return _Chunk(
+    return _Piece(
         array("i", shaped).tobytes(),
         array("i", decisions).tobytes(),
         len(tokens),
@@ -157,16 +161,16 @@ def _align(
     )
 
 
-def _join(texts: Sequence[Sequence[_Chunk]]) -> EncodedTexts:
-    """Texts from their chunks."""
+def _join(texts: Sequence[Sequence[_Piece]]) -> EncodedTexts:
+    """Join each text from its pieces."""
     tokens, decisions, token_counts, decision_counts, lengths = zip(
         *chain.from_iterable(texts), strict=True
     )
     sizes = np.array([token_counts, lengths, decision_counts], np.int64)
-    before = sizes.cumsum(axis=1) - sizes  # what stands before each chunk
+    before = sizes.cumsum(axis=1) - sizes  # what stands before each piece
     in_token_counts, in_decision_counts = [sum(token_counts)], [sum(decision_counts)]
     if len(texts) > 1:
-        counts = np.array([len(chunks) for chunks in texts])
+        counts = np.array([len(pieces) for pieces in texts])
         firsts = counts.cumsum() - counts
         in_token_counts, _, in_decision_counts = np.add.reduceat(sizes, firsts, axis=1).tolist()
         before -= before[:, firsts].repeat(counts, axis=1)  # each text counts from its own start
@@ -185,8 +189,8 @@ _BEFORE_BLANK = re.compile(r"\\?(.)\(\?=\\s\)")
 
 
 def end_marks(rust: RustTokenizer) -> tuple[str, ...] | None:
-    """How texts end that are not their chunks: in characters that the tokenizer reads in another way
-    before a blank. None where it does not encode a text chunk by chunk, as far as can be told.
+    """The ends of texts that must be encoded as a whole: characters that the tokenizer reads in another way
+    before a blank. None if it does not encode a text piece by piece, as far as can be told.
     """
     parts = [
         json.loads(part.__getstate__()) if part else {} for part in (rust.normalizer, rust.pre_tokenizer)

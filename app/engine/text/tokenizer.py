@@ -1,4 +1,4 @@
-"""Tokenizer: from text to sub-tokens, and which sub-token speaks for which words."""
+"""Tokenizer: from a text to its sub-tokens, and to the decisions that are read from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from app.labels import WordRule
 __all__ = ["EncodedText", "Specials", "Tokenizer"]
 
 _SHORT = 10_000
-"""Below this many characters the Rust code runs while other Python threads wait: that saves handing
-the texts over to threads of its own, and lasts a few milliseconds at most."""
+"""With fewer characters together, texts are encoded one by one while other Python threads wait. That takes
+a few milliseconds at most, and saves handing the texts over to threads of the Rust code."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,8 @@ class Tokenizer:
         at = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
         self.frame = Specials(tuple(probe[:at]), tuple(probe[at + len(bare) :]), _pad_id(rust))
         """The special tokens around each window."""
-        # The same, each by itself, until every caller takes `frame`.
-        self.prefix, self.suffix, self.pad_id = self.frame.prefix, self.frame.suffix, self.frame.pad_id
-        self.specials = self.frame.count
         marks = end_marks(rust)
-        self._chunks = None if marks is None else TokenCache(rust, marks, rule)
+        self._cache = None if marks is None else TokenCache(rust, marks, rule)
 
     @classmethod
     def from_file(cls, path: Path, rule: WordRule = "bert") -> "Tokenizer":
@@ -65,7 +62,7 @@ class Tokenizer:
         self._rust.save(str(path))
 
     def to_json(self) -> str:
-        """What `save` writes: two tokenizers are the same where this is."""
+        """The content of the file that `save` writes. Two tokenizers are the same if it is."""
         return str(self._rust.to_str())
 
     def token(self, number: int) -> str:
@@ -73,22 +70,22 @@ class Tokenizer:
         return str(self._rust.id_to_token(number))
 
     def samples(self, count: int = 64) -> list[str]:
-        """Texts that this tokenizer should know: each is one of its own sub-tokens."""
+        """Texts that this tokenizer should know, as each is one of its own sub-tokens."""
         size = self._rust.get_vocab_size()
         numbers = range(0, size, max(1, size // count))
         return [self._rust.decode([number], skip_special_tokens=True).strip() for number in numbers]
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Each text's sub-tokens and decisions; texts do not affect each other."""
-        if self._chunks is None:
+        """The sub-tokens and decisions of each text, which do not depend on the other texts."""
+        if self._cache is None:
             return self.encode_whole(texts)
-        found = self._chunks.encode(texts)
+        found = self._cache.encode(texts)
         rest = [text for text, encoded in zip(texts, found, strict=True) if encoded is None]
         whole = iter(self.encode_whole(rest) if rest else ())
         return [next(whole) if encoded is None else encoded for encoded in found]
 
     def encode_whole(self, texts: Sequence[str]) -> list[EncodedText]:
-        """As `encode`, without anything kept from earlier texts."""
+        """Encode texts as `encode` does, without the cache."""
         if not texts:
             return []
         if sum(map(len, texts)) < _SHORT:

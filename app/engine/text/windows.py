@@ -25,10 +25,10 @@ class Window(NamedTuple):
 
 
 def cut_windows(length: int, size: int, stride: int) -> list[Window]:
-    """Windows of at most `size` sub-tokens over a text of `length`, overlapping by at least `stride`.
+    """Windows of at most `size` sub-tokens over a text of `length`, which overlap by at least `stride`.
 
-    All are full unless the text is shorter than one window: the last is moved left, so that its
-    words have as much context as others. An empty text has no windows.
+    All windows are full, unless the text is shorter than one: the last is moved left, so that its words
+    have as much context as others. An empty text has no windows.
 
     Raises:
         ValueError: `stride` is not below `size`.

@@ -32,14 +32,14 @@ _HAN_RANGES = (
     (0x2F800, 0x2FA1F),
 )
 
-# What a character is to a word rule: between words, in one that goes on, or a word alone.
+# What a character is to a word rule: between words, part of a word that goes on, or a word alone.
 _BETWEEN, _INSIDE, _ALONE = range(3)
 _KINDS: dict[WordRule, npt.NDArray[np.uint8]] = {
     "bert": np.array([_BETWEEN, _ALONE, _ALONE, _INSIDE, _INSIDE, _INSIDE, _INSIDE], np.uint8),
     "space": np.array([_BETWEEN, _INSIDE, _INSIDE, _INSIDE, _INSIDE, _INSIDE, _INSIDE], np.uint8),
 }
 
-# The marks that the characters of a word leave, one bit each; a word's shape follows from them.
+# Each character of a word leaves a mark, one bit, and the word's shape follows from all marks.
 _HAS_LOWER, _HAS_INITIAL, _HAS_UPPER, _HAS_DIGIT, _HAS_OTHER = (1 << bit for bit in range(5))
 _MARKS = np.array(
     [0, _HAS_OTHER, _HAS_OTHER, _HAS_LOWER, _HAS_UPPER, _HAS_DIGIT, _HAS_OTHER], np.uint8
@@ -60,8 +60,8 @@ def _shape(marks: int) -> int:
 
 _SHAPE_OF = np.array([_shape(marks) for marks in range(1 << 5)], np.int64)
 
-# The class of each code point, filled in when a code point is first seen: the whole table would
-# take 0.4 s of every start.
+# The class of each code point. It is filled in when a code point is first seen, because filling the whole
+# table would take a large part of a second of every start.
 _classes = np.full(0x110000, _UNSEEN, np.uint8)
 
 
@@ -119,5 +119,5 @@ def _shapes(classes: npt.NDArray[np.uint8], starts: Ints) -> Ints:
         return np.zeros(0, np.int64)
     marks = _MARKS[classes]
     marks[starts] = _FIRST_MARKS[classes[starts]]
-    # A slice reaches to the next word's start; the blanks between have no mark.
+    # A slice reaches up to the next word's start, and the blanks between leave no mark.
     return _SHAPE_OF[np.bitwise_or.reduceat(marks, starts)]

@@ -65,7 +65,7 @@ class Holdings:
             stable=stable.manifest.version if stable else None,
             canary=tryout.canary if tryout else None,
             pinned=self.registry.pinned(name),
-            shadows={version: runner.percent for version, runner in self.shadows[name].items()},
+            shadows={version: runner.percent for version, runner in list(self.shadows[name].items())},
             failing=frozenset(failing),
             spent=frozenset(version for version, one in held.items() if self._spent(one)),
             verdict=tryout.watch.verdict() if tryout and tryout.watch else None,
@@ -158,7 +158,7 @@ class Holdings:
 
     def _loadings(self, name: str) -> list[tuple[int, LoadedVersion]]:
         """Everything of a model that is loaded: a version may be twice, to answer and to run copies."""
-        shadows = [(version, runner.loaded) for version, runner in self.shadows[name].items()]
+        shadows = [(version, runner.loaded) for version, runner in list(self.shadows[name].items())]
         return [*self.registry.loaded(name).items(), *shadows]
 
     def _spent(self, loaded: LoadedVersion) -> bool:

@@ -211,7 +211,7 @@ class VersionManager:
     def reconcile(self) -> None:
         """Bring every model to its desired state, and report what this process serves."""
         for name in self.names():
-            self._care(name, "look", self._reconciler.reconcile)
+            self._care(name, "reconcile", self._reconciler.reconcile)
         self._reconciled.set()
         self._report()
         self.refresh_queues()
@@ -251,7 +251,7 @@ class VersionManager:
             try:
                 act()
             except Exception:  # a broken disk must not end the thread
-                log.exception("could not look at models and state")
+                log.exception("models and state cannot be followed")
             if self._stop.wait(self._poll_seconds):
                 return
 

@@ -19,8 +19,9 @@ class Operations:
     """Operators' changes, made by a server or by a command beside it.
 
     Args:
-        prepare: given a model and its deployment to be, loads what that needs, lets the state be edited,
-            and serves it; or takes it back. A command beside the server has nothing to prepare.
+        prepare: given a model and the deployment that it shall have, loads what that needs, lets the state
+            be edited and serves it, or closes it again if that fails. A command beside the server has
+            nothing to prepare.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class Operations:
         """Change what a model should serve.
 
         Args:
-            by, action: for the history.
-            expected: the generation that the change was decided on; None is for any.
+            by: who makes the change, for the history.
+            action: what is done, for the history.
+            expected: the generation that the change was decided on; None stands for any.
 
         Raises:
             NotFound: there is no such version. VersionRefused: one fails its checks. InvalidDeployment:

@@ -68,8 +68,8 @@ def plan(
     Args:
         desired: what should serve.
         loaded: what this process has of it.
-        outcomes: for each version that lies in the folder, what is known of it. Versions without a role may
-            be left out while a version serves.
+        outcomes: for each version that lies in the folder, what is known of it. While a version serves,
+            those that are not `needed` may be left out.
         torn: whether the state cannot be read, so that `desired` is what it said last. What serves goes on;
             where nothing serves, a version is chosen, and nothing is written down.
     """

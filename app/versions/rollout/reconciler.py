@@ -133,12 +133,12 @@ class Reconciler:
 
     def report(self, name: str) -> ModelReport:
         """What this process serves of a model, and which generation it has carried out."""
-        loaded = self.holdings.loaded(name)
+        stable = self.holdings.registry.get(name)
         return ModelReport(
             generation=self._generations.get(name, 0),
-            stable=loaded.stable,
-            canary=loaded.canary.version if loaded.canary else None,
-            shadow=tuple(loaded.shadows),
+            stable=stable.manifest.version if stable else None,
+            canary=self.holdings.registry.canary(name),
+            shadow=tuple(self.holdings.shadows.get(name, {})),
             problem=self.problem(name),
         )
 
@@ -163,7 +163,7 @@ class Reconciler:
             attempt.failed.clear()
         loaded = self.holdings.loaded(name)
         found = set(self._repository.versions(name))
-        asked = found if loaded.stable is None else found & desired.versions
+        asked = found & {load.version for load in needed(desired, loaded)} if loaded.stable else found
         outcomes = {version: self._outcome(name, version, desired, attempt) for version in asked}
         return _Inputs(desired, torn, loaded, outcomes)
 

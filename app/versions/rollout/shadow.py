@@ -1,8 +1,8 @@
 """Shadow: a version that answers nobody, and is compared with the one that does.
 
-It gets copies of requests that the stable version has answered, after the answer, and runs them on spare
-capacity: a thread of the lowest priority, one text at a time, and only while the version that is stable
-by then has nothing to do. A copy that finds no room or no quiet moment is dropped, and counted.
+It gets copies of requests once the stable version has answered them, and runs them on spare capacity: on a
+thread of the lowest priority, one text at a time, and only while the version that is stable by then has
+nothing to do. A copy that finds no room or no quiet moment is dropped, and counted.
 """
 
 import logging
@@ -24,22 +24,25 @@ from app.versions.loading.loaded import LoadedVersion
 log = logging.getLogger("nerve.lifecycle")
 
 _WAITING = 256
-"""Copies of texts that may wait; more would be old by their turn."""
+"""Copies that may wait: further ones would be too old by their turn."""
 
 _PATIENCE = 10.0
 """Seconds a copy waits for a quiet moment before it is dropped."""
 
-_LOOK = 0.002
-"""Seconds between two looks whether the stable version is idle."""
+_IDLE_POLL = 0.002
+"""Seconds between two questions whether the stable version is idle."""
 
 _MOST_LOGGED = 20
-"""Different failures of one shadow that are logged; a message may have a number in it."""
+"""Most different failures of one shadow that are logged. A message may have a number in it, and so there
+could be any number of them."""
 
 _TEXTS, _ENTITIES, _DROPPED = (f"nerve_shadow_{what}_total" for what in ("texts", "entities", "dropped"))
 
 
 @dataclass(frozen=True)
 class _Copy:
+    """A text, what the stable version found in it, which version that was, and since when it waits."""
+
     text: str
     answer: Prediction
     stable: int
@@ -47,13 +50,13 @@ class _Copy:
 
 
 class ShadowRunner:
-    """Runs copies on one shadow version until `close`, which gives the version up too.
+    """Runs copies on one shadow version until `close`, which closes the version too.
 
     Args:
         loaded: the version, loaded in the background.
-        percent: share of the stable version's requests to copy.
-        idle: whether the version that is stable now has nothing to do; asked before each copy.
-        closed: closes the version; called once, on the runner's own thread, when nothing uses it any more.
+        percent: the share of the stable version's requests that is copied; it may be changed.
+        idle: whether the version that is stable now has nothing to do; asked before each copy is run.
+        close: closes the version; called once, on the runner's own thread, when nothing uses it any more.
     """
 
     def __init__(
@@ -62,14 +65,14 @@ class ShadowRunner:
         percent: float,
         idle: Callable[[], bool],
         metrics: Metrics,
-        closed: Callable[[LoadedVersion], None],
+        close: Callable[[LoadedVersion], None],
     ):
         self.loaded = loaded
         self.percent = percent
         self._of = (loaded.manifest.name, str(loaded.manifest.version))
         self._idle = idle
         self._metrics = metrics
-        self._closed = closed
+        self._close = close
         self._copies: queue.Queue[_Copy | None] = queue.Queue(_WAITING)
         self._ending = threading.Event()
         self._logged: set[str] = set()
@@ -110,7 +113,7 @@ class ShadowRunner:
             except Exception as error:  # one copy's trouble is not another's
                 self._drop("failed")
                 self._log(error)
-        self._closed(self.loaded)
+        self._close(self.loaded)
 
     def _run(self, copy: _Copy) -> None:
         if self._quiet(copy):
@@ -120,9 +123,9 @@ class ShadowRunner:
             self._drop("busy")
 
     def _quiet(self, copy: _Copy) -> bool:
-        """Wait until the stable version is idle; whether that came in time."""
+        """Wait until the stable version is idle; return whether that came in time."""
         while not self._idle():
-            if time.monotonic() - copy.since > _PATIENCE or self._ending.wait(_LOOK):
+            if time.monotonic() - copy.since > _PATIENCE or self._ending.wait(_IDLE_POLL):
                 return False
         return time.monotonic() - copy.since <= _PATIENCE
 

@@ -1,7 +1,7 @@
 """Workers: what each process that serves has made of the desired state, in `<state dir>/workers/`.
 
 Each process keeps a file of its own there, so whoever changes the state can see who has followed. The
-file of a process that died is removed by the next one that looks.
+file of a process that died is removed by the next one that reads the folder.
 """
 
 import os
@@ -14,8 +14,11 @@ from app.files import write_whole
 from app.machine import host, process_start, server_id
 
 _HEARTBEAT = 10.0
+"""Seconds after which a report that stays the same is written again."""
+
 _SILENT = 60.0
-"""Seconds after which a process on another machine counts as gone; on this one it can be asked for."""
+"""Seconds without a report after which a process on another machine counts as gone. Whether one on this
+machine runs, the system says."""
 
 
 class ModelReport(BaseModel):
@@ -106,9 +109,6 @@ class Workers:
                 reports.append(report)
         return reports
 
-    def _path(self, report: WorkerReport) -> Path:
-        return self._folder / f"{report.server}-{report.pid}.json"
-
     def lagging(self, name: str, generation: int, server: str | None = None) -> list[Lagging]:
         """Who has not carried out a generation of a model's deployment, and why.
 
@@ -133,8 +133,11 @@ class Workers:
         seconds: float,
         server: str | None = None,
     ) -> list[Lagging]:
-        """Wait until all have carried out a generation; who has not, when the time is over."""
+        """Wait until all have carried out a generation; return who has not when the time is over."""
         end = time.monotonic() + seconds
         while (late := self.lagging(name, generation, server)) and time.monotonic() < end:
             time.sleep(0.05)
         return late
+
+    def _path(self, report: WorkerReport) -> Path:
+        return self._folder / f"{report.server}-{report.pid}.json"

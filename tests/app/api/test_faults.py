@@ -152,7 +152,7 @@ def test_an_endless_version_keeps_no_good_one_from_serving(tmp_path: Path) -> No
         assert server.ner("IBM")["version"] == 1
 
 
-def test_a_trial_that_takes_long_holds_up_nobody_else(tmp_path: Path) -> None:
+def test_a_sandbox_load_that_takes_long_holds_up_nobody_else(tmp_path: Path) -> None:
     models = two_versions(tmp_path)
     with serving(models, tmp_path / "log", load_timeout=200) as server:
         write_tiny_version(models, version=3, graph=endless())
@@ -176,10 +176,10 @@ def test_what_fails_and_cannot_be_replaced_gets_a_new_session_once(tmp_path: Pat
             assert server.client.post("/ner", json={"text": POISON}).status_code == 500
         until(lambda: server.metric("nerve_model_taken_out_total", version="2") == 1)
         until(lambda: server.ner("IBM")["version"] == 2)
-        looks = server.metric("nerve_model_taken_out_total")
+        taken_out = server.metric("nerve_model_taken_out_total")
         for _ in range(5):
             server.ner("IBM")
-        assert server.metric("nerve_model_taken_out_total") == looks
+        assert server.metric("nerve_model_taken_out_total") == taken_out
         assert server.log.read_text().count("failed on three batches in a row while it served\n") == 1
 
 

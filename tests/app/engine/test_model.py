@@ -31,7 +31,7 @@ Make = Callable[..., Network]
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
-    """Makes predictors and closes them at the end."""
+    """Makes networks and closes them at the end."""
     made: list[Network] = []
 
     def make(options: dict[str, Any] | None = None, **changes: Any) -> Network:
@@ -40,8 +40,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
         return made[-1]
 
     yield make
-    for predictor in made:
-        predictor.close()
+    for network in made:
+        network.close()
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +181,8 @@ def test_a_network_in_the_background_never_runs_on_the_callers_thread(make: Make
 
 def test_windows_of_many_requests_share_batches(make: Make) -> None:
     reports: list[BatchReport] = []
-    predictor = make(options={"report": reports.append, "max_batch_tokens": 256})
-    predictor.predict(["IBM " * 50] * 30)
+    network = make(options={"report": reports.append, "max_batch_tokens": 256})
+    network.predict(["IBM " * 50] * 30)
     assert max(report.rows for report in reports) > 1
     assert all(report.rows * report.longest <= 256 for report in reports)
 
@@ -202,9 +202,9 @@ def test_temperature_softens_scores(make: Make, plain: Network) -> None:
 
 
 def test_word_shapes_reach_the_network(make: Make) -> None:
-    predictor = make(shapes=True)
-    assert spans(predictor.predict(["an apple"])[0]) == []
-    assert spans(predictor.predict(["an Apple"])[0]) == [(3, 8, "ORG")]
+    network = make(shapes=True)
+    assert spans(network.predict(["an apple"])[0]) == []
+    assert spans(network.predict(["an Apple"])[0]) == [(3, 8, "ORG")]
 
 
 def test_logits_are_those_of_each_decision(plain: Network) -> None:
@@ -242,13 +242,13 @@ def test_a_tokenizer_that_fails_fails_its_request(tmp_path: Path) -> None:
 
     folder = write_tiny_version(tmp_path)
     tokenizer = Broken.from_file(folder / "tokenizer.json")
-    predictor = open_network(folder, tokenizer=tokenizer)
+    network = open_network(folder, tokenizer=tokenizer)
     for asked in (["panic"], [TEXT] * 50 + ["panic"]):
         with pytest.raises(InferenceFailed, match="Panic"):
-            predictor.predict(asked)
-    assert spans(predictor.predict([TEXT])[0]) == SPANS
-    until(lambda: predictor.idle)
-    predictor.close()
+            network.predict(asked)
+    assert spans(network.predict([TEXT])[0]) == SPANS
+    until(lambda: network.idle)
+    network.close()
 
 
 def test_short_texts_that_come_meanwhile_are_tokenized_together(tmp_path: Path) -> None:
@@ -268,11 +268,11 @@ def test_short_texts_that_come_meanwhile_are_tokenized_together(tmp_path: Path) 
     folder = write_tiny_version(tmp_path)
     session = Waiting(folder / "model.fp32.onnx", threads=1)
     tokenizer = Counting.from_file(folder / "tokenizer.json")
-    predictor = Network(read_manifest(folder), tokenizer, running_on(session))
+    network = Network(read_manifest(folder), tokenizer, running_on(session))
     go.clear()
-    first = predictor.submit([TEXT])
+    first = network.submit([TEXT])
     until(lambda: calls == [1])
-    futures = [predictor.submit([TEXT if number % 3 else ""]) for number in range(20)]
+    futures = [network.submit([TEXT if number % 3 else ""]) for number in range(20)]
     assert calls == [1]
     go.set()
     assert [len(future.result()[0].entities) for future in futures] == [
@@ -280,13 +280,13 @@ def test_short_texts_that_come_meanwhile_are_tokenized_together(tmp_path: Path) 
     ]
     assert first.done()
     assert calls == [1, 20]
-    predictor.close()
+    network.close()
 
 
 def test_what_has_come_before_it_closes_is_answered(tmp_path: Path) -> None:
-    predictor = open_network(write_tiny_version(tmp_path), runs=2)
-    futures = [predictor.submit([TEXT]) for _ in range(200)] + [predictor.submit([TEXT] * 40)]
-    predictor.close()
+    network = open_network(write_tiny_version(tmp_path), runs=2)
+    futures = [network.submit([TEXT]) for _ in range(200)] + [network.submit([TEXT] * 40)]
+    network.close()
     assert all(spans(prediction) == SPANS for future in futures for prediction in future.result())
 
 
@@ -319,58 +319,58 @@ def test_a_network_of_few_positions_warms_up_within_them(tmp_path: Path) -> None
     graph.graph.node.append(make_node("Shape", ["input_ids"], ["length"], start=1, end=2))
     graph.graph.node.append(make_node("Slice", ["positions", "zero", "length"], ["placed"]))
     graph.graph.node.append(make_node("Add", ["unplaced", "placed"], ["logits"]))
-    predictor = open_network(write_tiny_version(tmp_path, graph=graph, max_length=16, stride=4))
-    assert spans(predictor.predict([TEXT * 3])[0])[:3] == SPANS
-    predictor.close()
+    network = open_network(write_tiny_version(tmp_path, graph=graph, max_length=16, stride=4))
+    assert spans(network.predict([TEXT * 3])[0])[:3] == SPANS
+    network.close()
 
 
 def test_a_closed_predictor_takes_nothing_more(tmp_path: Path) -> None:
-    predictor = open_network(write_tiny_version(tmp_path))
-    running = predictor.submit([TEXT])
+    network = open_network(write_tiny_version(tmp_path))
+    running = network.submit([TEXT])
     running.result()
-    predictor.close()
-    assert not predictor.alive
-    assert predictor.answer_now([TEXT]) is None
+    network.close()
+    assert not network.alive
+    assert network.answer_now([TEXT]) is None
     with pytest.raises(NotReady):
-        predictor.logits([TEXT])
+        network.logits([TEXT])
     with pytest.raises(NotReady):
-        predictor.predict([TEXT])
+        network.predict([TEXT])
 
 
 def test_three_failures_in_a_row_are_noted_for_good(tmp_path: Path) -> None:
-    predictor = open_network(write_tiny_version(tmp_path))
+    network = open_network(write_tiny_version(tmp_path))
     for asked in (POISON, POISON, TEXT, POISON, POISON):
-        predictor.submit([asked]).exception()
-    assert not predictor.failing
-    predictor.submit([POISON]).exception()
-    assert predictor.failing
-    predictor.predict([TEXT])
-    assert predictor.failing
-    predictor.close()
+        network.submit([asked]).exception()
+    assert not network.failing
+    network.submit([POISON]).exception()
+    assert network.failing
+    network.predict([TEXT])
+    assert network.failing
+    network.close()
 
 
 def test_it_is_idle_once_every_request_is_answered(tmp_path: Path) -> None:
-    predictor = open_network(write_tiny_version(tmp_path))
-    assert predictor.idle
-    futures = [predictor.submit([TEXT * 200]) for _ in range(20)]
-    assert not predictor.idle
+    network = open_network(write_tiny_version(tmp_path))
+    assert network.idle
+    futures = [network.submit([TEXT * 200]) for _ in range(20)]
+    assert not network.idle
     futures[-1].cancel()
     for future in futures[:-1]:
         future.result()
-    until(lambda: predictor.idle)
-    predictor.close()
-    predictor.submit([TEXT]).exception()
-    assert predictor.idle
+    until(lambda: network.idle)
+    network.close()
+    network.submit([TEXT]).exception()
+    assert network.idle
 
 
 def test_closed_and_dropped_it_is_gone_without_a_collection(tmp_path: Path) -> None:
-    predictor = open_network(write_tiny_version(tmp_path))
-    predictor.predict([TEXT] * 3)
-    gone = weakref.ref(predictor)
+    network = open_network(write_tiny_version(tmp_path))
+    network.predict([TEXT] * 3)
+    gone = weakref.ref(network)
     gc.disable()
     try:
-        predictor.close()
-        del predictor
+        network.close()
+        del network
         assert gone() is None
     finally:
         gc.enable()

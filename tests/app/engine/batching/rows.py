@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.engine.batching.dispatcher import Dispatcher, Part
+from app.engine.batching.batches import Part
+from app.engine.batching.dispatcher import Dispatcher
 from app.engine.batching.requests import Request, Row, Text
 from app.engine.text.alignment import EncodedText
 from app.engine.text.reader import ReadText

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from app.engine.batching.admission import Admission
 from app.engine.batching.choice import overtaking
-from app.engine.batching.cost import Cost
 from app.engine.batching.queue import Queue
 from app.engine.batching.rate import Rate
 from app.engine.batching.size_classes import Flow, size_class_of
+from app.engine.runtimes.cost import Cost
 from app.errors import Busy
 
 COST = Cost(fixed=2e-3, per_token=1.15e-4)
@@ -192,7 +192,7 @@ def test_a_flood_takes_no_goodput_and_makes_nobody_late(seed: int, times: int, s
 def test_who_comes_again_when_told_is_admitted(
     sizes: list[int], size: int, seconds_left: float, room: int
 ) -> None:
-    """The queue is a request's own lane here: what goes there meanwhile is known."""
+    """The queue is a request's own line here: what goes there meanwhile is known."""
     queue: Queue[Row] = Queue()
     rate = Rate(1e-4)
     admission = Admission(queue, rate, room, overtaken)

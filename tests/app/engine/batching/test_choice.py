@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.batching.choice import choose_batch, look_ahead, overtaking
-from app.engine.batching.cost import Cost
+from app.engine.runtimes.cost import Cost
 from tests.app.engine.batching.costs import costs
 
 lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=12)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.batching.cost import Cost, CostMeter
+from app.engine.batching.cost import CostMeter
+from app.engine.runtimes.cost import Cost
 
 
 @given(fixed=st.floats(1e-4, 1e-2), per_token=st.floats(1e-6, 1e-3))

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from app.engine.batching.cost import Cost
-from app.engine.batching.dispatcher import READ_TOGETHER, Batch, Dispatcher, Part, Ran
+from app.engine.batching.batches import Batch, Part, Ran
+from app.engine.batching.dispatcher import READ_TOGETHER, Dispatcher
 from app.engine.batching.requests import Request
+from app.engine.runtimes.cost import Cost
 from app.errors import Busy, NotReady
 from tests.app.engine.batching.rows import lengths_of, request_of, rows_of, send
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.batching.choice import overtaking
-from app.engine.batching.cost import Cost
 from app.engine.batching.queue import Queue
 from app.engine.batching.size_classes import Flow
+from app.engine.runtimes.cost import Cost
 from tests.app.engine.batching.costs import costs
 
 

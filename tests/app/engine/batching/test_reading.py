@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 
-from app.engine.batching.cost import Cost
-from app.engine.batching.dispatcher import Dispatcher, Part
+from app.engine.batching.batches import Part
+from app.engine.batching.dispatcher import Dispatcher
 from app.engine.batching.reading import ReadingThread, read_parts
 from app.engine.batching.requests import Request, Text
+from app.engine.runtimes.cost import Cost
 from app.engine.text.reader import Reader
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady

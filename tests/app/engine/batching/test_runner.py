@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from app.engine.batching.cost import Cost
 from app.engine.batching.dispatcher import Dispatcher
 from app.engine.batching.execution import Execution
 from app.engine.batching.reading import ReadingThread
 from app.engine.batching.report import BatchReport
 from app.engine.batching.requests import Request, Row, Text
 from app.engine.batching.runner import Runners
+from app.engine.runtimes.cost import Cost
 from app.engine.text.reader import Reader
 from app.engine.text.tokenizer import Tokenizer
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady

@@ -1,9 +1,5 @@
 """Decoding against its definition: the legal tag sequences are the spellings of all sets of spans."""
 
-import functools
-import itertools
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,52 +8,9 @@ from hypothesis import strategies as st
 
 from app.engine.decoding.spans import Decoder
 from app.labels import Scheme, split_tag, tags_of
+from tests.spellings import LABELS, SCHEMES, Span, legal_sequences, schemes
 
-Span = tuple[int, int, str]
 Logits = npt.NDArray[np.float64]
-SCHEMES: list[Scheme] = ["IO", "IOB1", "IOB2", "BIOES"]
-LABELS = ("PER", "LOC")
-schemes = pytest.mark.parametrize("scheme", SCHEMES)
-
-
-def span_sets(length: int, start: int = 0) -> Iterator[tuple[Span, ...]]:
-    """Every set of spans that do not overlap (`last` inclusive)."""
-    if start >= length:
-        yield ()
-        return
-    yield from span_sets(length, start + 1)
-    for last, label in itertools.product(range(start, length), LABELS):
-        for rest in span_sets(length, last + 1):
-            yield ((start, last, label), *rest)
-
-
-def spelled(spans: tuple[Span, ...], length: int, scheme: Scheme) -> tuple[str, ...] | None:
-    """The tags that spell the spans, or None where the scheme cannot."""
-    tags = ["O"] * length
-    ended: Span | None = None
-    for first, last, label in spans:
-        size = last - first + 1
-        touches = ended is not None and ended[1] == first - 1 and ended[2] == label
-        if scheme == "IO":
-            if touches:
-                return None
-            prefixes = "I" * size
-        elif scheme == "IOB1":
-            prefixes = ("B" if touches else "I") + "I" * (size - 1)
-        elif scheme == "IOB2":
-            prefixes = "B" + "I" * (size - 1)
-        else:
-            prefixes = "S" if size == 1 else "B" + "I" * (size - 2) + "E"
-        tags[first : last + 1] = [f"{prefix}-{label}" for prefix in prefixes]
-        ended = (first, last, label)
-    return tuple(tags)
-
-
-@functools.cache
-def legal_sequences(length: int, scheme: Scheme) -> dict[tuple[str, ...], tuple[Span, ...]]:
-    """Every legal tag sequence and what it says."""
-    pairs = ((spelled(spans, length, scheme), spans) for spans in span_sets(length))
-    return {tags: spans for tags, spans in pairs if tags is not None}
 
 
 def weigh(scheme: Scheme, logits: Logits) -> dict[tuple[Span, ...], float]:
@@ -135,26 +88,6 @@ def test_no_illegal_sequence_ever_comes_out(scheme: Scheme, seed: int, length: i
         assert 0 <= first <= last < length
         assert {split_tag(decoder.tags[tag])[1] for tag in tags[first : last + 1]} == {label}
         assert 0 <= score <= 1
-
-
-@schemes
-def test_the_grammar_is_that_of_all_spellings(scheme: Scheme) -> None:
-    tags, rules = DECODERS[scheme].tags, DECODERS[scheme].grammar
-    legal = {
-        sequence
-        for sequence in itertools.product(range(len(tags)), repeat=3)
-        if rules.first[sequence[0]]
-        and rules.final[sequence[-1]]
-        and rules.legal[sequence[0], sequence[1]]
-        and rules.legal[sequence[1], sequence[2]]
-    }
-    assert {tuple(tags[tag] for tag in sequence) for sequence in legal} == set(legal_sequences(3, scheme))
-
-
-def test_tags_of_a_scheme() -> None:
-    assert tags_of(["PER"], "IO") == ("O", "I-PER")
-    assert tags_of(["PER"], "IOB1") == ("O", "B-PER", "I-PER")
-    assert tags_of(["PER"], "BIOES") == ("O", "B-PER", "I-PER", "E-PER", "S-PER")
 
 
 def test_no_decisions_no_entities() -> None:

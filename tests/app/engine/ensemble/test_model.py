@@ -56,8 +56,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ens
     made: list[Ensemble] = []
 
     def make(*folders: Path, method: str = "mean", **changes: Any) -> Ensemble:
-        predictors = [open_network(folder) for folder in folders]
-        made.append(Ensemble(ensemble_of(folders, method, **changes), predictors))
+        networks = [open_network(folder) for folder in folders]
+        made.append(Ensemble(ensemble_of(folders, method, **changes), networks))
         return made[-1]
 
     yield make
@@ -87,8 +87,8 @@ def kept(make: Any, models: Path) -> Iterator[dict[str, Any]]:
         for pair in pairs
         for method in ("mean", "vote")
     }
-    for predictor in alone.values():
-        predictor.close()
+    for network in alone.values():
+        network.close()
 
 
 @given(text=texts)

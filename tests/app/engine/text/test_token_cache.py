@@ -1,4 +1,4 @@
-"""A text that is joined from its chunks is the text that is encoded as a whole."""
+"""A text that is joined from its pieces is the text that is encoded as a whole."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ TOKENIZERS = {(kind, rule): Tokenizer(make(), rule) for kind, make in KINDS.item
 kinds = pytest.mark.parametrize("kind", KINDS)
 rules = pytest.mark.parametrize("rule", RULES)
 
-chunked = st.lists(
+pieced = st.lists(
     st.one_of(st.sampled_from([*AWKWARD, " ", " ", "  ", "#", "@", "# ", "@ "]), texts), max_size=10
 ).map("".join)
 
@@ -45,8 +45,8 @@ def values(encoded: EncodedText) -> list[list[int]]:
 
 @kinds
 @rules
-@given(batch=st.lists(chunked, min_size=1, max_size=4))
-def test_a_text_is_its_chunks(kind: str, rule: WordRule, batch: list[str]) -> None:
+@given(batch=st.lists(pieced, min_size=1, max_size=4))
+def test_a_text_is_its_pieces(kind: str, rule: WordRule, batch: list[str]) -> None:
     tokenizer = TOKENIZERS[kind, rule]
     whole = [values(encoded) for encoded in tokenizer.encode_whole(batch)]
     assert [values(encoded) for encoded in tokenizer.encode(batch)] == whole
@@ -54,7 +54,7 @@ def test_a_text_is_its_chunks(kind: str, rule: WordRule, batch: list[str]) -> No
 
 
 @kinds
-@given(text=chunked)
+@given(text=pieced)
 def test_sub_tokens_are_those_of_the_rust_tokenizer(kind: str, text: str) -> None:
     rust = KINDS[kind]()
     rust.encode_special_tokens = True
@@ -63,10 +63,10 @@ def test_sub_tokens_are_those_of_the_rust_tokenizer(kind: str, text: str) -> Non
 
 
 def test_little_is_kept() -> None:
-    chunks = TokenCache(tiny_tokenizer(), (), "bert", kept=4)
+    pieces = TokenCache(tiny_tokenizer(), (), "bert", kept=4)
     expected = [values(encoded) for encoded in Tokenizer(tiny_tokenizer()).encode_whole([TEXT])]
     for _ in range(3):
-        assert [values(encoded) for encoded in chunks.encode([TEXT]) if encoded] == expected
+        assert [values(encoded) for encoded in pieces.encode([TEXT]) if encoded] == expected
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_some_texts_are_not_joined(text: str) -> None:
     assert TokenCache(marked(), ("#", "@"), "bert").encode([text, "IBM"])[1] is not None
 
 
-def test_a_chunk_of_any_length_is_joined() -> None:
+def test_a_piece_of_any_length_is_joined() -> None:
     text = "IBM " + "x." * 200 + " Angela"
     tokenizer = TOKENIZERS["plain", "bert"]
     assert values(tokenizer.encode([text])[0]) == values(tokenizer.encode_whole([text])[0])
 
 
-def test_what_ends_a_text_otherwise_than_a_chunk() -> None:
+def test_what_ends_a_text_otherwise_than_a_piece() -> None:
     assert end_marks(tiny_tokenizer()) == ()
     assert end_marks(marked()) == ("#", "@")
 
@@ -119,7 +119,7 @@ def without_normalizer() -> RustTokenizer:
 
 
 @pytest.mark.parametrize("make", [with_added_token, with_a_wide_look, with_bytes, without_normalizer])
-def test_tokenizers_that_look_beyond_a_chunk_encode_whole_texts(make: Callable[[], RustTokenizer]) -> None:
+def test_tokenizers_that_look_beyond_a_piece_encode_whole_texts(make: Callable[[], RustTokenizer]) -> None:
     assert end_marks(make()) is None
     tokenizer = Tokenizer(make())
     assert values(tokenizer.encode(["a b new york"])[0]) == values(

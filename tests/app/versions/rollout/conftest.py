@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.versions.rollout.manager import VersionManager
-from tests.managers import Make, look, make_manager
+from tests.managers import Make, follow, make_manager
 
 
 @pytest.fixture
@@ -27,5 +27,5 @@ def make(models_dir: Path) -> Iterator[Make]:
 def manager(make: Make) -> VersionManager:
     """A manager that serves `ner-en/1`."""
     manager = make()
-    look(manager)
+    follow(manager)
     return manager

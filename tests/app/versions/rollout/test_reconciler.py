@@ -1,16 +1,18 @@
 """What is served on real folders. Each reconciliation is asked for by the test itself."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from app.errors import NotReady, VersionRefused
-from app.versions.rollout.desired import Deployment
+from app.errors import InferenceFailed, NotReady, VersionRefused
+from app.versions.rollout.desired import AbortRule, Canary, Deployment, DeploymentChange, Shadow
 from app.versions.rollout.manager import VersionManager
 from app.versions.rollout.store import StateUnreadable, StateUnwritable
-from tests.app.versions.loading.test_loader import BAD_FOLDERS
-from tests.managers import Make, look, served, states, write_state
+from tests.bad_versions import BAD_FOLDERS
+from tests.managers import Make, follow, leased, metric, served, states, write_state
+from tests.servers import until
 from tests.tiny import POISON, edit_manifest, write_tiny_version
 
 
@@ -28,7 +30,7 @@ def test_without_a_state_the_highest_version_that_passes_serves_and_is_written_d
     write_tiny_version(models_dir, version=2)
     edit_manifest(write_tiny_version(models_dir, version=3), format_version=9)
     manager = make()
-    look(manager)
+    follow(manager)
     assert served(manager) == 2
     assert manager.store.read("ner-en") == Deployment(stable=2, generation=1)
 
@@ -37,7 +39,7 @@ def test_a_new_version_is_checked_and_does_not_serve_by_itself(
     models_dir: Path, manager: VersionManager
 ) -> None:
     write_tiny_version(models_dir, version=2)
-    look(manager)
+    follow(manager)
     assert served(manager) == 1
     assert states(manager) == {1: "serving", 2: "ready"}
 
@@ -46,19 +48,19 @@ def test_the_state_says_what_serves(models_dir: Path, make: Make) -> None:
     write_tiny_version(models_dir, version=2)
     manager = make()
     write_state(manager, '{"stable": 1}')
-    look(manager)
+    follow(manager)
     assert served(manager) == 1
 
 
 def test_a_state_that_another_process_changed_is_followed(models_dir: Path, make: Make) -> None:
     write_tiny_version(models_dir, version=2)
     manager, other = make(), make()
-    look(manager)
+    follow(manager)
     other.operations.activate("ner-en", 1, "me")
-    look(manager)
+    follow(manager)
     assert served(manager) == 1
     other.operations.rollback("ner-en", "me")
-    look(manager)
+    follow(manager)
     assert served(manager) == 2
 
 
@@ -70,7 +72,7 @@ def test_a_stable_version_that_fails_at_the_start_falls_back_to_previous(
     edit_manifest(models_dir / "ner-en/3", format_version=9)
     manager = make()
     write_state(manager, '{"stable": 3, "previous": 1, "generation": 4}')
-    look(manager)
+    follow(manager)
     assert served(manager) == 1
     assert manager.store.read("ner-en") == Deployment(stable=3, previous=1, generation=4)
     assert "ner-en/3: manifest.json has format_version 9" in caplog.text
@@ -81,17 +83,17 @@ def test_the_stable_version_serves_as_soon_as_it_passes(models_dir: Path, make: 
     edit_manifest(folder, format_version=9)
     manager = make()
     write_state(manager, '{"stable": 2, "previous": 1}')
-    look(manager)
+    follow(manager)
     assert served(manager) == 1
     edit_manifest(folder, format_version=1)
-    look(manager)
+    follow(manager)
     assert served(manager) == 2
 
 
 def test_nothing_that_passes_is_not_ready_and_says_why(models_dir: Path, make: Make) -> None:
     edit_manifest(models_dir / "ner-en/1", format_version=9)
     manager = make()
-    look(manager)
+    follow(manager)
     assert not manager.ready("ner-en")
     with pytest.raises(NotReady, match=r"ner-en: no version serves: .*format_version 9"):
         served(manager)
@@ -107,7 +109,7 @@ def test_models_are_independent(models_dir: Path, make: Make) -> None:
     edit_manifest(write_tiny_version(models_dir, "broken"), format_version=9)
     write_tiny_version(models_dir, "other", 5)
     manager = make()
-    look(manager)
+    follow(manager)
     assert served(manager) == 1
     assert served(manager, "other") == 5
     with pytest.raises(NotReady):
@@ -118,7 +120,7 @@ def test_a_version_whose_golden_text_fails_stops_no_other_model(models_dir: Path
     folder = write_tiny_version(models_dir, "a-broken-one")
     edit_manifest(folder, golden=[{"text": POISON, "entities": []}])
     manager = make()
-    look(manager)
+    follow(manager)
     assert served(manager) == 1
 
 
@@ -132,7 +134,7 @@ def test_a_bad_folder_is_refused_while_the_old_version_serves_and_is_ready_once_
     spoil, _ = BAD_FOLDERS[bad]
     folder = write_tiny_version(models_dir, version=7)
     spoil(folder)
-    look(manager)
+    follow(manager)
     assert states(manager) == {1: "serving", 7: "refused"}
     assert reason(manager, 7).startswith("ner-en/7: ")
     with pytest.raises(VersionRefused):
@@ -142,7 +144,7 @@ def test_a_bad_folder_is_refused_while_the_old_version_serves_and_is_ready_once_
 
     shutil.rmtree(folder)
     write_tiny_version(models_dir, version=7)
-    look(manager)
+    follow(manager)
     assert states(manager) == {1: "serving", 7: "ready"}
     assert not reason(manager, 7)
 
@@ -155,14 +157,14 @@ def test_a_folder_that_is_still_being_copied_becomes_ready_with_its_last_file(
     folder.mkdir()
     seen = []
     for name in ("manifest.json", "tokenizer.json", "model.fp32.onnx"):
-        look(manager)
+        follow(manager)
         seen.append(states(manager)[2])
         content = (whole / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) // 2])
-        look(manager)
+        follow(manager)
         seen.append(states(manager)[2])
         (folder / name).write_bytes(content)
-    look(manager)
+    follow(manager)
     assert seen == ["refused"] * 6
     assert states(manager)[2] == "ready"
 
@@ -172,7 +174,7 @@ def test_a_refusal_is_logged_once(
 ) -> None:
     edit_manifest(write_tiny_version(models_dir, version=2), format_version=9)
     for _ in range(3):
-        look(manager)
+        follow(manager)
     assert caplog.text.count("format_version 9") == 1
 
 
@@ -188,7 +190,7 @@ def test_a_torn_state_is_reported_and_the_last_good_one_kept(
     manager.operations.activate("ner-en", 1, "me")
     write_state(manager, torn)
     for _ in range(3):
-        look(manager)
+        follow(manager)
     assert served(manager) == 1
     assert caplog.text.count("ner-en.json: not a deployment") == 1
     assert manager.store.path("ner-en").read_text() == torn
@@ -201,7 +203,7 @@ def test_a_state_that_is_torn_again_is_reported_again(
 ) -> None:
     for content in ("torn", '{"stable": 1}', "torn"):
         write_state(manager, content)
-        look(manager)
+        follow(manager)
     assert caplog.text.count("ner-en.json: not a deployment") == 2
 
 
@@ -211,7 +213,7 @@ def test_with_a_torn_state_a_start_serves_the_highest_version_and_writes_nothing
     write_tiny_version(models_dir, version=2)
     manager = make()
     write_state(manager, '{"stable"')
-    look(manager)
+    follow(manager)
     assert served(manager) == 2
     assert manager.store.path("ner-en").read_text() == '{"stable"'
 
@@ -220,7 +222,7 @@ def test_a_state_that_names_a_version_which_is_not_there_is_reported(
     manager: VersionManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_state(manager, '{"stable": 9}')
-    look(manager)
+    follow(manager)
     assert served(manager) == 1
     assert "ner-en: should serve 9: it is not there" in caplog.text
 
@@ -230,9 +232,138 @@ def test_without_a_folder_to_write_in_it_serves_all_the_same(
 ) -> None:
     (models_dir / ".state").write_text("a file where the folder should be")
     manager = make()
-    look(manager)
+    follow(manager)
     assert served(manager) == 1
     write_tiny_version(models_dir, version=2)
     with pytest.raises((StateUnwritable, StateUnreadable)):
         manager.operations.activate("ner-en", 2, "me")
     assert served(manager) == 1
+
+
+# what fails
+
+
+def fail(manager: VersionManager, version: int | None = None) -> None:
+    """Let three batches in a row fail."""
+    with leased(manager, "ner-en", version) as loaded:
+        for _ in range(3):
+            with pytest.raises(InferenceFailed):
+                loaded.model.predict([POISON])
+        assert loaded.model.failing
+
+
+def taken_out(manager: VersionManager, version: int) -> float:
+    return metric(manager, "nerve_model_taken_out_total", version=str(version))
+
+
+def test_what_fails_is_taken_out_and_the_version_before_comes_back(
+    models_dir: Path, manager: VersionManager
+) -> None:
+    write_tiny_version(models_dir, version=2)
+    manager.operations.activate("ner-en", 2, "me")
+    fail(manager)
+    follow(manager)
+    assert served(manager) == 1
+    assert states(manager)[2] == "refused"
+    assert "activate it to try again" in reason(manager, 2)
+    assert taken_out(manager, 2) == 1
+    follow(manager)
+    assert manager.store.read("ner-en") == Deployment(stable=1, generation=3)
+    manager.operations.activate("ner-en", 2, "me")
+    assert served(manager) == 2
+
+
+def test_what_fails_and_cannot_be_replaced_gets_one_new_session(
+    models_dir: Path, manager: VersionManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail(manager)
+    with leased(manager) as before:
+        follow(manager)
+        with leased(manager) as after:
+            assert after is not before
+            assert not after.model.failing
+    until(lambda: not before.model.alive)
+    follow(manager)
+    with leased(manager) as later:
+        assert later is after
+    assert taken_out(manager, 1) == 1
+    assert caplog.text.count("failed on three batches in a row while it served\n") == 1
+    assert manager.store.read("ner-en") == Deployment(stable=1, generation=1)
+
+
+def test_what_fails_serves_on_where_its_folder_is_gone(models_dir: Path, manager: VersionManager) -> None:
+    fail(manager)
+    shutil.rmtree(models_dir / "ner-en/1")
+    for _ in range(2):
+        follow(manager)
+        assert served(manager) == 1
+    assert manager.problem("ner-en") is None
+    assert taken_out(manager, 1) == 0
+
+
+def test_a_pinned_version_that_fails_is_closed(models_dir: Path, manager: VersionManager) -> None:
+    write_tiny_version(models_dir, version=2)
+    fail(manager, 2)
+    with leased(manager, "ner-en", 2) as pinned:
+        follow(manager)
+        assert pinned.model.alive
+    until(lambda: not pinned.model.alive)
+    assert states(manager) == {1: "serving", 2: "ready"}
+    assert taken_out(manager, 2) == 0
+
+
+def test_what_was_refused_is_tried_once_a_generation(models_dir: Path, manager: VersionManager) -> None:
+    edit_manifest(write_tiny_version(models_dir, version=2), format_version=9)
+
+    def tries() -> float:
+        return metric(manager, "nerve_model_load_seconds_count", outcome="refused")
+
+    for generation in (5, 6):
+        before = tries()
+        write_state(manager, json.dumps({"stable": 2, "previous": 1, "generation": generation}))
+        for _ in range(3):
+            follow(manager)
+        assert served(manager) == 1
+        assert tries() == before + 1
+    assert "should serve 2: ner-en/2: manifest.json has format_version 9" in (
+        manager.problem("ner-en") or ""
+    )
+
+
+def test_a_change_that_cannot_be_written_leaves_nothing_loaded(
+    models_dir: Path, manager: VersionManager
+) -> None:
+    for version in (2, 3, 4):
+        write_tiny_version(models_dir, version=version)
+    lock = models_dir / ".state/.ner-en.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    change = DeploymentChange(
+        stable=2, canary=Canary(version=3, percent=5), shadow=(Shadow(version=4, percent=5),)
+    )
+    with pytest.raises(StateUnwritable):
+        manager.operations.deploy("ner-en", change, "me")
+    assert served(manager) == 1
+    assert states(manager) == {1: "serving", 2: "ready", 3: "ready", 4: "ready"}
+    for version in ("2", "3", "4"):
+        until(lambda v=version: metric(manager, "nerve_model_info", version=v) == 0)  # type: ignore[misc]
+    lock.rmdir()
+    manager.operations.deploy("ner-en", change, "me")
+    assert states(manager) == {1: "ready", 2: "serving", 3: "canary", 4: "shadow"}
+
+
+def test_a_canary_ends_by_its_rule(models_dir: Path, manager: VersionManager) -> None:
+    write_tiny_version(models_dir, version=2)
+    rule = AbortRule(requests=10, errors=1)
+    change = DeploymentChange(canary=Canary(version=2, percent=100, abort=rule))
+    manager.operations.deploy("ner-en", change, "me")
+    for failed in [None] * 20 + [True] * 10:
+        lease = manager.lease("ner-en")
+        assert lease
+        assert lease.loaded.manifest.version == 2
+        follow(manager)
+        lease.release(failed)
+    follow(manager)
+    assert states(manager) == {1: "serving", 2: "ready"}
+    assert manager.store.read("ner-en") == Deployment(stable=1, generation=3)
+    assert metric(manager, "nerve_canary_aborts_total", version="2", reason="errors") == 1

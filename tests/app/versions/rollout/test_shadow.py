@@ -111,20 +111,20 @@ def test_each_stable_version_is_compared_with_for_itself(
     assert (shadowed.compared(stable=9).texts, shadowed.compared(stable=None).texts) == (0, 0)
 
 
-def test_the_metrics_are_looked_at_once(shadowed: Shadowed, stable: LoadedVersion) -> None:
-    looks = []
+def test_the_metrics_are_read_once(shadowed: Shadowed, stable: LoadedVersion) -> None:
+    readings = []
 
-    class Looked(Collector):
+    class Counted(Collector):
         def collect(self) -> Iterable[Metric]:
-            looks.append(self)
+            readings.append(self)
             return ()
 
     shadowed.offer(stable, "Angela Merkel", "IBM", "New York")
     ran(shadowed, 3)
-    shadowed.metrics.registry.register(Looked())
-    looks.clear()
+    shadowed.metrics.registry.register(Counted())
+    readings.clear()
     assert len(shadowed.compared().f1_by_label) == 3
-    assert len(looks) == 1
+    assert len(readings) == 1
 
 
 def test_a_share_of_nothing_is_nothing(models: Path, stable: LoadedVersion) -> None:
