@@ -1,10 +1,10 @@
-"""Processes: how many serve where nobody said it, by what a request takes of the interpreter.
+"""Worker count: how many processes serve where nobody has said it, by the interpreter time of a request.
 
 All Python of a request (HTTP, JSON, tokenizing, decoding, the log) runs under one lock in its process, the
 network beside it. Let a sentence take `i` seconds of the interpreter and `n` of the network on one CPU: `c`
-CPUs have time for `c / (i + n)` sentences a second, and one process answers `1 / i` at most. So from some
-`c` on, which depends on the model, one process leaves CPUs idle; below it, several only batch apart what
-one would batch together, and take their memory again.
+CPUs have time for `c / (i + n)` sentences a second, and one process answers `1 / i` at most. From some `c`
+on, which depends on the model, one process leaves CPUs idle. Below it, several processes put into several
+batches what one would put into one, and each takes its own memory.
 """
 
 import json
@@ -33,8 +33,8 @@ from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 _FEW = 4
-"""With fewer CPUs one process serves, and nothing is measured: a start there would take half a second
-longer, and for all but the fastest models one is the best choice."""
+"""With fewer CPUs one process serves, and nothing is measured: measuring would make the start half a second
+longer, and for all but the fastest models one process is the best choice."""
 
 _HTTP = 3.0
 """What a request takes of the interpreter, in times of its tokenizing, decoding and rendering: the rest is
@@ -188,9 +188,9 @@ def measure(settings: Settings) -> Demand:
     return Demand(_HTTP * python / count, network / count, memory)
 
 
-def _round(predictor: Model, texts: list[str]) -> float:
+def _round(model: Model, texts: list[str]) -> float:
     """Answer texts as so many callers' at once; returns what rendering them took, in seconds."""
-    waiting = [predictor.submit([text]) for text in texts]
+    waiting = [model.submit([text]) for text in texts]
     answers = [future.result()[0] for future in waiting]
     started = time.perf_counter()
     for text, answer in zip(texts, answers, strict=True):
