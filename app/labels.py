@@ -15,7 +15,7 @@ class Prefixes(NamedTuple):
     """Holds the prefixes of a scheme's tags (without `O`), by the place of a decision in its entity.
 
     In IO and IOB1 the tag `I` may begin an entity or continue one. IOB1's `B` begins an entity right after
-    another of the same label, so to the state machine of `engine.decoding.posteriors` it stays and leaves.
+    another of the same label, so for the state machine that scores entities it stays and leaves.
 
     Attributes:
         alone: prefix of an entity that is a single decision.

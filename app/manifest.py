@@ -59,7 +59,7 @@ class Variant(_Contract):
 
 
 class GoldenEntity(_Contract):
-    """Is an entity that a golden text must give, with offsets in code points."""
+    """Holds an entity that a golden text must give; its offsets are code points."""
 
     start: int = Field(ge=0)
     end: int = Field(ge=1)
@@ -161,8 +161,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a version folder.
 
     Raises:
-        VersionRefused: the manifest is missing, unreadable, of another format version, or wrong; or its name
-            and version are not those of the folder.
+        VersionRefused: the manifest is missing, unreadable, of another format version, or wrong; or the
+            folder has another name or version.
     """
     where = _where(folder)
     path = folder / MANIFEST

@@ -11,7 +11,7 @@ from app.errors import SettingsError
 
 
 class Settings(BaseSettings):
-    """Holds all settings of the server. A field's environment variable is `NERVE_` and its name in capitals."""
+    """Holds all settings. The environment variable of a field is `NERVE_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="NERVE_", extra="ignore", frozen=True)
 

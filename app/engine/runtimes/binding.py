@@ -61,7 +61,7 @@ class DeviceBinding:
         self._lock = threading.Lock()
 
     def run(self, batch: Arrays) -> npt.NDArray[Any]:
-        """Return logits in the host's memory. An error is ONNX Runtime's, or ValueError for wrong inputs."""
+        """Return logits in the host's memory. Errors are ONNX Runtime's, or ValueError for wrong inputs."""
         shapes = {batch[name].shape for name in self._names if name in batch}
         if set(batch) != set(self._names) or len(shapes) != 1:
             raise ValueError(

@@ -69,7 +69,7 @@ class Cuda:
     single_process: str | None = "each would take its part of the GPU"
 
     def available(self) -> bool:
-        """Say whether a session runs on CUDA. Only a session shows if a library or the device is missing."""
+        """Say whether a session runs on CUDA: only that shows if a library or the device is missing."""
         if CUDA not in onnxruntime.get_available_providers():
             return False
         if hasattr(onnxruntime, "preload_dlls"):

@@ -22,7 +22,7 @@ class Session(Protocol):
     """Runs an open network, which takes named arrays of shape (rows, length) and gives logits."""
 
     def shape(self, rows: int, longest: int) -> tuple[int, int]:
-        """Return the rows and length to which a batch of `rows`, the longest of `longest` sub-tokens, is padded.
+        """Return the rows and length to which a batch is padded; its longest row has `longest` sub-tokens.
 
         An added row must attend to at least one sub-token, because attention to none gives NaN. The logits
         of added rows mean nothing.
