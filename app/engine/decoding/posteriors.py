@@ -22,7 +22,7 @@ from app.labels import PREFIXES_BY_PART, Scheme, split_tag
 
 Floats = npt.NDArray[np.float64]
 Mention = tuple[int, int, int]
-"""An entity of a text is its first decision, its last decision and the number of its label."""
+"""A mention is an entity of a text: its first decision, its last decision and its label's number."""
 
 State = tuple[float, ...]
 """A state is the weight of being free, then that of being within an entity of each label."""

@@ -1,4 +1,4 @@
-"""A binding keeps a session's inputs and logits in a device's memory, made once for each shape."""
+"""A binding keeps the buffers of a session's inputs and logits on a device, one set for each shape."""
 
 import threading
 from collections import OrderedDict

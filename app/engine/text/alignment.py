@@ -111,7 +111,7 @@ def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -
     tokens[0] = ids
     tokens[1, real] = words.shapes[first[real]]
     first_of = np.full(len(words) + 1, -1, np.int64)
-    first_of[first[real][::-1]] = real[::-1]  # the last write wins: the first sub-token
+    first_of[first[real][::-1]] = real[::-1]  # the last write wins, which is a word's first sub-token
     opens = first_of >= 0
     for token in real[first[real] < last[real]]:
         opens[first[token] + 1 : last[token] + 1] = False

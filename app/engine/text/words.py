@@ -32,7 +32,7 @@ _HAN_RANGES = (
     (0x2F800, 0x2FA1F),
 )
 
-# A word rule puts each character between words, inside a word that may go on, or alone as a word.
+# To a word rule, a character lies between words, is part of one that may go on, or is a word by itself.
 _BETWEEN, _INSIDE, _ALONE = range(3)
 _KINDS: dict[WordRule, npt.NDArray[np.uint8]] = {
     "bert": np.array([_BETWEEN, _ALONE, _ALONE, _INSIDE, _INSIDE, _INSIDE, _INSIDE], np.uint8),

@@ -54,7 +54,7 @@ class Loader:
         self._networks = SharedNetworks()
         self._tokenizers = SharedTokenizers()
         self._settled: dict[tuple[str, int], tuple[int, Settled]] = {}
-        """Network's bytes and how it runs, of the last version for each model and number of threads."""
+        """For each model and number of threads: bytes of the last version's network, and how it ran."""
 
     def load(self, folder: Path, *, models: Path | None = None, background: bool = False) -> LoadedVersion:
         """Verify, load, warm up and check a version against its golden texts. The caller must close it.

@@ -28,7 +28,7 @@ def choose_variant(manifest: Manifest, runtime: Runtime, wanted: str = "auto") -
 
 
 def fp16_hint(manifest: Manifest, provider: str) -> str:
-    """Say how to make an fp16 file if a version lacks one and its device prefers it, or return an empty text."""
+    """Say how to make an fp16 file if a version lacks one that its device prefers; else return no text."""
     recipe, runtime = manifest.lineage.get("recipe_file"), runtime_of(provider)
     has_one = any(variant.precision == "fp16" for variant in manifest.variants)
     if not recipe or has_one or not (runtime and runtime.prefers_fp16):
