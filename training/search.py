@@ -40,7 +40,7 @@ _SEARCHED = ("architecture", "encoder", "labelled", "size", "transfer")
 """The fields of a student that a search may change: everything that `distill` uses except the seed."""
 
 _HOPELESS = 3
-"""A search ends when its first trials fail, at least this many: the cause is then the ranges, not chance."""
+"""A search ends when its first trials, at least this many, all fail: the ranges are then the cause."""
 
 _RETRY = "retry of"
 """The attribute of a trial that repeats an interrupted one; its value is the interrupted trial's number."""
