@@ -152,7 +152,7 @@ class TeacherAnswers:
         return np.asarray(np.mean([member[rows].astype(np.float32) for member in self._members], axis=0))
 
     def of_text(self, number: int) -> Ints:
-        """Return the row of each word of a text, shape (words,); `NO_TARGET` where a member has no answer."""
+        """Return the row of each word of a text, shape (words,); `NO_TARGET` if a member has no answer."""
         start = int(self._ends[number - 1]) if number else 0
         rows = np.arange(start, int(self._ends[number]))
         return np.where(self._known[rows], rows, NO_TARGET)

@@ -81,7 +81,7 @@ def fuse_fp16(source: Path, target: Path, heads: int, width: int, layers: int) -
 
 
 def _bound_filter(model: onnx.ModelProto) -> None:
-    """Mask attention with a number in fp16's range: -inf would make a fully masked row NaN."""
+    """Mask with a number in fp16's range: float32's lowest becomes -inf, and a fully masked row NaN."""
     for node in model.graph.node:
         if node.op_type == "Attention":
             kept = [attribute for attribute in node.attribute if attribute.name != "mask_filter_value"]
