@@ -22,7 +22,7 @@ _PLAIN = {"num_heads", "mask_filter_value", "scale"}
 """The attributes of `Attention` that `_ATTENTION` can express."""
 
 # Query, key and value are three products, because splitting a joint one copies it. The query's weights
-# include the scale of the scores. The key has no bias: softmax ignores a constant added to a query's scores.
+# include the scale of the scores. The key has no bias, because softmax ignores what it adds to the scores.
 _ATTENTION = """
 attention (float[rows, length, width] x, float[rows, 1, length, length] filter) => (float context) {
     query_product = MatMul (x, query_weights)

@@ -77,9 +77,7 @@ class _Rows:
         self._uses = Counter(name for node in graph.node for name in taken(node))
         self._uses.update(output.name for output in graph.output)
         self._leading = _leading_axes(model)
-        self._quantized: dict[
-            str, tuple[str, str, str]
-        ] = {}  # tensor -> names of its uint8 values, scales, zero
+        self._quantized: dict[str, tuple[str, str, str]] = {}  # tensor -> its uint8 values, scales, zero
         self._zeros: dict[tuple[object, int], str] = {}  # (leading axes, zero) -> name of the zero points
         self._nodes: list[NodeProto] = []
 

@@ -19,7 +19,7 @@ from training.export.package import CARD, listed_files, new_version, next_versio
 from training.export.packing import pack_rows
 
 _BATCH_TOKENS = 512
-"""The size of a batch in sub-tokens; small, so that logits are compared over several batches."""
+"""The size of a batch in sub-tokens; one batch holds all of `CANDIDATES`."""
 
 
 def repack(version: Path, number: int | None = None) -> Path:
