@@ -36,7 +36,7 @@ _TEXTS_A_SAVE = 2_000
 
 
 class Member(Protocol):
-    """Is one network of the teacher.
+    """Answers texts with one network of the teacher.
 
     Attributes:
         rule: the rule by which it splits text into words.

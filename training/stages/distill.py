@@ -208,7 +208,7 @@ def _rows_of(data: DistillationData, tokenizer: Tokenizer) -> Callable[[str], In
 
 
 def _origin(recipe: Recipe, student: Student) -> tuple[Tokenizer, Tagger]:
-    """Return what a student starts from: its own encoder, the teacher's first checkpoint, or the recipe's."""
+    """Load the student's own encoder, or else the teacher's first checkpoint, or the recipe's encoder."""
     if student.encoder is None and (folder := _first_checkpoint(recipe)):
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json", recipe.encoder.words)
         return tokenizer, load_tagger(folder)

@@ -27,7 +27,7 @@ def student_folder(recipe: Recipe, student: Student) -> Path:
 
 
 def teacher_members(recipe: Recipe) -> list[Path]:
-    """Return the folders of the teacher's members: fine-tuned seeds, then the recipe's `teacher.members`."""
+    """Return the folders of the teacher's members: fine-tuned seeds, then `teacher.members`."""
     tuned = [teacher_folder(recipe, seed) / CHECKPOINT for seed in recipe.finetune.seeds]
     return [*tuned, *map(Path, recipe.teacher.members)]
 
