@@ -35,15 +35,15 @@ from training.stages.publish import publish
 from training.stages.run_folder import CHECKPOINT, teacher_folder, teacher_members, transfer_made_of
 from training.teacher import member_key
 
-SHARES = (0.05, 0.2, 1.0)
+SHARES = (0.05, 0.2, 1.0)  # of the labelled texts, by default
 CURVE = "learning_curve.json"
 
 UNLABELLED = "labels not used"
 """The origin, in the counts of a transfer set, of training texts outside the share."""
 
-_WHOLE_TEACHER = "distilled-whole-teacher"
+_WHOLE_TEACHER = "distilled-whole-teacher"  # name of a student whose teacher was trained on all labels
 
-_RESAMPLES = 2000
+_RESAMPLES = 2000  # of the bootstrap, for each interval
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def subset(documents: Sequence[Document], share: float, seed: str) -> tuple[Docu
 
 
 def _share(recipe: Recipe, corpora: Sequence[LoadedCorpus], share: float, whole_teacher: bool) -> _Share:
-    """Split each corpus by a share, and make its recipes; share 1 uses the run's own where it can."""
+    """Split each corpus, and make the share's recipes; share 1 takes over the run's trainings if it can."""
     labelled, rest = [], []
     for corpus in corpora:
         taken = subset(corpus.documents, share, f"{recipe.transfer.seed}/{corpus.name}")

@@ -46,7 +46,7 @@ _RETRY = "retry of"
 """The attribute of a trial that repeats an interrupted one; its value is the interrupted trial's number."""
 
 _STAGE = 1000
-"""The pruner's step of the second stage's epoch N is this plus N, which is the same in all trials."""
+"""The pruner's step for epoch N of the second stage is this plus N, whatever the first stage's length."""
 
 TrainTrial = Callable[[Recipe, Watch], Path]
 """Trains a trial's recipe and returns the folder of the training that gives the trial's value."""

@@ -1,4 +1,4 @@
-"""Imports in `training` go down its floors, and no object looks back up."""
+"""Imports in `training` only go down its floors."""
 
 import ast
 from collections.abc import Iterator

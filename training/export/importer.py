@@ -41,8 +41,8 @@ from training.progress import Say
 
 _log = logging.getLogger(__name__)
 
-_USUAL_LENGTH = 256
-_SHORTEST = 8
+_USUAL_LENGTH = 256  # window in sub-tokens, by default
+_SHORTEST = 8  # sub-tokens of the shortest window
 
 
 @dataclass(frozen=True)
