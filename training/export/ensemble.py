@@ -33,7 +33,7 @@ class Members:
     Attributes:
         versions: two or more versions, such as `ner-en/2`.
         method: the way their answers become one.
-        weights: a positive weight for each version; None weights all alike.
+        weights: a positive weight for each version; None gives all the same weight.
     """
 
     versions: Sequence[str]

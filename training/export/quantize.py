@@ -1,8 +1,8 @@
 """This module quantizes graphs to int8 with one scale a row, so that batch-mates do not change logits.
 
 ONNX Runtime's dynamic quantization gives a whole activation tensor one scale, so that a sentence's logits
-change with the other rows of its batch. Here each row (one sub-token's vector) has a scale:
-`scale = max|x| / 127`, `q = round(x / scale) + 128`; the product with the int8 weights is multiplied by it.
+change with the other rows of its batch. Here each row, which is one sub-token's vector, has a scale:
+`scale = max|x| / 127`, `q = round(x / scale) + 128`; the row's int8 products are multiplied by `scale`.
 """
 
 import tempfile
