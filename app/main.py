@@ -1,4 +1,4 @@
-"""The application: wiring and lifespan, nothing else."""
+"""Main builds the application: its wiring and its lifespan, and nothing else."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ from app.versions.storage.repository import Repository
 
 
 def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
-    """The manager of a server's models, not yet started."""
+    """Return the manager of a server's models, not yet started."""
     return VersionManager(
         Repository(settings.models_dir),
         DeploymentStore(settings.state_folder),
@@ -38,13 +38,13 @@ def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
 
 
 def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
-    """The web service. Models are loaded once it starts, and closed when it ends.
+    """Return the web service. Its models are loaded when it starts, and closed when it ends.
 
-    It changes nothing of the process that it runs in, so it can be mounted below another application. That
-    one must then enter `app.router.lifespan_context(app)` in its own lifespan, since Starlette does not.
+    It has no effect on the whole process, so it can be mounted below another application. The lifespan of
+    that application must enter `app.router.lifespan_context(app)`, since Starlette does not.
 
     Args:
-        metrics: where it counts; by default in a registry of its own.
+        metrics: the metrics to count in; new ones by default.
     """
     metrics = metrics or Metrics()
     manager = make_manager(settings, metrics)
@@ -62,7 +62,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
         version=__version__,
         summary="Named entities: text in, entities out.",
         lifespan=lifespan,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would be looked up each time
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # else each request looks them up
     )
     app.state.settings = settings
     app.state.metrics = metrics
@@ -70,7 +70,9 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     app.state.draining = threading.Event()
     app.state.service = service = Service(manager, metrics, settings.default_model)
     solitude = Solitude()
-    for dialect in DIALECTS:  # an included router would be matched twice
+    for (
+        dialect
+    ) in DIALECTS:  # added directly, as FastAPI would match the routes of an included router twice
         app.router.routes += routes_of(dialect, service, metrics, settings, solitude)
     app.include_router(stream.router)
     app.include_router(admin.router)
