@@ -37,7 +37,7 @@ def _cgroup_quota() -> float | None:
 
 @cache
 def server_id() -> str:
-    """Return the id of this server, which all its workers share; a lone process makes one up."""
+    """Return the id of this server, which all its workers share; a single process makes one up."""
     return os.environ.get(SERVER_ID) or uuid.uuid4().hex
 
 
@@ -52,10 +52,9 @@ def host() -> str:
 
 
 def process_start(pid: int) -> str:
-    """Return a text that identifies a process's start, or "" if the process does not live.
+    """Return when a process started, in clock ticks since boot, or "" if the process does not live.
 
-    With the process number it tells a process from a later one with the same number. On Linux it is the
-    start in clock ticks since boot; on other systems it is "unknown".
+    It tells apart processes that reuse a number. Without /proc it is "unknown".
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Arrow imports `pyarrow`, an optional library that only Parquet needs, and makes its tables of text."""
+"""Arrow imports `pyarrow`, an optional library that only Parquet needs, and makes tables of text."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -6,10 +6,7 @@ from app.bulk.errors import BulkError
 
 
 def column_of(column: str, columns: Sequence[str], name: str) -> int:
-    """Return the place of a column.
-
-    Args:
-        name: the name of the file, for the message.
+    """Return the place of a column; `name` is the file's name, for the message.
 
     Raises:
         BulkError: no column has this name, or several have.

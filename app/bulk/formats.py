@@ -33,11 +33,7 @@ class Format:
 
 
 def input_format(path: Path | None, given: str | None) -> Format:
-    """Return the format of an input.
-
-    Args:
-        path: None for standard input.
-        given: the value of the option, if there is one.
+    """Return the format of an input: `given`, or else that of the name; `path` is None for standard input.
 
     Raises:
         BulkError: the format is unknown, or standard input cannot have it.
@@ -53,10 +49,7 @@ def input_format(path: Path | None, given: str | None) -> Format:
 
 
 def output_format(path: Path | None, given: str | None) -> Format:
-    """Return the format of an output; standard output has JSONL by default.
-
-    Args:
-        path, given: as for `input_format`.
+    """Return the format of an output, as `input_format` does; standard output has JSONL by default.
 
     Raises:
         BulkError: the format is unknown, has no place for entities, or cannot be streamed.

@@ -15,8 +15,8 @@ ENTITIES = "entities"
 GROUP_TEXTS = 512
 GROUP_CHARACTERS = 1 << 17
 GROUP_SIZE = 1 << 22
-"""A group ends at this many records, characters of texts or characters of whole records. The texts of a group
-run in the order of their lengths, and a smaller group has too few texts of about the same length."""
+"""A group ends at this many records, characters of texts or characters of whole records. Its texts run in the
+order of their lengths, and a smaller group has too few texts of about the same length."""
 
 _SHOWN = 1_000
 """Only this many characters of a bad record are kept."""
@@ -122,12 +122,7 @@ class Reader(Protocol):
 def gather(
     records: Iterator[Record | Reject], position: Callable[[], Position], rows: Callable[[list[Any]], Rows]
 ) -> Iterator[Group]:
-    """Put records into groups.
-
-    Args:
-        position: returns the position after the record that was read last.
-        rows: makes the `Rows` of what is kept of a group's records.
-    """
+    """Put records into groups; `position` returns the position after the record that was read last."""
     good: list[Record] = []
     rejects: list[Reject] = []
     characters = size = 0

@@ -25,7 +25,6 @@ class Job:
         field: the JSON field or the column with the text.
         wanted, offset_unit: which entities to write, and what their offsets count.
         folder: the folder of the version.
-        load: how to load the version.
         strict: stop at the first record that cannot be read, instead of setting it aside.
         force: replace an output that exists.
         restart: discard the unfinished output of an earlier run.

@@ -241,7 +241,6 @@ def _picked(batch: Any) -> Callable[[list[int]], Rows]:
 
 
 def _cell(value: object) -> str:
-    """Return a value as a CSV cell."""
     if value is None:
         return ""
     if isinstance(value, str):

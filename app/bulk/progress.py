@@ -46,10 +46,9 @@ class Meter:
         return self._records / max(1e-9, time.monotonic() - self._started)
 
     def advance(self, records: int, sum_of_records: int, done: int) -> None:
-        """Count records, and show the progress if the last time is long enough ago.
+        """Count new records, and show the progress if the last time is long enough ago.
 
         Args:
-            records: new records.
             sum_of_records: all records, those of earlier runs included.
             done: the progress, in the unit of `total`.
         """

@@ -42,7 +42,7 @@ class _Lined:
         raise NotImplementedError
 
     def _plain_lines(self) -> Iterator[tuple[int, str] | Reject]:
-        """Yield the number and the content of each line."""
+        """Yield the number and the content of each line, or a `Reject`."""
         while True:
             try:
                 line = self._lines.next()

@@ -38,8 +38,8 @@ from app.versions.loading.loader import load_version
 _GROUPS = 3
 _CHARACTERS = 1 << 19
 _SIZE = 1 << 24
-"""At most this many groups, characters of texts and characters of whole records are in flight: enough to keep
-the processor busy, few enough for memory. A single group may have more characters."""
+"""At most this many groups, characters of texts and characters of whole records are in flight: enough to
+keep the processor busy, few enough for memory. A single group may have more characters."""
 
 _FAILURES = 3
 """After this many failed records in a row, the cause is taken to be the session and not the records."""

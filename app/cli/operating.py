@@ -29,11 +29,7 @@ def operations_of(settings: Settings) -> Operations:
 
 
 def change(name: str, make: Callable[[Operations, str], Deployment]) -> None:
-    """Make a change, print the desired state, and wait until the running servers follow it.
-
-    Raises:
-        typer.Exit: always; with 1 if a worker did not follow in time.
-    """
+    """Make a change, print the desired state, and exit once the running servers follow, or with 1."""
     settings = read_settings()
     deployment = make(operations_of(settings), user())
     typer.echo(f"{name}: {said(deployment)}")

@@ -1,7 +1,7 @@
 """Metric files let the workers of one server share their metrics, and keep the counts of dead workers.
 
 Each worker counts in its files of one folder, which `prometheus_client` maps into memory; the worker that
-is asked reads the files of all. The counts of dead workers are added to one archive for each kind of metric.
+is asked reads the files of all. The counts of dead workers move to an archive, one for each kind of metric.
 """
 
 import os
@@ -143,7 +143,7 @@ def _fold(files: list[Path], archive: Path) -> None:
             for key, value, _, _ in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
                 sums[key] += value
     new = archive.with_suffix(".new")
-    # Reserve the space first: a full disk raises an error here, but would kill a process that maps the file.
+    # Reserve the space first: a full disk raises an error here, and kills the process in `write_value`.
     new.write_bytes(bytes(_HEADER + sum(len(key.encode()) + _ENTRY for key in sums)))
     written = MmapedDict(str(new))  # type: ignore[no-untyped-call]
     for key, value in sums.items():

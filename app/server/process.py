@@ -25,12 +25,12 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 """A function that takes an application and returns the context of its start and end."""
 
 _SWITCH_SECONDS = 0.0005
-"""Seconds that a thread may keep the interpreter while others want it. Python's default is ten times as long,
-and keeps finished batches and new requests waiting."""
+"""Seconds that a thread may keep the interpreter while others want it. Python's default is ten times as
+long, and keeps finished batches and new requests waiting."""
 
 HUNG_SECONDS = 60
-"""A worker that gives no sign of life for this long is replaced. The time must suffice for its imports at the
-start, which are slow if many workers start at once; loading has a separate limit."""
+"""A worker that gives no sign of life for this many seconds is replaced. They must suffice for its imports
+at the start, which are slow if many workers start at once; loading has a separate limit."""
 
 _LONG_SECONDS = 600
 """Seconds that a request without a time limit may take once the server shuts down."""

@@ -33,15 +33,15 @@ from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 _FEW = 4
-"""With fewer CPUs than this, one process serves and nothing is measured: one is best for all but the fastest
-models, and measuring takes half a second at the start."""
+"""With fewer CPUs than this, one process serves and nothing is measured: one is best for nearly all models,
+and measuring takes half a second at the start."""
 
 _HTTP = 3.0
 """The interpreter time of a request is this many times that of its tokenizing, decoding and rendering. The
 rest is HTTP, batching, waking threads and the log; docs/performance.md says how the number was found."""
 
 _BUSY = 0.85
-"""An interpreter may be busy for this part of the time; beyond it, requests wait for it and not for a CPU."""
+"""An interpreter may be busy for this part of the time; beyond it, requests wait for the interpreter."""
 
 _MEMORY = 0.5
 """Processes may take this part of the free memory at the start; the rest is for requests."""

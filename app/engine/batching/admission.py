@@ -82,11 +82,7 @@ class Admission:
             )
 
     def _too_late(self, tokens: int, waiting: int, left: float) -> int:
-        """Return how many sub-tokens must run before a request can be admitted; 0 if it can be now.
-
-        Args:
-            left: sub-tokens that the machine can run until the request's deadline.
-        """
+        """Return how many sub-tokens must run before a request may join, if `left` run by its deadline."""
         # In the worst case, as many sub-tokens overtake its last row as are allowed to.
         overtaking = self._overtaking(size_class_of(tokens))
         allowed = int(max(_MARGIN * left - overtaking, _MARGIN * left / 2))

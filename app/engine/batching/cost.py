@@ -8,7 +8,7 @@ _MEMORY = 0.995
 """Each batch multiplies the weight of earlier batches by this, so that about the last 200 batches count."""
 
 STALL = 4.0
-"""A batch that takes longer than this many times the expected time was held up by other work of the machine,
+"""A batch that takes more than this many times the expected time was held up by other work of the machine,
 and counts as if it had taken just this many times as long."""
 
 _PRIOR = 2 * (16, 64, 256)
@@ -17,7 +17,7 @@ if all batches have one size, and one slow batch changes little."""
 
 
 class CostMeter:
-    """Fits the cost of a batch to the batches that ran: least squares over their sizes, with fading weights.
+    """Fits the cost of a batch to the batches that ran, by least squares over their sizes; old ones fade.
 
     Warm-up measures only briefly, and often while other work loads the machine. The relative costs of
     padding and of pairs stay as warm-up found them.

@@ -68,11 +68,10 @@ class Queue(Generic[R]):
             self._line(flow.size_class).forget(flow)
 
     def before(self, size: int, coming: Mapping[int, int], drained: int = 0) -> int:
-        """Return how many sub-tokens would run before the last row of a request of `size` sub-tokens.
-
-        These are the rows of its size class, and what the other size classes run meanwhile.
+        """Return how many sub-tokens, of all size classes, would run before a new request is done.
 
         Args:
+            size: sub-tokens of the request.
             coming: sub-tokens of each size class that will be queued before it.
             drained: sub-tokens that run before the request comes.
         """

@@ -37,7 +37,7 @@ class Rate:
         """Note that `tokens` more sub-tokens are done at `now`, in seconds."""
         # If two batches end together, the second may have read the clock before the first.
         now = max(now, self._since)
-        # One long pause, such as a machine's sleep, must not count in full; a slow machine is slow for long.
+        # One long pause, such as a machine's sleep, must not count in full; a slow machine stays slow.
         most = STALL * (tokens + self._at_a_time) * self.seconds_per_token
         seconds = max(min(now - self._since, most), _FASTEST * tokens)
         fading = 0.5 ** (tokens / self._half_life)

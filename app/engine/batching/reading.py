@@ -38,7 +38,6 @@ def _dropped(part: Part) -> Part:
 
 
 def _rows(reader: Reader, parts: Sequence[Part]) -> list[list[Row]]:
-    """Return the rows of each part, and answer the texts that have none."""
     started = time.perf_counter()
     read = iter(reader.read([text for part in parts for text in part.texts]))
     now = time.perf_counter()
@@ -65,7 +64,7 @@ def _rows(reader: Reader, parts: Sequence[Part]) -> list[list[Row]]:
 class ReadingThread:
     """Reads the texts of large requests on a separate thread, a few of each request in turn.
 
-    So the first texts run while the rest are read. The owner must call `close`.
+    So the first texts run while the rest are read. Call `close` at the end.
 
     Args:
         name: the start of the thread's name.
