@@ -52,10 +52,8 @@ def host() -> str:
 
 
 def process_start(pid: int) -> str:
-    """Return when a process started, in clock ticks since boot, or "" if the process does not live.
-
-    It tells apart processes that reuse a number. Without /proc it is "unknown".
-    """
+    """Return when a process started, in clock ticks since boot; "" if it does not live, "unknown" without
+    /proc. It tells apart two processes that had the same number."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

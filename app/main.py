@@ -70,9 +70,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     app.state.draining = threading.Event()
     app.state.service = service = Service(manager, metrics, settings.default_model)
     solitude = Solitude()
-    for (
-        dialect
-    ) in DIALECTS:  # added directly, as FastAPI would match the routes of an included router twice
+    for dialect in DIALECTS:  # not by `include_router`, which makes FastAPI match each route twice
         app.router.routes += routes_of(dialect, service, metrics, settings, solitude)
     app.include_router(stream.router)
     app.include_router(admin.router)

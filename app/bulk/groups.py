@@ -15,8 +15,8 @@ ENTITIES = "entities"
 GROUP_TEXTS = 512
 GROUP_CHARACTERS = 1 << 17
 GROUP_SIZE = 1 << 22
-"""A group ends at this many records, characters of texts or characters of whole records. Its texts run in the
-order of their lengths, and a smaller group has too few texts of about the same length."""
+"""A group ends at this many records, characters of texts or characters of whole records. Its texts run in
+the order of their lengths, and a smaller group has too few texts of about the same length."""
 
 _SHOWN = 1_000
 """Only this many characters of a bad record are kept."""

@@ -74,9 +74,7 @@ def annotate(job: Job) -> str:
         writer = make_writer(job.output_format, reader, job.output, part, journal.output)
         closing.callback(writer.close)
         rejects = None
-        if files and not (
-            journal.finished and not files.rejected_part.exists()
-        ):  # else it is renamed already
+        if files and not (journal.finished and not files.rejected_part.exists()):  # else renamed
             rejects = Sink(files.rejected, files.rejected_part, False, journal.rejects)
             closing.callback(rejects.close)
         with stop.waiting():

@@ -20,8 +20,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         drain(self._app, sig)
-        # This replaces the base class's method, which raises the signal again at the end and so sets the
-        # exit code to its number.
+        # The base class would raise the signal again at the end, and so set the exit code to its number.
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True

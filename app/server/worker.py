@@ -66,9 +66,7 @@ def _end_with_supervisor() -> None:
         return
     supervisor.join()
     log.error("the supervisor died; ending with it")
-    shutil.rmtree(
-        os.environ[FOLDER], ignore_errors=True
-    )  # other workers keep their files open, so they can still count
+    shutil.rmtree(os.environ[FOLDER], ignore_errors=True)  # workers can still count: files are open
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHAN_SECONDS)
     os._exit(1)

@@ -41,7 +41,7 @@ def choose_batch(lengths: Sequence[int], cost: Cost, max_tokens: int, most: floa
     Args:
         lengths: sub-tokens of each row, special tokens included.
         max_tokens: the most sub-tokens that a batch of several rows may have, padding included.
-        most: the largest size that such a batch may have; see `Cost.size`.
+        most: the largest size, as `Cost.size` defines it, that a batch of several rows may have.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     first = order.index(0)

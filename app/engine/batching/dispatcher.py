@@ -65,7 +65,7 @@ class Dispatcher:
         self._closed = False
         self._ended = 0  # runners that have ended
         self._lock = threading.Lock()
-        # Each runner waits for its own lock, which stays acquired and is released once to wake it.
+        # Each runner sleeps by acquiring one of these locks, and is woken by releasing it.
         self._signals = [threading.Lock() for _ in range(runners)]
         for signal in self._signals:
             signal.acquire()

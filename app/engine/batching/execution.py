@@ -26,7 +26,7 @@ class Execution:
     Args:
         compute: collates rows and runs the network.
         prefix: the number of special tokens at the start of each row.
-        dispatcher: is told of every batch that ran.
+        dispatcher: its `ran` and `answered` are called for every batch.
         report: is called for every batch, once it is answered.
     """
 

@@ -70,6 +70,8 @@ class Queue(Generic[R]):
     def before(self, size: int, coming: Mapping[int, int], drained: int = 0) -> int:
         """Return how many sub-tokens, of all size classes, would run before a new request is done.
 
+        The request shares the machine with the other size classes until its last row runs.
+
         Args:
             size: sub-tokens of the request.
             coming: sub-tokens of each size class that will be queued before it.
@@ -91,8 +93,8 @@ class Queue(Generic[R]):
             now: the time, in the unit of the rows' deadlines; rows with an earlier deadline are not run.
 
         Returns:
-            The batch, which is empty if no row waits; and one row of each late request that was found,
-            all rows of which are dropped.
+            The batch, which is empty if no row waits; and one row of each late request that was found. All
+            rows of late requests are dropped.
         """
         late: list[R] = []
         while line := self._line_in_turn():

@@ -104,7 +104,7 @@ class SizeClass(Generic[R]):
         """Return the first rows; row `i` of them is then at place `i`.
 
         Args:
-            tokens: enough rows are returned to have this many sub-tokens, if so many wait.
+            tokens: the rows have at least this many sub-tokens together, if enough rows wait.
             overtaking: rows that came more than this many sub-tokens after the first row are left out.
             most: the largest number of rows.
         """
