@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 SERVER_ID = "NERVE_SERVER_ID"
-"""The environment variable with the server's id, which the supervisor sets for its workers."""
+"""Names the environment variable with the server's id, which the supervisor sets for its workers."""
 
 
 def available_cpus() -> int:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from app.bulk.lines import Position
 
 ENTITIES = "entities"
-"""The field or column that is added; it replaces one of this name in the input."""
+"""Names the field or column that is added; it replaces one of this name in the input."""
 
 GROUP_TEXTS = 512
 GROUP_CHARACTERS = 1 << 17

@@ -19,7 +19,7 @@ from app.bulk.parquet import ParquetWriter
 from app.files import sync
 
 Answers = Sequence[list[dict[str, Any]]]
-"""The entities of each record, as `POST /ner` renders them."""
+"""Holds the entities of each record, as `POST /ner` renders them."""
 
 
 class Writer(Protocol):

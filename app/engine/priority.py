@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 
 LOWEST = 19
-"""The nice value of the lowest priority."""
+"""Is the nice value of the lowest priority."""
 
 
 def give_way(nice: int = LOWEST) -> None:

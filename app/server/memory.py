@@ -12,7 +12,7 @@ _LARGE = 1 << 20
 """A block of at least this many bytes is mapped separately."""
 
 _ARENAS = 2
-"""The largest number of heaps (arenas) of the process; each heap keeps freed memory."""
+"""The process has at most this many heaps (arenas), as each heap keeps freed memory."""
 
 _YOUNG = 50_000
 """The garbage collector runs after this many new objects; Python's default is 700."""

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from app.machine import process_start
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable from which `prometheus_client` reads the folder when it is imported."""
+"""Names the environment variable from which `prometheus_client` reads the folder when it is imported."""
 
 _ARCHIVE = "archive"
 _KEPT = ("counter", "histogram")
@@ -27,7 +27,7 @@ _HEADER, _ENTRY = 8, 28
 """Bytes of a file's header, and the most bytes of an entry beside its key; see `MmapedDict`."""
 
 _STAT_CHILDREN_CPU = slice(13, 15)
-"""The fields of `/proc/<pid>/stat` with the user and system CPU ticks of ended children; see proc(5)."""
+"""Selects the user and system CPU ticks of ended children in `/proc/<pid>/stat`; see proc(5)."""
 
 
 def whole_server(process: CollectorRegistry) -> CollectorRegistry:

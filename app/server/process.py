@@ -22,7 +22,7 @@ from app.settings import Settings
 log = logging.getLogger("nerve")
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
-"""A function that takes an application and returns the context of its start and end."""
+"""Takes an application and returns the context of its start and end."""
 
 _SWITCH_SECONDS = 0.0005
 """Seconds that a thread may keep the interpreter while others want it. Python's default is ten times as

@@ -22,7 +22,7 @@ from app.settings import Settings
 log = logging.getLogger("nerve")
 
 WORKER = "app.server.worker:worker_app"
-"""The import path of the function that a worker's process calls to make its application."""
+"""Names the function that a worker's process imports and calls to make its application."""
 
 
 class _Supervisor(Multiprocess):

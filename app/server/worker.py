@@ -25,7 +25,7 @@ from app.settings import Settings, read_settings
 log = logging.getLogger("nerve")
 
 LOAD_FIRST = "NERVE_LOAD_FIRST"
-"""The environment variable that makes a worker take requests only once its models are loaded."""
+"""Names the environment variable that makes a worker take requests only once its models are loaded."""
 
 _ORPHAN_SECONDS = 30
 """Seconds that a worker has to finish its requests after its supervisor was killed."""

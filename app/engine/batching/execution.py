@@ -16,8 +16,8 @@ from app.errors import InferenceFailed, NerveError
 log = logging.getLogger("nerve.engine")
 
 Compute = Callable[[Sequence[Row], bool], npt.NDArray[np.float32]]
-"""A function that collates rows and runs the network on them. It takes the rows, and whether they have the
-whole machine, and returns logits of shape (rows, length, tags)."""
+"""Collates rows and runs the network on them. It takes the rows, and whether they have the whole machine,
+and returns logits of shape (rows, length, tags)."""
 
 
 class Execution:

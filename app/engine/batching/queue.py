@@ -26,7 +26,7 @@ _WHILE_SHORT = 1.5
 """While short requests come, batches of larger ones are this many times smaller."""
 
 _RECENT = 64
-"""A short request makes the next batches of larger ones smaller, up to this many."""
+"""A short request makes batches of larger requests smaller, up to the batch with this number after it."""
 
 
 class Queue(Generic[R]):

@@ -6,7 +6,7 @@ _HALF_LIFE = 5
 """The latest sub-tokens make up half of the rate: this many times as many as may run at a time."""
 
 _FASTEST = 1e-9
-"""The fewest seconds that a sub-token takes: from zero the rate could never grow again, see `STALL`."""
+"""A sub-token takes at least this many seconds: growth is limited to a factor, so zero would stay zero."""
 
 
 class Rate:

@@ -28,7 +28,7 @@ class BatchReport:
 
 
 Report = Callable[[BatchReport], None]
-"""A function that is called for every batch, on the thread that ran it."""
+"""Takes the report of every batch; it is called on the thread that ran the batch."""
 
 
 def ignore(_: BatchReport) -> None:
