@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 OffsetUnit = Literal["codepoint", "utf16", "byte"]
-"""This repeats the type of `app.rendering`, which takes too long to import for `nerve --help`."""
+"""Repeats the type of `app.rendering`, whose import takes too long for `nerve --help`."""
 
 
 def annotate(
