@@ -1,4 +1,4 @@
-"""Annotating: the way of a request, from its first byte to its answer, in whatever dialect it comes."""
+"""Annotating: takes a request of any dialect from its first byte to its answer."""
 
 import time
 from typing import Any
@@ -23,10 +23,10 @@ from app.settings import Settings
 def routes_of(
     dialect: Dialect[Any], service: Service, metrics: Metrics, settings: Settings, solitude: Solitude
 ) -> list[BaseRoute]:
-    """The routes of a dialect, as an application has them.
+    """Return the routes of a dialect for an application.
 
     Args:
-        solitude: counts the requests of all dialects.
+        solitude: shared by all dialects, whose requests it counts.
     """
     router = APIRouter(tags=[dialect.tag], route_class=DirectRoute)
     for route in dialect.routes:
@@ -58,7 +58,7 @@ class _Handler:
         self._solitude = solitude
 
     async def annotate(self, request: Request) -> Response:
-        """Decode, annotate, encode."""
+        """Decode a request, annotate its texts and encode the answer."""
         with self._solitude:
             return await self._answer(request)
 
@@ -96,7 +96,7 @@ class _Handler:
             return self._failed(request, ask, crash_of(error, record.id))
 
     async def show(self, request: Request) -> Response:
-        """What a route answers by itself."""
+        """Answer a request of a route that annotates nothing."""
         assert self._route.show
         try:
             return await self._route.show(request)

@@ -1,7 +1,7 @@
 """Reconciler: asks for the plan of a model, carries out its steps, and keeps what is wrong.
 
-A version passes a sandbox load, here or in the process that deployed it, before it is loaded here, so that a
-bad file cannot crash this process. Sandbox loads are slow, so they are made without the lock `changing`.
+A version passes a sandbox load, here or in the process that deployed it, before it is loaded here, so that
+a bad file cannot crash this process. Sandbox loads are slow, so they run without the lock `changing`.
 """
 
 import logging
