@@ -250,6 +250,8 @@ def _is_fault(error: BaseException, deadline: float | None) -> bool:
     """Say whether a request failed by the server's fault."""
     if isinstance(error, NerveError):
         return error.kind in FAULTS
-    if isinstance(error, asyncio.CancelledError):  # at the deadline, or when the caller left
+    if isinstance(
+        error, asyncio.CancelledError
+    ):  # cancelled at the deadline, or when the server shuts down
         return deadline is not None and time.monotonic() >= deadline
     return isinstance(error, Exception)

@@ -12,7 +12,7 @@ from app.engine.decoding.entities import Prediction
 from app.errors import Busy, InferenceFailed, NerveError, NotReady
 
 _TEXTS, _CHARACTERS = 32, 32_768
-"""Most texts and characters of a group: enough for full batches. A longer text has its own group."""
+"""Most texts and characters of a group: enough for full batches. A longer text is a group alone."""
 
 _MOST_GROUPS, _MOST_CHARACTERS = 8, 262_144
 """Most groups and characters of a stream in the engine at a time, which bounds its memory."""

@@ -88,7 +88,7 @@ _DECODER = json.JSONDecoder(parse_int=_Digits, parse_float=_Digits, parse_consta
 
 
 def longest_line(max_text_chars: int) -> int:
-    """Bytes of the longest line of a stream: its text with every character as two `\\u` escapes, its id."""
+    """Return the most bytes of a line: 12 per character (two `\\u` escapes), and 64 KiB for its id."""
     return 12 * max_text_chars + 65_536
 
 

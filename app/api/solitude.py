@@ -34,7 +34,7 @@ class Solitude:
         self._present -= 1
 
     def may_hold(self) -> bool:
-        """Say whether the current request may block the loop; if so, count it as blocking the loop."""
+        """Say whether the current request may block the loop; True marks the loop as blocked."""
         if self._alone_in_a_row <= _ENOUGH or self._held:
             return False
         self._held = True

@@ -86,7 +86,7 @@ class Stream(Response):
                         tasks.create_task(self._watch()),
                     ]
                     tasks.create_task(self._collect())
-                    # Reading starts before the answer does, so a client that waits for 100 Continue gets it.
+                    # Reading starts before the answer, so a client that waits for 100 Continue gets it.
                     await asyncio.sleep(0)
                     await self._write(send)
                     for task in running:

@@ -116,7 +116,7 @@ class Registry:
             return entry.loaded if entry else None
 
     def names(self) -> list[str]:
-        """Return the models of which a version was ever loaded."""
+        """Return the models that ever had a version loaded."""
         with self._lock:
             return list(self._models)
 
