@@ -250,8 +250,6 @@ def _is_fault(error: BaseException, deadline: float | None) -> bool:
     """Say whether a request failed by the server's fault."""
     if isinstance(error, NerveError):
         return error.kind in FAULTS
-    if isinstance(
-        error, asyncio.CancelledError
-    ):  # cancelled at the deadline, or when the server shuts down
+    if isinstance(error, asyncio.CancelledError):  # at the deadline, or at the server's shutdown
         return deadline is not None and time.monotonic() >= deadline
     return isinstance(error, Exception)
