@@ -1,4 +1,4 @@
-"""Files that have all of their new content or stay as they were, whatever happens meanwhile."""
+"""Files are replaced as a whole: after a crash they have their old content or all of the new one."""
 
 import os
 import threading
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Write a text file that appears whole, or not at all.
+    """Write a text file in UTF-8, so that it appears whole or not at all.
 
     Raises:
-        OSError: it cannot be written; what was there stays.
+        OSError: the file cannot be written; its old content stays.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:

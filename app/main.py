@@ -11,11 +11,10 @@ from starlette.exceptions import HTTPException
 from app import __version__
 from app.annotate import Service
 from app.api import admin, health, stream
-from app.api.annotating import routes_of
+from app.api.annotating import Annotating
 from app.api.dialects.table import DIALECTS
 from app.api.failures import on_error, on_http
 from app.api.middleware import RequestMiddleware
-from app.api.solitude import Solitude
 from app.errors import NerveError
 from app.metrics import Metrics
 from app.settings import Settings
@@ -69,9 +68,9 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     app.state.manager = manager
     app.state.draining = threading.Event()
     app.state.service = service = Service(manager, metrics, settings.default_model)
-    solitude = Solitude()
+    app.state.annotating = annotating = Annotating(service, metrics, settings)
     for dialect in DIALECTS:  # an included router would be matched twice
-        app.router.routes += routes_of(dialect, service, metrics, settings, solitude)
+        app.router.routes += annotating.routes_of(dialect)
     app.include_router(stream.router)
     app.include_router(admin.router)
     app.include_router(health.router)

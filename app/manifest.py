@@ -1,8 +1,8 @@
-"""The manifest: what a model version is, and whether its folder holds what it says.
+"""The manifest describes a model version. This module reads it and checks the version's files against it.
 
-A version is a folder `<models>/<name>/<version>/` and `manifest.json` in it is the whole contract.
+A version is a folder `<models>/<name>/<version>/`, and its `manifest.json` is the whole contract.
 Only JSON and ONNX are read, never pickles; every path stays inside the folder; sizes and hashes
-are checked before a byte is handed to a runtime.
+are checked before a runtime reads a file.
 """
 
 import hashlib
@@ -41,14 +41,14 @@ class _Contract(BaseModel):
 
 
 class File(_Contract):
-    """A file of the version."""
+    """Holds the size and hash of a file of the version."""
 
     size: int = Field(ge=0, description="bytes")
     sha256: Sha256
 
 
 class Variant(_Contract):
-    """One ONNX file and where it runs."""
+    """Describes one ONNX file and the execution providers that it is meant for."""
 
     precision: Precision
     file: RelativePath
@@ -59,7 +59,7 @@ class Variant(_Contract):
 
 
 class GoldenEntity(_Contract):
-    """An entity that a golden text must give; offsets in code points."""
+    """Holds an entity that a golden text must give; its offsets are code points."""
 
     start: int = Field(ge=0)
     end: int = Field(ge=1)
@@ -67,17 +67,17 @@ class GoldenEntity(_Contract):
 
 
 class Golden(_Contract):
-    """A text and exactly the entities this version must find in it."""
+    """Holds a text and exactly the entities that this version must find in it."""
 
     text: str
     entities: tuple[GoldenEntity, ...]
 
 
 class Manifest(_Contract):
-    """`manifest.json`, format version 1. Unknown keys are refused.
+    """Holds the content of a `manifest.json` of format version 1. Unknown keys are refused.
 
-    An ensemble has no network of its own, so no variants and inputs, and `tokenizer`, `output`,
-    `max_length` and `stride` say nothing of it: each member keeps its own.
+    An ensemble has no network, so it has no variants and inputs, and its `tokenizer`, `output`,
+    `max_length` and `stride` have no effect: those of each member count.
     """
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -150,7 +150,7 @@ class Manifest(_Contract):
         if self.method == "vote" and self.temperature != 1:
             raise ValueError("a vote has no temperature; its members have")
         if missing := set(tags_of(self.labels, self.scheme)) - set(self.tags):
-            # where a decision is parted, each part needs a tag
+            # a decision that other members cut needs a tag for each part
             raise ValueError(f"an ensemble has all tags of its scheme, and {sorted(missing)} are missing")
 
     def to_json(self) -> str:
@@ -158,11 +158,11 @@ class Manifest(_Contract):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a version folder.
+    """Read the manifest of a version folder.
 
     Raises:
-        VersionRefused: it is missing, unreadable, of another format version, or wrong; or it is
-            another version's than the folder says.
+        VersionRefused: the manifest is missing, unreadable, of another format version, or wrong; or the
+            folder has another name or version.
     """
     where = _where(folder)
     path = folder / MANIFEST
@@ -195,10 +195,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Check every listed file's place, size and hash.
+    """Check the place, size and hash of every file in the manifest.
 
     Raises:
-        VersionRefused: a file is missing, leaves the folder, or differs.
+        VersionRefused: a file is missing, lies outside of the folder, or differs.
     """
     for name, meant in manifest.files.items():
         try:
@@ -228,7 +228,7 @@ def _verify_file(folder: Path, name: str, meant: File) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

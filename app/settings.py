@@ -1,4 +1,4 @@
-"""Settings: every knob of the server, read from `NERVE_*` environment variables."""
+"""Settings are read from `NERVE_*` environment variables."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from app.errors import SettingsError
 
 
 class Settings(BaseSettings):
-    """Each field is an environment variable: `NERVE_` and its name in capitals."""
+    """Holds all settings. The environment variable of a field is `NERVE_` and its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="NERVE_", extra="ignore", frozen=True)
 
@@ -106,10 +106,10 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Settings from the environment.
+    """Read the settings from the environment.
 
     Raises:
-        SettingsError: a value is out of range or of the wrong kind; names each.
+        SettingsError: values are out of range or of the wrong kind; the message names each.
     """
     try:
         return Settings()

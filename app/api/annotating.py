@@ -1,6 +1,7 @@
 """Annotating: the way of a request, from its first byte to its answer, in whatever dialect it comes."""
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter
@@ -9,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app.annotate import Service
-from app.api.dialects.dialect import Dialect, Route
+from app.api.dialects.dialect import Dialect
 from app.api.failures import crash_of, failure_of
 from app.api.requests import check_limits, read_content, read_timeout
 from app.api.responses import DirectRoute
@@ -19,51 +20,36 @@ from app.errors import NerveError
 from app.metrics import Metrics
 from app.settings import Settings
 
-
-def routes_of(
-    dialect: Dialect[Any], service: Service, metrics: Metrics, settings: Settings, solitude: Solitude
-) -> list[BaseRoute]:
-    """The routes of a dialect, as an application has them.
-
-    Args:
-        solitude: counts the requests of all dialects.
-    """
-    router = APIRouter(tags=[dialect.tag], route_class=DirectRoute)
-    for route in dialect.routes:
-        handler = _Handler(dialect, route, service, metrics, settings, solitude)
-        endpoint = handler.show if route.show else handler.annotate
-        router.add_api_route(
-            route.path, endpoint, methods=[route.method], name=route.name, **route.documentation
-        )
-    return router.routes
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class _Handler:
-    """Answers the requests of one route."""
+class Annotating:
+    """Answers the requests of one application, in all its dialects."""
 
-    def __init__(
-        self,
-        dialect: Dialect[Any],
-        route: Route,
-        service: Service,
-        metrics: Metrics,
-        settings: Settings,
-        solitude: Solitude,
-    ):
-        self._dialect = dialect
-        self._route = route
+    def __init__(self, service: Service, metrics: Metrics, settings: Settings):
         self._service = service
         self._stage_seconds = metrics.stage_seconds
         self._settings = settings
-        self._solitude = solitude
+        self._solitude = Solitude()
 
-    async def annotate(self, request: Request) -> Response:
-        """Decode, annotate, encode."""
-        with self._solitude:
-            return await self._answer(request)
+    def routes_of(self, dialect: Dialect[Any]) -> list[BaseRoute]:
+        """Return the routes of a dialect for an application."""
+        router = APIRouter(tags=[dialect.tag], route_class=DirectRoute)
 
-    async def _answer(self, request: Request) -> Response:
-        dialect, settings, record = self._dialect, self._settings, request.scope["nerve"]
+        async def annotate(request: Request) -> Response:
+            with self._solitude:
+                return await self._answer(dialect, request)
+
+        for route in dialect.routes:
+            endpoint = _shown(dialect, route.show) if route.show else annotate
+            router.add_api_route(
+                route.path, endpoint, methods=[route.method], name=route.name, **route.documentation
+            )
+        return router.routes
+
+    async def _answer(self, dialect: Dialect[Any], request: Request) -> Response:
+        """Decode a request, annotate its texts and encode the answer."""
+        settings, record = self._settings, request.scope["nerve"]
         ask = None
         try:
             seconds = read_timeout(request, settings.request_timeout)
@@ -90,23 +76,25 @@ class _Handler:
                 answer = dialect.encode(ask, annotation)
                 spent(time.perf_counter() - started)
                 return answer if isinstance(answer, Response) else await answer.response(spent)
-        except NerveError as error:
-            return self._failed(request, ask, error)
         except Exception as error:
-            return self._failed(request, ask, crash_of(error, record.id))
+            return _failed(dialect, ask, error, record.id)
 
-    async def show(self, request: Request) -> Response:
-        """What a route answers by itself."""
-        assert self._route.show
+
+def _shown(dialect: Dialect[Any], show: Endpoint) -> Endpoint:
+    """Return the endpoint of a route that annotates nothing; it fails in the shape of its dialect."""
+
+    async def endpoint(request: Request) -> Response:
         try:
-            return await self._route.show(request)
-        except NerveError as error:
-            return self._failed(request, None, error)
+            return await show(request)
         except Exception as error:
-            return self._failed(request, None, crash_of(error, request.scope["nerve"].id))
+            return _failed(dialect, None, error, request.scope["nerve"].id)
 
-    def _failed(self, request: Request, ask: Any, error: NerveError) -> Response:
-        failure = failure_of(error, request.scope["nerve"].id)
-        response = self._dialect.encode_error(ask, failure)
-        response.headers.update(failure.headers)
-        return response
+    return endpoint
+
+
+def _failed(dialect: Dialect[Any], ask: Any, error: Exception, request_id: str) -> Response:
+    known = error if isinstance(error, NerveError) else crash_of(error, request_id)
+    failure = failure_of(known, request_id)
+    response = dialect.encode_error(ask, failure)
+    response.headers.update(failure.headers)
+    return response

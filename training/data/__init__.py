@@ -1,1 +1,1 @@
-"""Text and its spans: reading corpora, cleaning them, and turning them into tensors."""
+"""This package reads labelled texts, cleans them and turns them into tensors."""

@@ -1,14 +1,13 @@
-"""Augmentation: new texts from labelled ones, for a teacher to label.
+"""Augmentation makes new texts from labelled ones, for a teacher to label.
 
-A variation may make less sense than its text, and then its entities are less certain too, so a teacher
-labels it again. The ways are those of Dai & Adel 2020, "An Analysis of Simple Data Augmentation for Named
-Entity Recognition" (mentions, words), and Tang et al. 2019, "Distilling Task-Specific Knowledge from BERT
-into Simple Neural Networks" (masks, n-grams). Texts are cut and pasted by characters, so spacing and
-punctuation survive.
+A varied text may make less sense than the original, and its entities become less certain, so the teacher
+labels it again. The methods are those of Dai & Adel 2020, "An Analysis of Simple Data Augmentation for
+Named Entity Recognition" (mentions, words), and Tang et al. 2019, "Distilling Task-Specific Knowledge from
+BERT into Simple Neural Networks" (masks, n-grams). They edit characters and keep spacing and punctuation.
 
-Each function takes labelled documents, how many copies of all of them to make (0.5 varies every second
-one, drawn at random; 2.0 varies each twice) and where chance comes from; the same chance makes the same
-documents. What cannot be varied, such as a text without names by `mentions`, is left out.
+Each method takes labelled documents, the number of copies (0.5 varies half of the documents, drawn at
+random; 2.0 varies each twice) and a random generator; the same seed gives the same documents. It leaves out
+a document that it cannot vary, as `mentions` does with a text without names.
 """
 
 import random
@@ -25,35 +24,33 @@ from training.data.documents import Document, Span
 from training.recipe import Augmentation
 
 MASK = "_"
-"""What stands for a masked word.
+"""The character that replaces a masked word.
 
-No tokenizer's own mask would do: special tokens in a text are text here ("[MASK]" is three words), and
-teacher and student may differ in theirs. "_" is a word of its own under BERT's rule, and one sub-token
-that says nothing in WordPiece ("_"), byte-level BPE ("Ġ_") and SentencePiece ("▁_") vocabularies alike.
-Characters that no vocabulary has would be `[UNK]` in one, three bytes in another, and nothing at all
-where a normalizer takes them out.
+Special tokens in a text are read as text ("[MASK]" is three words), and teacher and student may have
+different ones. "_" is a single word under BERT's rule, and a single sub-token without a meaning in
+WordPiece ("_"), byte-level BPE ("Ġ_") and SentencePiece ("▁_") vocabularies.
 """
 
 _KEPT = 0.2
-"""Chance that a name stays, so that old and new ones meet in a text."""
+"""Chance that a name stays, so that old and new names occur in one text."""
 _CHANGED = 0.1
-"""Share of words that are replaced or masked, as Tang et al. have it for each."""
+"""Share of words that are replaced or masked, as in Tang et al."""
 _SHORTEST, _LONGEST = 3, 10
-"""Words of an n-gram. Tang et al. take 1 to 5 for the class of a sentence; what a name is hangs on the
-words around it, and in fewer than three there is little for a teacher to know better."""
+"""Words of an n-gram. Tang et al. take 1 to 5 to classify sentences; a name needs more words around it,
+because its label depends on them."""
 
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f"
 _MARK = r"[!-/:-@\[-`{-~\u00a1-\u00bf\u2010-\u205e\u3001-\u3011]"
 _WORD = re.compile(rf"(?<!\S){_MARK}*(?<!['\u2019])([^\W_{_HAN}]+){_MARK}*(?!\S)|([{_HAN}])")
-"""A word with nothing but marks between it and blanks, or a Han character. Parts of "U.S.", "Jean-Pierre",
-"don't" and addresses are none: in their place another word makes no sense. Nor is the "s" of "'s"."""
+"""Matches a word with only marks between it and blanks, or a Han character. It skips parts of "U.S.",
+"Jean-Pierre", "don't" and addresses, and the "s" of "'s", where another word would make no sense."""
 
 _Item = TypeVar("_Item")
 _Piece = tuple[int, int, str]
 
 
 class _Bag:
-    """Strings to draw from, each as often as it was seen."""
+    """Draws strings with the frequency in which they were seen."""
 
     def __init__(self, counts: Counter[str]):
         self._items = list(counts)
@@ -61,7 +58,7 @@ class _Bag:
         self._place = {item: at for at, item in enumerate(self._items)}
 
     def other(self, than: str, rng: random.Random) -> str:
-        """One that is not `than`; `than` itself where there is no other."""
+        """Draw a string other than `than`; return `than` if there is no other."""
         at = self._place.get(than)
         below = self._ends[at - 1] if at else 0
         own = 0 if at is None else self._ends[at] - below
@@ -81,9 +78,9 @@ def _bags(seen: Iterable[tuple[Hashable, str]]) -> dict[Hashable, _Bag]:
 
 
 def mentions(documents: Sequence[Document], copies: float, rng: random.Random) -> Iterator[Document]:
-    """Names replaced by other names of their label, drawn as often as the documents have them.
+    """Replace names by other names of their label, drawn with the frequency of the documents.
 
-    One in five stays. After "@" and "#" only what stood after the same mark takes a name's place.
+    One name in five stays. A name after "@" or "#" is replaced by one that stood after the same mark.
     """
     bags = _bags(
         (_name_kind(document, span), document.text[span.start : span.end])
@@ -103,10 +100,10 @@ def mentions(documents: Sequence[Document], copies: float, rng: random.Random) -
 
 
 def words(documents: Sequence[Document], copies: float, rng: random.Random) -> Iterator[Document]:
-    """A tenth of the words replaced by others of their tag (label-wise token replacement).
+    """Replace a tenth of the words by others with the same tag (label-wise token replacement).
 
-    The other word had the same tag (first or further one of a name, or outside), the same capitals (so
-    none is spelled in a way that it never was) and was, like it, a text's first word or a later one.
+    Both words have the same tag (first or later word of a name, or outside) and the same capitals, so that
+    no word gets a spelling that it never had, and both stand at the start of a text or both do not.
     """
     bags = _bags(
         (word.kind, document.text[word.start : word.end])
@@ -122,16 +119,16 @@ def words(documents: Sequence[Document], copies: float, rng: random.Random) -> I
 
 
 def masks(documents: Sequence[Document], copies: float, rng: random.Random) -> Iterator[Document]:
-    """A tenth of the words replaced by `MASK`. A name without any word left is none."""
+    """Replace a tenth of the words by `MASK`. A name without any word left is no entity any more."""
     for document in _drawn(documents, copies, rng):
         chosen = _some(list(_words(document)), _CHANGED, rng)
         yield from _varied(document, [(word.start, word.end, MASK) for word in chosen], "masks")
 
 
 def ngrams(documents: Sequence[Document], copies: float, rng: random.Random) -> Iterator[Document]:
-    """Runs of 3 to 10 blank-separated words, marks included; of the names, those that lie whole inside.
+    """Cut out 3 to 10 blank-separated words, marks included, with the names that lie wholly inside.
 
-    Each length that the text is longer than is as likely as the next.
+    All lengths below the text's length are equally likely.
     """
     for document in _drawn(documents, copies, rng):
         runs = split_words(document.text, "space")
@@ -157,13 +154,13 @@ VARIATIONS: dict[str, Callable[[Sequence[Document], float, random.Random], Itera
     "masks": masks,
     "ngrams": ngrams,
 }
-"""The ways, by their names in a recipe's `transfer.augment`."""
+"""The methods by their names in a recipe's `transfer.augment`."""
 
 
 def augment(
     documents: Sequence[Document], augmentation: Augmentation, rng: random.Random
 ) -> Iterator[Document]:
-    """As many variations of the documents as the table says, way after way."""
+    """Make the variations that `augmentation` asks for, method after method."""
     for name, vary in VARIATIONS.items():
         yield from vary(documents, getattr(augmentation, name), rng)
 
@@ -177,13 +174,13 @@ def _drawn(documents: Sequence[Document], copies: float, rng: random.Random) -> 
 
 
 def _some(items: list[_Item], share: float, rng: random.Random) -> list[_Item]:
-    """Each with chance `share`, but at least one, so that a short text is varied too."""
+    """Choose each item with chance `share`, but at least one, so that a short text is varied too."""
     chosen = [item for item in items if rng.random() < share]
     return chosen or (items and [rng.choice(items)])
 
 
 def _names(document: Document) -> Iterator[Span]:
-    """The entities but for marks that are one by themselves ("@")."""
+    """Return the entities without those that are marks alone ("@")."""
     return (span for span in document.spans if _spoken(document.text[span.start : span.end]))
 
 
@@ -197,7 +194,7 @@ def _spoken(text: str) -> bool:
 
 
 class _Word(NamedTuple):
-    """A word that others of its kind may replace: tag, capitals, and whether a text starts with it."""
+    """Is a word that others of its kind (tag, capitals, whether it starts a text) may replace."""
 
     start: int
     end: int
@@ -221,7 +218,7 @@ def _words(document: Document) -> Iterator[_Word]:
 
 
 def _varied(document: Document, pieces: Sequence[_Piece], way: str) -> Iterator[Document]:
-    """The document with other text in these places, unless that is the same text."""
+    """Return the document with the pieces replaced, unless that leaves its text as it was."""
     parts, done = [], 0
     for start, end, new in pieces:
         parts += [document.text[done:start], new]

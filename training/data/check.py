@@ -1,4 +1,4 @@
-"""Check: it finds what is wrong with a recipe's data before an hour is spent on training with it."""
+"""The check finds errors in a recipe's data before an hour of training is spent on them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,22 +22,22 @@ Counts = dict[str, int]
 
 _SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 _TOLERATED = 0.01
-"""The share of illegal tags that slips of annotators explain; more mean a wrong scheme or column."""
+"""The share of illegal tags that annotators' mistakes explain; more mean a wrong scheme or column."""
 _SHOWN = 3
-"""Examples that a line of the report lists at most."""
+"""The largest number of examples in a line of the report."""
 
 
 @dataclass(frozen=True)
 class TagCheck:
-    """The tags of one file.
+    """Holds what was found about the tags of one file.
 
     Attributes:
-        scheme: what they are read in.
-        detected: what they look like.
-        fits: schemes in which none is illegal.
-        tags: how many are not `O`.
-        illegal: where one is illegal, `file:line: tag after tag`.
-        foreign: sentences that are illegal in `scheme`, by a scheme in which they are legal.
+        scheme: the scheme in which the tags are read.
+        detected: the scheme that the tags suggest.
+        fits: schemes in which no tag is illegal.
+        tags: the number of tags other than `O`.
+        illegal: the place of each illegal tag, `file:line: tag after tag`.
+        foreign: number of sentences that are illegal in `scheme`, by a scheme in which they are legal.
     """
 
     path: Path
@@ -51,14 +51,15 @@ class TagCheck:
 
 @dataclass(frozen=True)
 class CorpusCheck:
-    """One corpus.
+    """Holds what was found about one corpus.
 
     Attributes:
-        before: entities by the labels of the files.
-        after: entities by the recipe's labels, cleaned.
-        unmapped: entities whose label is neither mapped nor the recipe's: they become `O`.
-        tags: its files, where their format has tags.
-        broken: documents with a span that is empty, overlaps another or leaves its text.
+        documents: number of texts.
+        before: number of entities by the labels of the files.
+        after: number of entities by the recipe's labels, after cleaning.
+        unmapped: number of entities whose label is neither mapped nor the recipe's: they become `O`.
+        tags: one check for each file whose format has tags.
+        broken: ids of documents with a span that is empty, overlaps another or leaves its text.
         off_words: entities that do not start and end where words do, `document: surface`.
         dropped: training texts that are left out of training.
     """
@@ -76,13 +77,13 @@ class CorpusCheck:
 
     @property
     def conflicts(self) -> tuple[Dropped, ...]:
-        """Duplicates whose entities are not the original's."""
+        """Return the duplicates whose entities differ from the original's."""
         return tuple(d for d in self.dropped if not d.leak and d.document.names != d.original.names)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found: `problems` spoil a model and must be mended, `notes` are good to know."""
+    """Holds what `check` found: `problems` spoil a model and must be corrected, `notes` do not."""
 
     corpora: tuple[CorpusCheck, ...]
     problems: tuple[str, ...]
@@ -90,7 +91,7 @@ class Report:
 
 
 def check(recipe: Recipe) -> Report:
-    """Read everything a recipe names and report what is wrong with it; nothing is changed.
+    """Read all corpora of a recipe and report what is wrong with them, without a change to any file.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -258,7 +259,7 @@ def _some(items: Sequence[str]) -> str:
 
 
 def as_text(report: Report) -> str:
-    """The report for a terminal: a line for each corpus, then problems and notes."""
+    """Format the report for a terminal: a line for each corpus, then problems and notes."""
     labels = list(dict.fromkeys(label for one in report.corpora for label in one.after))
     rows = [("", "corpus", "texts", "duplicates", "leaks", "tags", *labels, "in the files")]
     rows += [_row(one, labels) for one in report.corpora]

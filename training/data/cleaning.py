@@ -1,6 +1,6 @@
-"""Cleaning: corpora disagree about what a name is, and these functions bring them to one convention.
+"""Cleaning brings corpora, which disagree about what a name is, to one convention.
 
-A recipe names them per corpus, in order: `clean = ["articles", "demonyms"]`.
+A recipe names these functions for each corpus, in order: `clean = ["articles", "demonyms"]`.
 """
 
 import re
@@ -17,8 +17,7 @@ _PRONOUNS = frozenset(
     re.findall(r"\w+", "I My You Your He His She Her It Its We Our They Their This These Those Who")
 )
 
-# Adjectives and nouns for the people of a place. They are listed because their endings alone would also
-# match "Japan" and "Shanghai".
+# It lists words for the people of a place, because their endings also match "Japan" and "Shanghai".
 _DEMONYM = re.compile(
     r"(?:[a-z]+-)?(?:(?:north|south|east|west|central|latin|native|ancient|anglo|equatorial)\w*"
     r"[\s-]+)*(?:afghan|albanian|algerian|algonquian|american|anatolian|andorran|angolan|antillean|"
@@ -46,7 +45,7 @@ _DEMONYM = re.compile(
 
 
 def articles(document: Document) -> Document:
-    """Leading articles are cut off names: "the" and "a" are no part of them."""
+    """Cut a leading "the", "a" or "an" off each name."""
 
     def strip(span: Span) -> Span:
         found = _ARTICLE.match(document.text, span.start, span.end)
@@ -57,12 +56,12 @@ def articles(document: Document) -> Document:
 
 
 def demonyms(document: Document) -> Document:
-    """Words for the people of a place, such as "South Koreans", are no places and are dropped."""
+    """Drop words for the people of a place, such as "South Koreans", which are no places."""
     return _keep(document, lambda span, text: not _DEMONYM.fullmatch(text))
 
 
 def names(document: Document) -> Document:
-    """Descriptions ("U.S. service members") and pronouns are dropped; names have capitals throughout."""
+    """Drop pronouns and descriptions such as "U.S. service members"; names have capitals throughout."""
 
     def named(span: Span, text: str) -> bool:
         words = [word for word in re.findall(r"[^\W_]+", text) if word not in _SMALL]
@@ -72,9 +71,9 @@ def names(document: Document) -> Document:
 
 
 def handles(document: Document) -> Document:
-    """In "@ name" of the Broad Twitter Corpus the mark becomes an entity of its own, labelled as the name.
+    """Make the mark of "@ name" in the Broad Twitter Corpus a separate entity with the label of the name.
 
-    The dev and test files of that corpus spell it so throughout; a quarter of its train file does not.
+    The dev and test files of that corpus always do that; a quarter of its train file does not.
     """
     taken = {at for span in document.spans for at in range(span.start, span.end)}
     marks = [
@@ -88,7 +87,7 @@ def handles(document: Document) -> Document:
 
 
 def nested(document: Document) -> Document:
-    """Of entities that lie inside one another, the longest stays."""
+    """Keep only the longest of entities that overlap."""
     return replace(document, spans=without_overlap(document.spans))
 
 

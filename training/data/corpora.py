@@ -1,4 +1,4 @@
-"""Corpora: a recipe's files as clean documents, without duplicates and without leaks."""
+"""A recipe's corpora are loaded as clean documents, without duplicates and without leaks."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +12,13 @@ from training.recipe import Corpus, Recipe
 
 @dataclass(frozen=True)
 class Dropped:
-    """A training text that is left out because another document holds the same.
+    """Is a training text that is left out because another document has the same text.
 
     Attributes:
-        document: what is left out.
-        original: what stays.
+        document: the document that is left out.
+        original: the document that stays.
         corpus: the original's corpus.
-        leak: whether that is a dev or test corpus.
+        leak: whether the original's corpus is a dev or test corpus.
     """
 
     document: Document
@@ -29,7 +29,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class LoadedCorpus:
-    """A corpus's documents under the recipe's labels, and what was dropped from it."""
+    """Holds a corpus's documents under the recipe's labels, and those that were dropped."""
 
     name: str
     documents: tuple[Document, ...]
@@ -38,17 +38,17 @@ class LoadedCorpus:
 
     @property
     def leaks(self) -> int:
-        """Texts dropped because they stand in a dev or test file."""
+        """Return the number of texts dropped because they occur in a dev or test file."""
         return sum(dropped.leak for dropped in self.dropped)
 
     @property
     def duplicates(self) -> int:
-        """Texts dropped because they stood in the training files before."""
+        """Return the number of texts dropped because they occur earlier in the training files."""
         return len(self.dropped) - self.leaks
 
 
 def read_corpus(corpus: Corpus, root: Path) -> list[Document]:
-    """A corpus as its files spell it.
+    """Read a corpus with the labels of its files.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -62,7 +62,7 @@ def read_corpus(corpus: Corpus, root: Path) -> list[Document]:
 
 
 def under_labels(corpus: Corpus, documents: Iterable[Document], labels: Sequence[str]) -> LoadedCorpus:
-    """A corpus's documents with their labels mapped, then cleaned; nothing is dropped."""
+    """Map the documents' labels, then clean the documents; no document is dropped."""
     cleaned = []
     for document in documents:
         document = replace(document, spans=tuple(_mapped(document.spans, corpus.labels, labels)))
@@ -73,7 +73,7 @@ def under_labels(corpus: Corpus, documents: Iterable[Document], labels: Sequence
 
 
 def load_corpus(corpus: Corpus, root: Path, labels: Sequence[str]) -> LoadedCorpus:
-    """Read, map labels and clean; nothing is dropped yet. Raises as `read_corpus`."""
+    """Read a corpus, map its labels and clean it; raises as `read_corpus`."""
     return under_labels(corpus, read_corpus(corpus, root), labels)
 
 
@@ -85,7 +85,7 @@ def _mapped(spans: Iterable[Span], names: dict[str, str], labels: Sequence[str])
 
 
 def without_repeats(train: Sequence[LoadedCorpus], held_out: Sequence[LoadedCorpus]) -> list[LoadedCorpus]:
-    """The training corpora, each text once, without any that stands in a held-out corpus."""
+    """Return the training corpora, each text once, without texts of the held-out corpora."""
     away = {document.key: (document, corpus.name) for corpus in held_out for document in corpus.documents}
     seen: dict[str, tuple[Document, str]] = {}
     result = []
@@ -105,7 +105,7 @@ def without_repeats(train: Sequence[LoadedCorpus], held_out: Sequence[LoadedCorp
 
 
 def load_train(recipe: Recipe) -> list[LoadedCorpus]:
-    """The training corpora, each text once, without any that stands in a dev or test file."""
+    """Load the training corpora, each text once, without texts of the dev and test corpora."""
     held_out = load_held_out((*recipe.dev, *recipe.test), recipe)
     root = Path(recipe.data_root)
     train = [load_corpus(corpus, root, recipe.labels) for corpus in recipe.train]
@@ -113,6 +113,6 @@ def load_train(recipe: Recipe) -> list[LoadedCorpus]:
 
 
 def load_held_out(corpora: Sequence[Corpus], recipe: Recipe) -> list[LoadedCorpus]:
-    """Dev or test corpora, whole: nothing is ever dropped from them."""
+    """Load dev or test corpora; no text is dropped from them."""
     root = Path(recipe.data_root)
     return [load_corpus(corpus, root, recipe.labels) for corpus in corpora]

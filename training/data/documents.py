@@ -1,4 +1,4 @@
-"""Documents: text plus spans in code points. Every reader makes them, everything else takes them."""
+"""A document is a text and its entities, with offsets in code points."""
 
 import re
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """`text[start:end]` is a `label`."""
+    """Says that `text[start:end]` (code points) is a `label`."""
 
     start: int
     end: int
@@ -16,13 +16,12 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Document:
-    """A text with its entities.
+    """Is a text with its entities.
 
     Attributes:
-        id: where it stands, `file:number`, for messages.
-        text: the text itself.
+        id: `file:number`, for messages.
         spans: its entities, ascending and without overlap.
-        group: sentences of one article share it; empty where a text stands alone.
+        group: the name that all sentences of one article share; empty for a text outside any article.
     """
 
     id: str
@@ -32,22 +31,22 @@ class Document:
 
     @property
     def key(self) -> str:
-        """What two documents share when they are the same text but for spacing, case and marks."""
+        """Return the same key for texts that differ only in spacing, case and marks."""
         return text_key(self.text)
 
     @property
     def names(self) -> list[tuple[str, str]]:
-        """The key and label of each entity: the same for two spellings of the same annotation."""
+        """Return the key and label of each entity, equal for two spellings of one annotation."""
         return [(text_key(self.text[start:end]), label) for start, end, label in self.spans]
 
 
 def text_key(text: str) -> str:
-    """A text without its spacing, case and marks; one of marks alone is its own key."""
+    """Remove spacing, case and marks from a text; a text of marks alone only loses outer blanks."""
     return re.sub(r"[\W_]+", "", text.lower()) or text.strip()
 
 
 def without_overlap(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """The spans in order; of two that overlap the longer stays, of equals the first."""
+    """Sort the spans and keep the longer of two that overlap, or the first of equally long ones."""
     kept: list[Span] = []
     for span in sorted(set(spans), key=lambda s: (s.start - s.end, s)):
         if all(span.end <= other.start or other.end <= span.start for other in kept):

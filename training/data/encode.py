@@ -1,4 +1,4 @@
-"""Encoding: from documents to windows of sub-tokens with a tag on the first sub-token of each decision."""
+"""Encoding turns documents into sub-tokens, with a tag on the first sub-token of each decision."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,17 +19,17 @@ from training.data.documents import Document
 from training.data.tags import spell_spans
 
 IGNORED = -100
-"""The tag of sub-tokens that no decision is read from; `torch.nn.CrossEntropyLoss` skips it by default."""
+"""The tag of sub-tokens that do not start a decision; `torch.nn.CrossEntropyLoss` skips it by default."""
 
 NO_TARGET = -1
-"""The row of sub-tokens for which there is no answer of a teacher."""
+"""The row of sub-tokens for which there is no teacher's answer."""
 
 
 class Piece(NamedTuple):
-    """What a network is told of one window of a text (`collate` calls it a row).
+    """Holds the network's inputs for one window of a text; `collate` takes it as a row.
 
     Attributes:
-        ids, shapes: of the window's sub-tokens, see `EncodedText`.
+        ids, shapes: ids and word shapes of the window's sub-tokens, see `EncodedText`.
     """
 
     ids: Ints
@@ -43,11 +43,13 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """Sub-tokens of one text without special tokens, all of shape (sub-tokens,).
+    """Holds the sub-tokens of one text without special tokens; arrays have the shape (sub-tokens,).
 
     Attributes:
-        tags: of each decision, on its first sub-token; `IGNORED` elsewhere.
-        rows: where the teacher's answer for each decision's first word stands; `NO_TARGET` elsewhere.
+        tags: the tag of each decision, on its first sub-token; `IGNORED` elsewhere.
+        rows: on the first sub-token of each decision, the row of the teacher's answer for its first
+            word; `NO_TARGET` elsewhere.
+        group: see `Document`.
     """
 
     ids: Ints
@@ -61,9 +63,9 @@ class Example:
 
 
 def tag_ids(encoded: EncodedText, document: Document, scheme: Scheme, tags: Sequence[str]) -> Ints:
-    """The tag of each decision of a text, shape (decisions,).
+    """Return the number of each decision's tag, shape (decisions,).
 
-    An entity takes every decision it touches that none before it took.
+    An entity takes every decision that it touches and that no earlier entity took.
     """
     index = {tag: number for number, tag in enumerate(tags)}
     taken: list[tuple[int, int, str]] = []
@@ -85,7 +87,7 @@ def encode(
     labels: Sequence[str],
     rows: Sequence[Ints] | None = None,
 ) -> list[Example]:
-    """Labelled examples in the documents' order, each a whole text however long.
+    """Make labelled examples in the documents' order, one for each whole text of any length.
 
     Args:
         rows: see `encode_raw`.
@@ -103,11 +105,11 @@ def encode(
 
 
 def encode_raw(texts: Sequence[str], tokenizer: Tokenizer, rows: Sequence[Ints]) -> list[Example]:
-    """Examples without tags, for a student that learns from a teacher.
+    """Make examples without tags, for a student that learns from a teacher.
 
     Args:
-        rows: for each text the row of each of its words in the teacher's answers, `NO_TARGET` for
-            none, shape (words,).
+        rows: for each text, the rows of its words in the teacher's answers, shape (words,);
+            `NO_TARGET` for a word without an answer.
     """
     return [example for _, example in _examples(texts, tokenizer, rows)]
 
@@ -132,10 +134,10 @@ def _on_firsts(encoded: EncodedText, values: Ints, elsewhere: int) -> Ints:
 def training_windows(
     examples: Iterable[Example], size: int, passages: float, rng: random.Random
 ) -> Iterator[Example]:
-    """Windows of at most `size` sub-tokens for one epoch.
+    """Make the windows of at most `size` sub-tokens of one epoch, from examples in the corpus's order.
 
-    With chance `passages` the next sentence of the same article joins the one before it, so that
-    the network also meets texts of several sentences. Longer texts are cut.
+    A sentence joins the one before it in the same article with probability `passages`, so that the
+    network also sees texts of several sentences. Longer texts are cut.
     """
     joined: list[Example] = []
     for example in examples:
@@ -183,12 +185,12 @@ def _teaches(example: Example) -> bool:
 
 
 INPUTS: dict[str, Feature] = {"input_ids": "ids", "attention_mask": "mask", "word_shape": "word_shape"}
-"""What every tagger's `forward` is given, for `app.engine.batching.collation.collate`."""
+"""The inputs of every tagger's `forward`, for `app.engine.batching.collation.collate`."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of shape (rows, sub-tokens), special tokens and padding included; see `Example`."""
+    """Holds tensors of shape (rows, sub-tokens), special tokens and padding included; see `Example`."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
@@ -198,7 +200,7 @@ class Batch:
 
     @classmethod
     def of(cls, examples: Sequence[Example], tokenizer: Tokenizer) -> "Batch":
-        """Examples as the engine collates them, with their tags and rows beside."""
+        """Collate examples as the engine does, and pad their tags and rows to the same shape."""
         arrays = collate(examples, INPUTS, tokenizer.frame)
         before = len(tokenizer.frame.prefix)
         tags = np.full_like(arrays["input_ids"], IGNORED)
@@ -216,10 +218,11 @@ class Batch:
 def batches(
     examples: Sequence[Example], tokens: int, extra: int, rng: random.Random
 ) -> list[list[Example]]:
-    """Batches of similar length whose padded size is at most `tokens`, in random order.
+    """Group examples of similar length into batches of random order.
 
     Args:
-        extra: special tokens a row.
+        tokens: the largest padded size of a batch, in sub-tokens.
+        extra: number of special tokens in each row.
     """
     order = sorted(examples, key=lambda e: (len(e) + rng.uniform(0, 6), rng.random()))
     result: list[list[Example]] = []

@@ -1,4 +1,4 @@
-"""Held-out texts: a transfer set must hold none of the texts that students are measured on.
+"""This module recognises held-out texts, because a transfer set must not hold the texts of dev and test.
 
 Texts are compared without spacing, case and marks, because corpora spell one sentence in several ways.
 """
@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from training.data.documents import text_key
 
 _LONG = 6
-"""A text of this many words or more is also looked for inside other texts; shorter ones occur by chance."""
+"""A text of at least this many words is also searched inside other texts; shorter ones occur by chance."""
 _LETTERS = 12
-"""Such a text has this many letters and digits too, so that "U-P-D-A-T-E-D" is not found in "updated"."""
-_WORD = re.compile(r"[^\W_\u3400-\u9fff]+|[\u3400-\u9fff]")  # a Han character is a word by itself
+"""The least number of letters and digits of that text, so that "U-P-D-A-T-E-D" is not in "updated"."""
+_WORD = re.compile(r"[^\W_\u3400-\u9fff]+|[\u3400-\u9fff]")  # each Han character is a word
 
 
 @dataclass(frozen=True)
 class _Letters:
-    """A text as its key, and where in the key each word starts."""
+    """Holds the key of a text, and where in the key each word starts."""
 
     key: str
     starts: tuple[int, ...] = field(repr=False)
@@ -37,9 +37,9 @@ class _Letters:
 
 
 class HeldOut:
-    """The texts of dev and test files, which it recognises in other texts.
+    """Recognises the texts of dev and test files in other texts.
 
-    It compares keys (see `text_key`), so tokenized and natural spellings of a sentence are the same. Two
+    It compares keys (see `text_key`), so tokenized and natural spellings of a sentence are equal. Two
     indexes lead from `_LETTERS` letters to the long texts that begin with them, and to the places in long
     texts where a word begins with them.
     """
@@ -59,7 +59,7 @@ class HeldOut:
                     self._parts.setdefault(letters.key[start : start + _LETTERS], []).append(place)
 
     def touches(self, text: str) -> bool:
-        """Whether the text is a held-out one, holds a long one, or is long and part of one."""
+        """Say whether a text equals a held-out text, contains a long one, or is long and part of one."""
         letters = _Letters.of(text)
         key = letters.key
         if key in self._keys:

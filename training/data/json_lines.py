@@ -1,4 +1,4 @@
-"""JSON lines: the one place where training reads one JSON value a line."""
+"""This module reads files with one JSON value on each line."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def json_lines(lines: Iterable[str | bytes], path: Path, wanted: str) -> Iterator[tuple[int, Any]]:
-    """The number of each line, the first being 1, and its value; blank lines hold none.
+    """Yield the number of each line, counted from 1, and its value; blank lines are skipped.
 
     Args:
-        path: the file that the lines come from, for the message.
-        wanted: what reads them, for the message, such as "reader 'jsonl'".
+        path: the file of the lines, for the message.
+        wanted: the name of the format, for the message, such as "reader 'jsonl'".
 
     Raises:
-        ValueError: a line is not JSON; the message names it.
+        ValueError: a line is not JSON; the message names the line.
     """
     for number, line in enumerate(lines, 1):
         if line.strip():

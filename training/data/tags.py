@@ -1,4 +1,4 @@
-"""Tag schemes as corpora spell them: recognising them, finding what is illegal, reading spans."""
+"""This module recognises the tag schemes of corpora, finds illegal tags and reads spans."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,20 +7,19 @@ from pathlib import Path
 from app.labels import Scheme, joins, legal, split_tag
 from training.data.documents import Document, Span
 
-_SPELLINGS = {"L": "E", "U": "S", "M": "I", "W": "S"}  # BILOU, BMES, BMEWO
+_SPELLINGS = {"L": "E", "U": "S", "M": "I", "W": "S"}  # for BILOU, BMES and BMEWO
 _IOB: tuple[Scheme, Scheme] = ("IOB1", "IOB2")
 
 
 @dataclass(frozen=True)
 class TaggedSentence:
-    """One sentence as its file spells it.
+    """Is one sentence as its file spells it.
 
     Attributes:
-        text: the sentence.
-        starts: where each token starts in it.
-        tokens, tags: the columns.
-        lines: the number of each token's line, the first being 1.
-        group: sentences of one article share it; empty where a sentence stands alone.
+        starts: the offset of each token in the text, in code points.
+        tokens, tags: the columns of the file.
+        lines: the number of each token's line, counted from 1.
+        group: see `Document`.
     """
 
     text: str
@@ -33,14 +32,14 @@ class TaggedSentence:
 
 @dataclass(frozen=True)
 class TaggedFile:
-    """A file of tagged tokens, and the scheme its tags are read in."""
+    """Holds the sentences of a file, and the scheme in which their tags are read."""
 
     path: Path
     scheme: Scheme
     sentences: tuple[TaggedSentence, ...]
 
     def documents(self) -> Iterator[Document]:
-        """One document a sentence, its tags read as spans."""
+        """Make a document of each sentence, with spans from its tags."""
         for sentence in self.sentences:
             starts = sentence.starts
             spans = tuple(
@@ -51,17 +50,16 @@ class TaggedFile:
 
 
 def plain_tag(tag: str) -> str:
-    """A tag in this project's spelling: `U-PER` → `S-PER`, `B_PER` → `B-PER`."""
+    """Return a tag in this project's spelling: `U-PER` → `S-PER`, `B_PER` → `B-PER`."""
     if len(tag) < 3 or tag[1] not in "-_":
         return tag
     return f"{_SPELLINGS.get(tag[0], tag[0])}-{tag[2:]}"
 
 
 def detect_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
-    """The scheme of a corpus's tags: the one in which the fewest are illegal.
+    """Return the scheme in which the fewest tags are illegal.
 
-    Where they allow both IOB1 and IOB2 (no entity starts with `I`), it is IOB2, which reads them
-    alike. `E` or `S` make it BIOES.
+    Tags that fit IOB1 and IOB2 equally count as IOB2, which reads the same spans. `E` or `S` mean BIOES.
     """
     tagged = [tags for tags in sentences if any(tag != "O" for tag in tags)]
     prefixes = {tag[0] for tags in tagged for tag in tags}
@@ -74,7 +72,7 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> Scheme:
 
 
 def read_spans(tags: Sequence[str], scheme: Scheme) -> list[tuple[int, int, str]]:
-    """(first, last, label) of each entity, positions inclusive. Illegal tags are read as starts."""
+    """Return (first, last, label) of each entity, both positions inclusive; an illegal tag is a start."""
     spans: list[tuple[int, int, str]] = []
     before = "O"
     for at, tag in enumerate(tags):
@@ -88,9 +86,9 @@ def read_spans(tags: Sequence[str], scheme: Scheme) -> list[tuple[int, int, str]
 
 
 def spell_spans(spans: Iterable[tuple[int, int, str]], length: int, scheme: Scheme) -> list[str]:
-    """The tags of `length` positions, what `read_spans` undoes: (first, last, label), positions inclusive.
+    """Return the tags of `length` positions; this is the inverse of `read_spans`.
 
-    In IO two neighbours of one label become one entity. Of two that overlap, the later one is spelled.
+    IO cannot part two adjacent entities of one label. A later entity overwrites one that it overlaps.
     """
     tags = ["O"] * length
     before = (-2, -2, "")
@@ -108,7 +106,7 @@ def spell_spans(spans: Iterable[tuple[int, int, str]], length: int, scheme: Sche
 
 
 def illegal_tags(tags: Sequence[str], scheme: Scheme) -> list[int]:
-    """Positions whose tag may not follow the one before it, or may not end the sentence."""
+    """Return the positions of tags that may not follow the tag before, or may not end the sentence."""
     before = "O"
     wrong = []
     for at, tag in enumerate(tags):

@@ -1,7 +1,7 @@
-"""The transfer set: texts that the teacher labels for its students.
+"""A transfer set holds the texts that the teacher labels for its students.
 
-A student learns what its teacher says of a text, so any text will do: the labelled texts themselves, raw
-text, and variations of the labelled texts. Texts that the student is measured on are left out.
+A student learns its teacher's answers, so a transfer set needs no labels: it takes the labelled texts, raw
+text, and variations of the labelled texts. It leaves out the texts of the dev and test corpora.
 """
 
 import gzip
@@ -26,23 +26,23 @@ from training.folders import replaced_folder
 from training.recipe import Augmentation, Recipe
 
 LABELLED = "labelled"
-"""The origin of texts that are training documents as they are."""
+"""The origin of the texts of training documents."""
 
 BLANK, DUPLICATES, HELD_OUT, OVER = "blank", "duplicates", "held out", "over the limit"
 
 _TEXTS, _SUMMARY = "texts.jsonl.gz", "transfer.json"
 
-_COUNTED_TOGETHER = 1000
+_COUNTED_TOGETHER = 1000  # texts that are joined and split into words in one call, which is faster
 
 
 @dataclass(frozen=True)
 class TransferSet:
-    """Texts without labels.
+    """Holds texts without labels.
 
     Attributes:
         texts: labelled ones, then raw ones by file, then variations; each text once.
-        counts: texts by origin: `labelled`, a file's path under the root, or a way of augmentation.
-        dropped: texts that were left out, by reason: `blank`, `duplicates`, `held out`, `over the limit`.
+        counts: number of texts by origin: `labelled`, a file's path under the root, or an augmentation.
+        dropped: number of texts left out by reason: `blank`, `duplicates`, `held out`, `over the limit`.
     """
 
     texts: tuple[str, ...]
@@ -51,22 +51,22 @@ class TransferSet:
 
     @cached_property
     def words(self) -> int:
-        """Words of all texts, as `app.engine.text.words` splits them."""
+        """Return the number of words of all texts, as `app.engine.text.words` splits them."""
         return int(_word_counts(self.texts).sum())
 
     @cached_property
     def key(self) -> str:
-        """sha256 over the texts in order: what a teacher's cached answers belong to."""
+        """Return the sha256 of the texts in order, by which a teacher's answers are cached."""
         digest = hashlib.sha256()
         for line in _lines(self.texts):
             digest.update(line)
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write the set; it takes the place of everything in `folder`."""
+        """Write the set in place of everything in `folder`."""
         summary = {"key": self.key, "counts": self.counts, "dropped": self.dropped}
         with replaced_folder(folder) as new:
-            # The file holds no time and no name, so the same texts make the same bytes.
+            # Without a time and a name in the file, the same texts give the same bytes.
             with (
                 (new / _TEXTS).open("wb") as file,
                 gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as lines,
@@ -77,11 +77,11 @@ class TransferSet:
 
     @classmethod
     def load(cls, folder: Path) -> "TransferSet":
-        """A set that `save` wrote.
+        """Read a set that `save` wrote.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: its files are not what was written.
+            FileNotFoundError: a file of the set is missing.
+            ValueError: a file is damaged or was changed.
         """
         remedy = "delete the folder, and the next run makes it again"
         try:
@@ -110,18 +110,18 @@ def _lines(texts: Iterable[str]) -> Iterator[bytes]:
 def build_transfer_set(
     recipe: Recipe, train: Sequence[LoadedCorpus], held_out: Sequence[LoadedCorpus]
 ) -> TransferSet:
-    """The texts of `recipe.transfer`: training documents, then raw text, then variations of the documents.
+    """Gather the texts of `recipe.transfer`: training documents, then raw text, then varied documents.
 
-    Each text is in it once, whatever its spacing, case and marks. None is a held-out text; none holds one
-    or is part of one, where what is contained has six words or more (and twelve letters). `transfer.words`
-    leaves labelled texts whole and samples from the others.
+    Texts that differ only in spacing, case and marks are taken once. No text is a held-out text, contains
+    one or is part of one, if the shorter of the two has at least six words and twelve letters. With a limit
+    of `transfer.words` all labelled texts stay and the others are sampled.
 
     Args:
-        train: as `training.data.corpora.load_train` gives them.
+        train: the result of `training.data.corpora.load_train`.
         held_out: every dev and test corpus.
 
     Raises:
-        ValueError: a pattern matches no file, or a file is not UTF-8 or damaged; names it.
+        ValueError: a pattern matches no file, or a file is not UTF-8 or damaged.
     """
     transfer = recipe.transfer
     gathered = _Gathered(HeldOut(d.text for corpus in held_out for d in corpus.documents))
@@ -143,9 +143,9 @@ def build_transfer_set(
 
 
 def read_raw(root: Path, patterns: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The path under `root` and the text of each line, without blanks around it.
+    """Yield the file's path under `root` and the stripped text of each line.
 
-    Files come in the order of the patterns, of one pattern by name, each once; `.gz` ones are unpacked.
+    Files follow the order of the patterns, then of their names, each once; `.gz` files are unpacked.
 
     Raises:
         ValueError: a pattern matches no file or leaves `root`, or a file is not UTF-8 or damaged.
@@ -188,9 +188,9 @@ def _raw_lines(path: Path) -> Iterator[str]:
 def _variations(
     documents: Sequence[Document], augmentation: Augmentation, seed: int
 ) -> Iterator[tuple[str, Document]]:
-    """Variations, one way after the other.
+    """Yield variations, method after method.
 
-    Each way draws from a generator of its own, so that more copies of one leave the others as they are.
+    Each method has a separate random generator, so that more copies of one do not change the others.
     """
     for way, copies in augmentation:
         if copies:
@@ -200,7 +200,7 @@ def _variations(
 
 
 class _Gathered:
-    """Texts that are neither blank nor held out, each once, and how many were not taken."""
+    """Gathers texts that are neither blank nor held out, each once, and counts the rejected ones."""
 
     def __init__(self, held_out: HeldOut):
         self.texts: list[str] = []
@@ -211,7 +211,7 @@ class _Gathered:
         self._keys: set[str] = set()
 
     def take(self, origin: str, text: str) -> bool:
-        """Whether the text was taken."""
+        """Take the text or count it as dropped; say whether it was taken."""
         self.seen_origins[origin] = None
         key = text_key(text)
         if not key:
@@ -229,7 +229,7 @@ class _Gathered:
 
 
 def _sampled(words: Ints, whole: int, limit: int, rng: random.Random) -> list[int]:
-    """The first `whole` texts, and of the others a sample with which all have at most `limit` words."""
+    """Choose the first `whole` texts and a sample of the others, `limit` words in total at most."""
     others = list(range(whole, len(words)))
     rng.shuffle(others)
     total = int(words[:whole].sum()) + np.cumsum(words[others])
@@ -238,7 +238,7 @@ def _sampled(words: Ints, whole: int, limit: int, rng: random.Random) -> list[in
 
 
 def _word_counts(texts: Sequence[str]) -> Ints:
-    """Words of each text, shape (texts,)."""
+    """Return the number of words of each text, shape (texts,)."""
     counts = [np.zeros(0, np.int64)]
     for first in range(0, len(texts), _COUNTED_TOGETHER):
         some = texts[first : first + _COUNTED_TOGETHER]

@@ -1,1 +1,1 @@
-"""Evaluation: what was found against what was meant, from files on disk."""
+"""This package compares the entities that versions find with the annotated ones, and reports on both."""

@@ -1,4 +1,4 @@
-"""Answers: what one version found in one corpus, asked once and then measured in many ways."""
+"""Answers are the entities that one version finds in one corpus; a version runs once for all measures."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from training.data.corpora import LoadedCorpus
 from training.data.documents import Document, Span
 
 _SLICE = 256
-"""Texts that are asked at once, so that a corpus of any size fits the queue."""
+"""Texts in one call of a model, so that a corpus of any size fits the queue."""
 
 
 class Found(NamedTuple):
-    """`text[start:end]` (code points) is a `label` with probability `score`."""
+    """Says that `text[start:end]` (code points) is a `label` with probability `score`."""
 
     start: int
     end: int
@@ -27,11 +27,11 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """What one version found in one corpus.
+    """Holds the entities that one version found in one corpus.
 
     Attributes:
-        corpus: its name.
-        documents: its documents, which say what was meant.
+        corpus: the name of the corpus.
+        documents: its documents, with the annotated entities.
         found: the entities found in each document, in the documents' order.
     """
 
@@ -48,26 +48,22 @@ class Answers:
 
     @property
     def spans(self) -> list[list[Span]]:
-        """The spans found in each document, without their scores."""
+        """Return the spans found in each document, without their scores."""
         return [[one.span for one in found] for found in self.found]
 
 
 class Predicts(Protocol):
-    """What can be asked: a loaded model, or anything else that takes texts and gives predictions."""
+    """Predicts entities of texts, as a loaded model does."""
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]: ...
 
 
 Finds = Callable[[Sequence[str]], Sequence[Iterable[tuple[int, int, str]]]]
-"""Texts in, the entities of each out: (start, end, label), in code points."""
+"""A function from texts to the entities of each: (start, end, label), in code points."""
 
 
 def ask(model: Predicts, corpus: LoadedCorpus) -> Answers:
-    """Run a version over a corpus.
-
-    Raises:
-        InferenceFailed, NotReady, …: what the model raises.
-    """
+    """Run a version over a corpus; errors of the model (`InferenceFailed`, `NotReady`) pass through."""
     found: list[tuple[Found, ...]] = []
     for at in range(0, len(corpus.documents), _SLICE):
         texts = [document.text for document in corpus.documents[at : at + _SLICE]]
@@ -79,7 +75,7 @@ def ask(model: Predicts, corpus: LoadedCorpus) -> Answers:
 
 
 def ask_system(finds: Finds, corpus: LoadedCorpus) -> Answers:
-    """Run any other system over a corpus. It gives no probabilities, so every score is 1."""
+    """Run any other system over a corpus; every score is 1, as there are no probabilities."""
     found: list[tuple[Found, ...]] = []
     for at in range(0, len(corpus.documents), _SLICE):
         texts = [document.text for document in corpus.documents[at : at + _SLICE]]

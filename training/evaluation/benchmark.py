@@ -1,7 +1,7 @@
-"""Benchmark: how large and how fast versions are, measured side by side on this machine.
+"""The benchmark measures the size and the speed of versions side by side on this machine.
 
-Versions take turns, round by round, so that a noisy machine hurts all alike. Each runs once untimed
-before its turn, so that what ran before it has left its threads and caches.
+Versions take turns in rounds, so that other load on the machine slows all of them. Each runs once untimed
+before its turn, to replace the previous version's data in the caches.
 """
 
 import time
@@ -20,17 +20,17 @@ from training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Speed:
-    """The size of a network and its speed on this machine.
+    """Holds the size of a network and its speed on this machine.
 
     Attributes:
         precision: of the weights, `int8`, `fp16` or `fp32`.
         runtime: `onnxruntime` or `torch`.
-        threads: that it ran on.
-        parameters: as the version's lineage says, or the numbers its file holds.
-        bytes: of the ONNX file (an ensemble's together), or of PyTorch's parameters.
-        tokens_per_second: sub-tokens, network alone, in batches of 32 rows of 32 sub-tokens; median.
-            An ensemble's networks run one after the other.
-        milliseconds_per_sentence: from text to entities, one sentence at a time; median.
+        threads: number of threads of each session.
+        parameters: number of parameters in the version's lineage, or of numbers in its ONNX file.
+        bytes: size of the ONNX file (of all files of an ensemble), or of PyTorch's parameters.
+        tokens_per_second: sub-tokens a second of the network alone, in batches of 32 rows of 32
+            sub-tokens; median. An ensemble's networks run one after the other.
+        milliseconds_per_sentence: time from a sentence to its entities, one at a time; median.
     """
 
     name: str
@@ -51,18 +51,17 @@ def measure_together(
     variants: Sequence[str] = (),
     teacher: Recipe | None = None,
 ) -> list[Speed]:
-    """The size and speed of versions, in their order, then of a recipe's teacher in PyTorch.
+    """Measure versions, in their order, then a recipe's teacher in PyTorch.
 
     Args:
-        rounds: how often each has its turn; medians over all rounds count.
-        threads: of each session; 0 takes `available_cpus()`.
-        names: what to call the versions; by default `<name>/<version>`.
-        variants: the precision of each version; by default what the server would load.
-        teacher: a recipe whose teachers are timed in PyTorch, eager and in fp32: its encoder with an
-            untrained classification layer, which takes as long.
+        rounds: number of turns of each version; the results are medians over all rounds.
+        threads: number of threads of each session; 0 means `available_cpus()`.
+        names: the names of the versions; by default `<name>/<version>`.
+        variants: the precision of each version; by default the one that the server would load.
+        teacher: a recipe whose encoder is timed too, see `encoder_in_torch`.
 
     Raises:
-        ValueError: there are no rounds.
+        ValueError: `rounds` is below 1.
         VersionRefused: a version fails its checks.
     """
     if rounds < 1:
@@ -111,7 +110,7 @@ def _seconds(call: Callable[..., object], *arguments: str) -> float:
 
 
 def recorded_f1(folders: Sequence[Path]) -> dict[str, float]:
-    """The average test F1 that each version's manifest has, by `<name>/<version>`."""
+    """Read the average test F1 in percent from manifests that have one, by `<name>/<version>`."""
     manifests = {f"{folder.parent.name}/{folder.name}": read_manifest(folder) for folder in folders}
     return {
         name: manifest.metrics["test"]["average_f1"]
@@ -121,10 +120,10 @@ def recorded_f1(folders: Sequence[Path]) -> dict[str, float]:
 
 
 def family_table(rows: Sequence[Speed], f1: Mapping[str, float] | None = None) -> str:
-    """Sizes and speeds as a Markdown table; how many times smaller and faster is against the first row.
+    """Format sizes and speeds as a Markdown table, with factors against the first row.
 
     Args:
-        f1: average F1 in percent by name, for a column of its own.
+        f1: average F1 in percent by name; None leaves its column out.
     """
     head = [
         "network",

@@ -1,9 +1,8 @@
-"""Calibration: of the entities found with a score of 0.8, eight in ten should be right.
+"""Calibration makes scores probabilities: of entities with a score of 0.8, eight in ten should be right.
 
-The temperature is fitted to whole entities and not, as Guo et al. 2017 do it, to words, because users see
-the score of an entity. Most words are no entity, and the network is right to be sure of that. They
-outnumber the words of entities, of which it is far too sure, and keep a temperature that is fitted to all
-words low; docs/journal.md has the figures.
+Guo et al. 2017 fit the temperature to single decisions; here it is fitted to whole entities, because users
+see the score of an entity. Most words lie outside entities, where the network is rightly sure, so a fit to
+words gives a temperature too low for entities; docs/journal.md has the figures.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,20 +27,20 @@ COLDEST, HOTTEST = 0.1, 10.0
 _CUTS = np.arange(100) / 100
 """The thresholds that a fit considers."""
 _SLICE = 256
-"""Texts that are asked at once."""
+"""Texts in one call of the model, so that a corpus of any size fits the queue."""
 _SURE = 1e-9
-"""No score counts as nearer to 0 or 1 than this, because beyond it is nothing but rounding."""
+"""The least distance of a score from 0 and 1, which keeps logarithms finite."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How well scores foretell what is right (Guo et al. 2017, "On calibration of modern networks").
+    """Says how well scores predict accuracy (Guo et al. 2017, "On calibration of modern networks").
 
     Attributes:
-        edges: of the bins, one more than there are bins. A score on an edge is in the bin above it.
+        edges: the edges of the bins, one more than bins. A score on an edge is in the bin above it.
         confidence: mean score in each bin, 0 in an empty one.
-        accuracy: share of entities in it that are right, 0 in an empty one.
-        counts: entities in it.
+        accuracy: share of each bin's entities that are right, 0 in an empty one.
+        counts: number of entities in each bin.
         ece: expected calibration error, in percent: the mean distance between confidence and
             accuracy, weighted by counts (Naeini, Cooper & Hauskrecht 2015); 0 without entities.
     """
@@ -54,7 +53,7 @@ class Reliability:
 
 
 def reliability(answers: Sequence[Answers], bins: int = 15) -> Reliability:
-    """Reliability of the scores of all entities found in all corpora, in bins of equal width.
+    """Compute the reliability of the scores of all entities found, in bins of equal width.
 
     An entity is right when its span and its label are both exactly right.
     """
@@ -77,18 +76,18 @@ def reliability(answers: Sequence[Answers], bins: int = 15) -> Reliability:
 
 
 def fit_temperature(answered: Callable[[float], Sequence[Answers]]) -> float:
-    """The temperature under which the scores best foretell which of the entities found are right.
+    """Fit the temperature under which scores best predict which of the found entities are right.
 
     It minimises the negative log-likelihood of each found entity being right or wrong. As in Platt 1999
-    ("Probabilistic outputs for support vector machines") each of n right ones counts as right with a
-    probability of (n + 1) / (n + 2), and the wrong ones likewise: few entities, or none that is wrong,
-    are no reason to be certain.
+    ("Probabilistic outputs for support vector machines") each of n right entities counts as right with a
+    probability of (n + 1) / (n + 2), and the wrong ones likewise, so that few entities, or only right
+    ones, do not give extreme scores.
 
     Args:
-        answered: the answers at a temperature; it may move scores, not spans.
+        answered: returns the answers at a temperature, which changes scores and no spans.
 
     Returns:
-        Within `COLDEST` and `HOTTEST`; 1 where no entity is found.
+        A temperature from `COLDEST` to `HOTTEST`; 1 where no entity is found.
     """
     _, right = _judged(answered(1.0))
     if not len(right):
@@ -105,7 +104,7 @@ def fit_temperature(answered: Callable[[float], Sequence[Answers]]) -> float:
 
 
 def _least(loss: Callable[[float], float]) -> float:
-    """The temperature of least loss, found on a logarithmic scale."""
+    """Return the temperature of least loss, searched on a logarithmic scale."""
     found = minimize_scalar(
         lambda log: loss(float(np.exp(log))),
         bounds=(np.log(COLDEST), np.log(HOTTEST)),
@@ -118,36 +117,37 @@ def _least(loss: Callable[[float], float]) -> float:
 def fit_thresholds(
     answers: Sequence[Answers], labels: Sequence[str], least_gain: float = 0.1
 ) -> dict[str, float]:
-    """For each label the least score of an entity that is worth keeping.
+    """Fit, for each label, the least score of an entity that should be kept.
 
-    That is the cut-off, to two decimals, under which the label's F1, averaged over the corpora, is highest;
-    the lowest one where several are.
+    That is the lowest threshold, to two decimals, with the highest F1 of the label, averaged over corpora.
 
     Args:
-        answers: with all entities, none cut off.
-        least_gain: points of F1 that a cut-off must gain; the label's is 0 where it does not.
+        answers: answers with all entities, without thresholds.
+        least_gain: points of F1 that a threshold must gain; a label that gains less gets 0.
     """
     thresholds = {}
     for label in labels:
         curves = np.array([_f1_by_cut(one, label) for one in answers]).reshape(-1, len(_CUTS))
         mean = curves.sum(0) / max(len(curves), 1)
-        best = int(np.argmax(mean >= mean.max() - 1e-9))  # the first of those that round apart
+        best = int(
+            np.argmax(mean >= mean.max() - 1e-9)
+        )  # the lowest of those that differ by rounding alone
         gained = mean[best] - mean[0] >= least_gain - 1e-9
         thresholds[label] = float(_CUTS[best]) if gained else 0.0
     return thresholds
 
 
 def _f1_by_cut(answers: Answers, label: str) -> Floats:
-    """F1 of a label in percent under each of `_CUTS`, where what scores less is dropped."""
+    """Return the F1 of a label in percent under each threshold in `_CUTS`, shape (cuts,)."""
     scores, right = _judged([answers], label)
     meant = sum(len({s for s in d.spans if s.label == label}) for d in answers.documents)
-    kept = scores >= _CUTS[:, None]  # (cuts, entities)
+    kept = scores >= _CUTS[:, None]  # has the shape (cuts, entities)
     below = kept.sum(1) + meant
     return np.asarray(200.0 * (kept & right).sum(1) / np.maximum(below, 1))
 
 
 def _judged(answers: Sequence[Answers], label: str | None = None) -> tuple[Floats, Bools]:
-    """The score of each entity found and whether it is right, of all labels or of one."""
+    """Return the score of each found entity of a label (None: of any), and whether it is right."""
     judged = [
         (one.score, one.span in document.spans)
         for some in answers
@@ -160,13 +160,13 @@ def _judged(answers: Sequence[Answers], label: str | None = None) -> tuple[Float
 
 @dataclass(frozen=True)
 class Calibration:
-    """What goes into a manifest, and what it does to the scores of the corpora it was fitted on.
+    """Holds the calibration for a manifest, and its effect on the corpora of the fit.
 
     Attributes:
         temperature: see `Decoder`.
         thresholds: least score of each label, see `fit_thresholds`.
         before: reliability at temperature 1.
-        after: the same entities' at the temperature; none is cut off, so that the two compare.
+        after: reliability of the same entities at `temperature`, without thresholds.
     """
 
     temperature: float
@@ -180,10 +180,10 @@ def calibrate(
     corpora: Sequence[LoadedCorpus],
     least_gain: float = 0.1,
 ) -> Calibration:
-    """Fit a temperature, then thresholds under it. Texts run once, whatever the manifest says now.
+    """Fit a temperature, then thresholds at it; the manifest's present values have no effect.
 
     Args:
-        corpora: dev corpora, never test.
+        corpora: dev corpora, because test corpora must stay unseen.
         least_gain: see `fit_thresholds`.
     """
     manifest = model.manifest
@@ -205,7 +205,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class _Output:
-    """What a network says about a corpus, kept to be decoded again and again."""
+    """Holds a network's logits for a corpus, so that the network runs once for all temperatures."""
 
     corpus: LoadedCorpus
     encoded: tuple[EncodedText, ...]

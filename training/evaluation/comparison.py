@@ -1,4 +1,4 @@
-"""Comparison: what each of several versions does on a recipe's test files, as a report's findings."""
+"""The comparison runs several versions on a recipe's test files and returns a report's findings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,12 +39,12 @@ from training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Effort:
-    """How much a comparison measures.
+    """Says how much a comparison measures.
 
     Attributes:
-        resamples: draws of each bootstrap.
-        robustness: whether every version is asked about every perturbation too.
-        torch: whether the recipe's encoder is timed in PyTorch too.
+        resamples: number of draws of each bootstrap.
+        robustness: whether every version also runs on every perturbation of the test files.
+        torch: whether the recipe's encoder is also timed in PyTorch.
     """
 
     resamples: int = 10_000
@@ -54,7 +54,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The test files, the findings on each version, and the encoder's speed in PyTorch if asked for."""
+    """Holds the test files, the findings on each version, and the encoder's speed if it was timed."""
 
     corpora: tuple[TestCorpus, ...] = ()
     versions: tuple[VersionFindings, ...] = ()
@@ -63,14 +63,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Questions:
-    """What every version is asked, and what its answers are judged by.
+    """Holds the texts that every version runs on, and the settings of the scores.
 
     Attributes:
         labels: the recipe's entity types.
         corpora: the test files.
-        disturbed: the same files after each perturbation; none where robustness is not asked for.
+        disturbed: the same files after each perturbation; empty without robustness.
         seen: the mentions of the training files, see `seen_mentions`.
-        resamples: draws of each bootstrap.
+        resamples: number of draws of each bootstrap.
     """
 
     labels: tuple[str, ...]
@@ -82,18 +82,17 @@ class _Questions:
 
 @dataclass(frozen=True)
 class _Replies:
-    """What one version found in the test files, and its F1 after each perturbation."""
+    """Holds one version's answers in the test files, and its F1 after each perturbation."""
 
     answers: tuple[Answers, ...]
     robustness: dict[str, PerturbedScores]
 
 
 def compare(folders: Sequence[Path], recipe: Recipe, effort: Effort, say: Say) -> Comparison:
-    """Ask versions about a recipe's test files; the first is the one that the others are compared with.
+    """Run versions on a recipe's test files, and compare the others with the first.
 
     Raises:
-        ValueError: a version has other labels than the recipe, or is named twice, or the recipe has no
-            test files.
+        ValueError: a version has other labels than the recipe or is named twice, or there is no test file.
         FileNotFoundError: a corpus is missing. VersionRefused: a version fails its checks.
     """
     if not folders:
@@ -121,7 +120,7 @@ def compare(folders: Sequence[Path], recipe: Recipe, effort: Effort, say: Say) -
 
 
 def _names(folders: Sequence[Path], recipe: Recipe) -> list[str]:
-    """What to call the versions: as much of their paths, from the end, as tells them apart."""
+    """Return the shortest ends of the folders' paths, of two parts or more, that are all different."""
     for folder in folders:
         labels = read_manifest(folder).labels
         if set(labels) != set(recipe.labels):
@@ -131,7 +130,7 @@ def _names(folders: Sequence[Path], recipe: Recipe) -> list[str]:
             )
     if len(set(folders)) < len(folders):
         raise ValueError(f"a version is named twice in {', '.join(map(str, folders))}; name each once")
-    parts = 2  # name/version
+    parts = 2  # the name and the version
     while len({folder.parts[-parts:] for folder in folders}) < len(folders):
         parts += 1
     return ["/".join(folder.parts[-parts:]) for folder in folders]
@@ -224,6 +223,6 @@ def _differences(
 
 
 def _confusion(answers: Sequence[Answers], labels: Sequence[str]) -> Confusion:
-    """The confusion matrix over all corpora together."""
+    """Return the confusion matrix over all corpora together."""
     matrices = [confusion(one, labels) for one in answers]
     return Confusion(matrices[0].names, np.sum([matrix.counts for matrix in matrices], axis=0))

@@ -1,7 +1,7 @@
-"""Errors: what went wrong with each entity, with examples to read.
+"""This module classifies errors and picks examples of them.
 
-An entity found and an entity meant that overlap are one error, not two: the wrong ends, the wrong
-label, or both. What is left is missed or spurious.
+A found and an annotated ("meant") entity that overlap are one error, not two: wrong ends, wrong label,
+or both. An entity without a partner is missed (only meant) or spurious (only found).
 """
 
 from collections import Counter
@@ -20,14 +20,14 @@ Kind = Literal["right", "boundary", "type", "boundary and type", "missed", "spur
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 NONE = "none"
-"""The row and column of a confusion matrix that stand for no entity."""
+"""The name of the row and the column of a confusion matrix for no entity."""
 
 _AROUND = 40
-"""Code points of text that an example shows on either side of an error."""
+"""Code points that an example shows on either side of an error."""
 
 
 class Pair(NamedTuple):
-    """An entity meant and what was found for it; one of the two may be missing, never both."""
+    """Pairs a meant entity with a found one; one of the two may be None, never both."""
 
     meant: Span | None
     found: Found | None
@@ -45,17 +45,17 @@ class Pair(NamedTuple):
 
     @property
     def first(self) -> Span | Found:
-        """The entity that was meant; of a spurious one what was found."""
+        """Return the meant entity, or the found one if it is spurious."""
         one = self.meant or self.found
         assert one is not None
         return one
 
 
 def pair(meant: Iterable[Span], found: Iterable[Found]) -> list[Pair]:
-    """Pair the entities of one text, each with one other at most, in order of their starts.
+    """Pair the entities of one text, each with at most one other, in the order of their starts.
 
-    Pairs that are exactly right are made first, then those with the same ends, then those that overlap
-    most. Among equals, a pair with the same label goes first, then the one that starts first.
+    Exactly right pairs are made first, then pairs with the same ends, then pairs with the largest overlap.
+    Among equals, a pair with the same label goes first, then the one that starts first.
     """
     left, right = sorted(set(meant)), sorted({one.span: one for one in found}.values())
 
@@ -80,12 +80,12 @@ def _overlap(a: Span, b: Found) -> int:
 
 @dataclass(frozen=True)
 class Example:
-    """One error to read.
+    """Is one error, as an example.
 
     Attributes:
-        corpus: its corpus.
-        document: its document's id.
-        excerpt: the text around it.
+        corpus: the name of its corpus.
+        document: the id of its document.
+        excerpt: the text around the error.
         start: where the excerpt starts in the text, in code points.
         meant, found: the entities, in code points of the whole text.
     """
@@ -99,12 +99,12 @@ class Example:
 
     @property
     def meant_text(self) -> str:
-        """What was meant, empty where nothing was."""
+        """Return the text of the meant entity, or an empty string."""
         return self._cut(self.meant)
 
     @property
     def found_text(self) -> str:
-        """What was found, empty where nothing was."""
+        """Return the text of the found entity, or an empty string."""
         return self._cut(self.found)
 
     def _cut(self, span: Span | Found | None) -> str:
@@ -113,29 +113,28 @@ class Example:
 
 @dataclass(frozen=True)
 class Recall:
-    """How many of the entities meant were found exactly."""
+    """Counts the meant entities, and those that were found exactly."""
 
     right: int
     meant: int
 
     @property
     def value(self) -> float:
-        """In percent; 0 where none was meant."""
+        """Return the recall in percent; 0 if no entity was meant."""
         return 100 * self.right / self.meant if self.meant else 0.0
 
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """The errors of one version in one corpus.
+    """Holds the errors of one version in one corpus.
 
     Attributes:
-        corpus: its name.
-        counts: of each kind, how many of each label: the one that was meant, of spurious entities the
-            one that was found. All kinds but `missed` add up to what was found, all but `spurious`
-            to what was meant.
-        examples: of each kind but `right`, a few, spread over the corpus.
-        seen: recall of entities whose text stands in the training data under the same label.
-        unseen: recall of all others.
+        corpus: the name of the corpus.
+        counts: number of pairs by kind and by label: the meant one, or the found one of a spurious
+            entity. All kinds but `missed` add up to the found entities, all but `spurious` to the meant.
+        examples: a few examples of each kind but `right`, spread over the corpus.
+        seen: recall of entities whose text occurs in the training data under the same label.
+        unseen: recall of all other entities.
     """
 
     corpus: str
@@ -145,12 +144,12 @@ class ErrorReport:
     unseen: Recall
 
     def total(self, kind: Kind) -> int:
-        """How many of a kind there are, of all labels together."""
+        """Return the number of pairs of a kind, of all labels together."""
         return sum(self.counts[kind].values())
 
 
 def seen_mentions(train: Sequence[LoadedCorpus]) -> frozenset[tuple[str, str]]:
-    """The lower-cased text and label of each entity of the training data."""
+    """Return the lower-cased text and the label of each entity of the training data."""
     return frozenset(
         (document.text[start:end].lower(), label)
         for corpus in train
@@ -162,12 +161,12 @@ def seen_mentions(train: Sequence[LoadedCorpus]) -> frozenset[tuple[str, str]]:
 def analyse(
     answers: Answers, labels: Sequence[str], seen: Collection[tuple[str, str]], examples: int = 5
 ) -> ErrorReport:
-    """Sort every entity meant or found into its kind of error.
+    """Classify every meant and found entity of a corpus.
 
     Args:
-        labels: the entity types, the order of the counts; others that occur come after them.
-        seen: (lower-cased text, label) of entities that training showed, see `seen_mentions`.
-        examples: how many of each kind to keep at most.
+        labels: the entity types in the order of the counts; other labels that occur follow them.
+        seen: (lower-cased text, label) of the training data's entities, see `seen_mentions`.
+        examples: the largest number of examples of each kind.
     """
     known = set(seen)
     counts = {kind: Counter[str]() for kind in KINDS}
@@ -197,12 +196,12 @@ def analyse(
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often each label was taken for each other.
+    """Counts how often each label was confused with each other.
 
     Attributes:
-        names: the labels, then `NONE`, of the rows and of the columns.
-        counts: shape (names, names), a row for each label meant, a column for each label found. The
-            column `NONE` is what was missed, the row `NONE` what is spurious.
+        names: the names of the rows and of the columns: the labels, then `NONE`.
+        counts: shape (names, names), a row for each meant label, a column for each found label. The
+            column `NONE` counts missed entities, the row `NONE` spurious ones.
     """
 
     names: tuple[str, ...]
@@ -210,9 +209,9 @@ class Confusion:
 
 
 def confusion(answers: Answers, labels: Sequence[str]) -> Confusion:
-    """The confusion matrix over entities that have the same ends or overlap (see `pair`).
+    """Count the labels of paired entities (see `pair`).
 
-    Entities of other labels than these do not count, so matrices of several corpora can be added.
+    Entities of other labels are left out, so that matrices of several corpora can be added.
     """
     cells = Counter(
         (one.meant.label if one.meant else NONE, one.found.label if one.found else NONE)
@@ -228,7 +227,7 @@ def confusion(answers: Answers, labels: Sequence[str]) -> Confusion:
 
 
 def _spread(errors: Sequence[tuple[int, Pair]], most: int) -> list[tuple[int, Pair]]:
-    """At most `most` of them, evenly spaced: neighbours are often the same mistake."""
+    """Choose at most `most` errors, evenly spaced, because neighbours are often the same mistake."""
     if len(errors) <= most:
         return list(errors)
     return [errors[at * len(errors) // most] for at in range(most)]

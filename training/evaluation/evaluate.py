@@ -1,4 +1,4 @@
-"""Evaluation of a version folder through the serving engine: what is measured is what is served."""
+"""Evaluation runs a version through the serving engine, so that the scores are those of the server."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from training.evaluation.tokens import token_table
 def evaluate(
     folder: Path, corpora: Sequence[LoadedCorpus], variant: str = "auto", tokens: bool = False
 ) -> dict[str, Any]:
-    """Entity scores of a version on each corpus, in percent.
+    """Compute the entity scores of a version on each corpus, in percent.
 
     Returns:
         `{"average_f1": …, "corpora": {name: {"precision", "recall", "f1", "support", "labels"}}}`;
@@ -34,11 +34,11 @@ def evaluate(
 def evaluate_system(
     finds: Finds, corpora: Sequence[LoadedCorpus], labels: Sequence[str], tokens: bool = False
 ) -> dict[str, Any]:
-    """The same scores of any other system that finds entities, such as another library's pipeline.
+    """Compute the scores of `evaluate` for any other system, such as another library's pipeline.
 
     Args:
-        finds: the system; it gives the corpora's labels, and leaves out entities of which they have none.
-        labels: the entity types that get a row of their own.
+        finds: the system; it must return entities of the corpora's labels alone.
+        labels: the entity types that get separate rows.
     """
     return _scores([ask_system(finds, corpus) for corpus in corpora], labels, tokens)
 
@@ -62,7 +62,7 @@ def _corpus(answers: Answers, labels: Sequence[str], tokens: bool) -> dict[str, 
 
 
 def as_text(results: dict[str, Any]) -> str:
-    """Results as a table for a terminal or a Markdown page."""
+    """Format results as a Markdown table, which is also readable in a terminal."""
     lines = [
         "| corpus | label | precision | recall | F1 | entities |",
         "|---|---|---:|---:|---:|---:|",

@@ -1,7 +1,7 @@
-"""Findings: the values that a report is made of, and how `report.json` spells them.
+"""Findings are the values of a report; `report.json` holds them.
 
-The page, the tables and the plots are drawn from these values. They are measured in `report.py`, and what a
-run left behind is read in `runs.py`.
+The page, the tables and the plots show these values. `comparison.py` measures versions, and `runs.py` reads
+the files of training runs.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from training.evaluation.significance import Difference, Interval
 from training.evaluation.spans import Percentages
 
 UNCHANGED = "as it is"
-"""The row of the robustness table for which nothing was done to the texts."""
+"""The row of the robustness table for unchanged texts."""
 
 
 @dataclass(frozen=True)
 class TestCorpus:
-    """A test file and how much it holds."""
+    """Is a test file, with the numbers of its texts and entities."""
 
-    __test__ = False  # pytest takes the name for a test's
+    __test__ = False  # pytest would collect the class by its name
 
     name: str
     texts: int
@@ -33,7 +33,7 @@ class TestCorpus:
 
 @dataclass(frozen=True)
 class EntityScores:
-    """Entity scores of one label, or of all together, in percent; `support` entities were meant."""
+    """Holds entity scores of one label, or of all, in percent; `support` counts the meant entities."""
 
     precision: Interval
     recall: Interval
@@ -43,13 +43,13 @@ class EntityScores:
 
 @dataclass(frozen=True)
 class CorpusFindings:
-    """What one version did in one test file.
+    """Holds the scores and errors of one version in one test file.
 
     Attributes:
         all: scores of all labels together.
         labels: scores of each label.
         tokens: the token table, see `tokens.py`.
-        errors: counts by kind, and the examples that only the page quotes.
+        errors: counts by kind, and examples, which only the page quotes.
     """
 
     all: EntityScores
@@ -60,7 +60,7 @@ class CorpusFindings:
 
 @dataclass(frozen=True)
 class PerturbedScores:
-    """F1 in percent after one perturbation: of each test file, and their unweighted mean."""
+    """Holds the F1 in percent after one perturbation, of each test file and as an unweighted mean."""
 
     average: float
     corpora: dict[str, float]
@@ -68,7 +68,7 @@ class PerturbedScores:
 
 @dataclass(frozen=True)
 class Differences:
-    """How far a version's F1 lies from the first version's: on average and in each test file."""
+    """Holds the differences of a version's F1 from the first version's, on average and by test file."""
 
     average: Difference
     corpora: dict[str, Difference]
@@ -76,19 +76,19 @@ class Differences:
 
 @dataclass(frozen=True)
 class VersionFindings:
-    """Everything that was found out about one version.
+    """Holds all findings about one version.
 
     Attributes:
-        description, created, temperature, thresholds: as its manifest says.
-        fitted: what its manifest records of its calibration on dev files; None where it was not fitted.
-        name: what the report calls it.
+        description, created, temperature, thresholds: values of its manifest.
+        fitted: the manifest's record of the calibration on dev files; None if it was not fitted.
+        name: the version's name in the report.
         average: the unweighted mean F1 over the test files.
-        difference: to the first version; None of the first version itself.
-        corpora: by test file.
-        confusion: over all test files together.
-        robustness: by perturbation, `UNCHANGED` first; empty where none was asked for.
-        calibration: of the scores of all entities found.
-        speed: its size and speed on this machine.
+        difference: difference from the first version; None for the first version.
+        corpora: findings by test file.
+        confusion: confusion over all test files together.
+        robustness: scores by perturbation, `UNCHANGED` first; empty if they were not measured.
+        calibration: reliability of the scores of all found entities.
+        speed: size and speed on this machine.
     """
 
     description: str
@@ -108,7 +108,7 @@ class VersionFindings:
 
 @dataclass(frozen=True)
 class ReportRecipe:
-    """The recipe whose test files were asked about, and the file it was read from."""
+    """Names the recipe of the test files, and its file."""
 
     name: str
     file: str
@@ -116,17 +116,17 @@ class ReportRecipe:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page, the tables and `report.json` are made of.
+    """Holds the content of the page, the tables and `report.json`.
 
     Attributes:
-        created: when it was made, in ISO 8601.
-        command: what prints it again.
+        created: time of the report, in ISO 8601.
+        command: the command that makes the report again.
         labels: the recipe's entity types.
-        resamples: draws of each bootstrap.
-        corpora: the test files; none where there is no version.
-        versions: the first is the one that the others are compared with.
-        runs: trainings that are drawn.
-        torch: the speed of the recipe's encoder in PyTorch, where it was asked for.
+        resamples: number of draws of each bootstrap.
+        corpora: the test files; empty without versions.
+        versions: findings by version; the others are compared with the first.
+        runs: the trainings that are plotted.
+        torch: the speed of the recipe's encoder in PyTorch, if it was timed.
     """
 
     created: str
@@ -142,7 +142,7 @@ class Report:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """What `report.json` holds: every number, and no text of a corpus."""
+    """Return the content of `report.json`: every number, and no text of a corpus."""
     content = {
         "created": report.created,
         "command": report.command,

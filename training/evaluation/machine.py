@@ -1,4 +1,4 @@
-"""The machine that something was measured on."""
+"""This module describes the machine of a measurement."""
 
 import os
 import platform
@@ -13,12 +13,12 @@ _LIBRARIES = ("numpy", "onnxruntime", "tokenizers", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured on.
+    """Describes the machine of a measurement.
 
     Attributes:
-        processor: its name.
-        cores: those that this process may use.
-        load: processes that were running or waiting over the last minute, on average.
+        processor: name of the processor.
+        cores: number of cores that this process may use.
+        load: mean number of running or waiting processes over the last minute.
         system: operating system and architecture.
         libraries: the version of each library that a measurement depends on.
     """
@@ -31,7 +31,7 @@ class Machine:
 
 
 def machine() -> Machine:
-    """The machine this process runs on, as it is now."""
+    """Describe the machine of this process at this moment."""
     return Machine(
         processor=_processor(),
         cores=available_cpus(),

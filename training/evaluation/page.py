@@ -1,4 +1,4 @@
-"""The page: the findings of a report as HTML with plots; it needs nothing but itself."""
+"""The page shows the findings of a report as HTML with plots, in one file without references."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from training.evaluation.findings import UNCHANGED, CorpusFindings, Report
 
 @dataclass(frozen=True)
 class Quotation:
-    """An error as the page shows it: its excerpt, cut around the entities meant and found.
+    """Is an error as the page shows it.
 
     Attributes:
         cut: whether the document has text before the excerpt.
-        before, marked, after: the excerpt in three parts.
+        before, marked, after: the excerpt in three parts; `marked` spans the meant and found entities.
         example: the error.
     """
 
@@ -30,12 +30,12 @@ class Quotation:
 
 @dataclass(frozen=True)
 class Plots:
-    """The plots there is data for, as SVG that the page takes as it is; None or empty where there is none.
+    """Holds the plots as safe SVG; a plot without data is None or missing.
 
     Attributes:
-        confusion: by version.
-        learning, training: by run.
-        reliability, robustness, pareto: one for all versions together.
+        confusion: plots by version.
+        learning, training: plots by run.
+        reliability, robustness, pareto: one plot for all versions together.
     """
 
     confusion: dict[str, Markup]
@@ -47,7 +47,7 @@ class Plots:
 
 
 def as_page(report: Report) -> str:
-    """The page of a report."""
+    """Render the page of a report."""
     environment = Environment(
         loader=PackageLoader("training.evaluation", "."),
         autoescape=True,
@@ -60,7 +60,7 @@ def as_page(report: Report) -> str:
 
 
 def _quoted(corpus: CorpusFindings) -> dict[Kind, list[Quotation]]:
-    """Examples of each kind of error that there are examples of."""
+    """Return the examples of each kind of error, without kinds that have none."""
     examples: Iterable[tuple[Kind, tuple[Example, ...]]] = corpus.errors.examples.items()
     return {kind: [_quotation(one) for one in some] for kind, some in examples if some}
 

@@ -1,8 +1,8 @@
-"""Plots: inline SVG for a page that is read in the light and in the dark.
+"""The plots are inline SVG for a page with a light and a dark theme.
 
 Lines and letters take the page's colour (`currentColor`), series the page's `--series-1` … `--series-6`,
-which fall back to the palette of Okabe & Ito (2008), made for colour-blind readers. Every series also
-has a marker or hatch of its own, so a page printed without colours can be read too.
+which default to the palette of Okabe & Ito (2008) for colour-blind readers. Every series also has a
+different marker or hatch, so that a page printed without colours can be read.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ from training.evaluation.significance import Interval
 from training.progress import Epoch
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Colours of the series, in their order; a seventh series starts again."""
+"""Colours of the series; a seventh series takes the first colour again."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 
 _INK = "#010203"
-"""A colour that stands for the page's own until the SVG is written."""
+"""A placeholder that `_svg` replaces by `currentColor`."""
 
 _STYLE: dict[str, Any] = {
-    "svg.hashsalt": "nerve",  # the same names of its parts every time
-    "svg.fonttype": "none",  # letters stay letters, in the page's own type
+    "svg.hashsalt": "nerve",  # gives the same names of parts in every run
+    "svg.fonttype": "none",  # keeps letters as text in the page's font
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": _INK,
@@ -65,7 +65,7 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Point:
-    """A version in the Pareto plot: its average F1 in percent, its size and its speed."""
+    """Is a version in the Pareto plot: its average F1 in percent, its size and its speed."""
 
     name: str
     f1: Interval
@@ -81,10 +81,10 @@ class Point:
 
 
 def confusion_map(title: str, confusion: Confusion) -> str:
-    """What was meant (rows) and what was found (columns); a cell is as dark as its share of its row.
+    """Plot meant labels (rows) against found labels (columns), each cell shaded by its share of the row.
 
     Args:
-        title: read out in the plot's place, and different for each plot of a page.
+        title: the text for screen readers.
     """
     names, counts = confusion.names, confusion.counts
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -114,7 +114,7 @@ def confusion_map(title: str, confusion: Confusion) -> str:
 
 
 def robustness_bars(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Average F1 of each version (outer key) after each perturbation (inner key), as grouped bars."""
+    """Plot the average F1 of each version (outer key) after each perturbation (inner key) as bars."""
     kinds = list(next(iter(scores.values())))
     height = 0.8 / len(scores)
     with matplotlib.rc_context(_STYLE):
@@ -141,10 +141,10 @@ def robustness_bars(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def reliability_diagram(curves: Mapping[str, Reliability]) -> str:
-    """Share of entities that are right against the score they were given; empty bins are left out.
+    """Plot the share of right entities against their score, without empty bins.
 
     Args:
-        curves: by version.
+        curves: reliability by version.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.0, 4.8), layout="constrained")
@@ -165,7 +165,7 @@ def reliability_diagram(curves: Mapping[str, Reliability]) -> str:
 
 
 def learning_curve(title: str, curve: LearningCurve) -> str:
-    """F1 against the size of the labelled set, alone and distilled."""
+    """Plot F1 against the number of labelled texts."""
     sizes, lines = curve.sizes, curve.lines
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(6.0, 3.4)
@@ -183,7 +183,7 @@ def learning_curve(title: str, curve: LearningCurve) -> str:
 
 
 def pareto(points: Sequence[Point]) -> str:
-    """F1 against latency; a bubble's area is the file's size, the line joins what nothing else beats."""
+    """Plot F1 against latency: bubble areas show file sizes, and a line joins the Pareto front."""
     largest = max(point.bytes for point in points)
     fastest, *_, slowest = sorted(point.milliseconds for point in [*points, *points])
     with matplotlib.rc_context(_STYLE):
@@ -209,9 +209,7 @@ def pareto(points: Sequence[Point]) -> str:
             axes.scatter(*place, s=900 * point.bytes / largest, color=colour, alpha=0.35, linewidth=0)
             axes.scatter(*place, s=14, color=colour, marker=_marker(number))
             size = f"{point.bytes / 1e6:.1f} MB" if point.bytes >= 1e5 else f"{point.bytes / 1e3:.1f} kB"
-            right = (
-                point.milliseconds**2 > slowest * fastest
-            )  # in the right half, its name goes to the left
+            right = point.milliseconds**2 > slowest * fastest  # names in the right half go to the left
             label = axes.annotate(
                 f"{point.name}, {size}",
                 (point.milliseconds, point.f1.value),
@@ -230,7 +228,7 @@ def pareto(points: Sequence[Point]) -> str:
 
 
 def training_curves(title: str, stages: Mapping[str, Sequence[Epoch]]) -> str:
-    """Dev F1 and loss by epoch, a line a stage."""
+    """Plot dev F1 and loss by epoch, one line for each stage."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 3.0 + 0.16 * len(stages)), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -272,7 +270,7 @@ def _marker(number: int) -> str:
 
 
 def _legend(axes: Axes, series: int) -> None:
-    """A legend above the plot, where it hides nothing; one series needs none."""
+    """Put a legend above the plot, where it covers no data, if there is more than one series."""
     if series > 1:
         longest = max(len(name) for name in axes.get_legend_handles_labels()[1])
         columns = max(1, min(series, 60 // (longest + 6)))
@@ -280,7 +278,7 @@ def _legend(axes: Axes, series: int) -> None:
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The figure as an SVG element that can stand in a page beside others: no name in it clashes."""
+    """Return the figure as an SVG element with names that no other plot of a page has."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True)
     svg = file.getvalue()

@@ -1,7 +1,7 @@
-"""The report: versions side by side on a recipe's test files, as a page, as tables and as numbers.
+"""The report shows versions side by side on a recipe's test files.
 
-`report.html` needs nothing but itself; `report.md` holds its tables, for a model card; `report.json`
-holds every number, so that two reports can be compared by a program. Only the page quotes the corpora.
+`report.html` is a page in one file; `report.md` holds its tables, for a model card; `report.json` holds
+every number, so that a program can compare two reports. Only the page quotes the corpora.
 """
 
 import json
@@ -35,13 +35,13 @@ def report(
     """Measure versions on the recipe's test files and write the page, and beside it `.md` and `.json`.
 
     Args:
-        folders: of versions or of runs, in any mixture; the first version is what the others are compared
-            with. A run gives its `history.json` files, and `learning_curve.json` (see `LearningCurve`).
+        folders: folders of versions or of runs, in any order; the others are compared with the first
+            version. The files `history.json` and `learning_curve.json` of a run are plotted.
         output: the page, such as `reports/report.html`.
-        resamples: draws of each bootstrap.
-        robustness: whether to ask every version about every perturbation too, which takes longest.
+        resamples: number of draws of each bootstrap.
+        robustness: whether every version also runs on every perturbation, the slowest part.
         torch: whether to time the recipe's encoder in PyTorch too.
-        command: what prints the report again; made from the arguments where it is not given.
+        command: the command that makes the report again; derived from the arguments if empty.
 
     Returns:
         `output`.

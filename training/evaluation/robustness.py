@@ -1,7 +1,7 @@
-"""Robustness: documents are rewritten as people might also have typed them, and keep their entities.
+"""Robustness is the F1 on documents that are rewritten as people might also have typed them.
 
-A text is cut at the ends of its entities and each piece is rewritten alone, so whatever a perturbation
-does to the length of a piece, the entities' offsets follow.
+A text is cut at the ends of its entities and each piece is rewritten separately, so that the entities'
+offsets stay right when a piece changes its length.
 """
 
 import random
@@ -17,7 +17,7 @@ from training.data.documents import Document, Span
 Perturbation = Callable[[Document, random.Random], Document]
 
 TYPO_RATE = 0.1
-"""The chance of a word of four or more letters to get a typo."""
+"""The share of words of four or more letters that get a typo."""
 
 _LETTER = r"[^\W\d_]"
 _LONG_WORD = re.compile(_LETTER + "{4,}")
@@ -62,19 +62,19 @@ ORIGINS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def lower(document: Document, rng: random.Random) -> Document:
-    """All in lower case."""
+    """Write everything in lower case."""
     return _rewritten(document, lambda piece, _: piece.lower())
 
 
 def upper(document: Document, rng: random.Random) -> Document:
-    """All in capitals; "ß" becomes "SS"."""
+    """Write everything in capitals; "ß" becomes "SS"."""
     return _rewritten(document, lambda piece, _: piece.upper())
 
 
 def typos(document: Document, rng: random.Random, rate: float = TYPO_RATE) -> Document:
-    """Each word of four or more letters gets one typo with chance `rate`; its first letter stays.
+    """Put one typo into a share `rate` of the words of four or more letters, after the first letter.
 
-    Two letters change places, or one is left out, doubled, or the key beside it.
+    Two letters are swapped, or one is left out, doubled, or replaced by the key beside it.
     """
 
     def mistype(match: re.Match[str]) -> str:
@@ -98,9 +98,9 @@ def _mistyped(word: str, rng: random.Random) -> str:
 
 
 def no_punctuation(document: Document, rng: random.Random) -> Document:
-    """Without marks: "U.S." becomes "US", "don't" becomes "dont", every other mark a blank.
+    """Remove marks: "U.S." becomes "US", "don't" becomes "dont", any other mark becomes a blank.
 
-    An entity of marks alone is no entity any more.
+    Entities of marks alone are dropped.
     """
     marks = character_classes(document.text) == PUNCTUATION
     blanks = {ord(char): " " for char, mark in zip(document.text, marks, strict=True) if mark}
@@ -113,11 +113,11 @@ def no_punctuation(document: Document, rng: random.Random) -> Document:
 
 
 def names(document: Document, rng: random.Random, person: str = "PER") -> Document:
-    """Persons bear names of other origins, each origin as likely.
+    """Give persons names of other origins, all origins being equally likely.
 
-    Of several words the first becomes a first name and the last a surname, and those between go. The
-    same word becomes the same name throughout a document. Names all in lower case or in capitals stay
-    so. Mentions that do not start with a letter, such as handles, are left.
+    In a name of several words the first becomes a first name, the last a surname, and the others are
+    removed. One word always becomes the same name in a document. Names in lower case or in capitals keep
+    their case. Mentions that do not start with a letter, such as handles, stay unchanged.
 
     Args:
         person: the label of persons.
@@ -142,9 +142,9 @@ def names(document: Document, rng: random.Random, person: str = "PER") -> Docume
 
 
 def _rewritten(document: Document, change: Callable[[str, str | None], str]) -> Document:
-    """The document with each piece changed alone: each entity, under its label, and what lies between.
+    """Apply `change` to each entity, with its label, and to each text between entities, with None.
 
-    An entity that is left without a character is dropped.
+    An entity that becomes empty is dropped.
     """
     text, at = "", 0
     spans: list[Span] = []
@@ -168,16 +168,16 @@ PERTURBATIONS: dict[str, Perturbation] = {
 
 
 def perturbed(corpus: LoadedCorpus, name: str, seed: int = 0, person: str = "PER") -> LoadedCorpus:
-    """A corpus, under its own name, with every document perturbed.
+    """Return a corpus of the same name with every document perturbed.
 
-    What becomes of a document depends on the seed and its id, not on the documents around it.
+    The result for a document depends on `seed` and the document's id, not on the other documents.
 
     Args:
         name: one of `PERTURBATIONS`.
         person: the label of persons, for `names`.
 
     Raises:
-        ValueError: there is no such perturbation.
+        ValueError: the perturbation is unknown.
     """
     if name not in PERTURBATIONS:
         raise ValueError(f"no perturbation {name!r}; there are {', '.join(PERTURBATIONS)}")

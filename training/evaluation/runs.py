@@ -1,4 +1,4 @@
-"""Runs: what a training left behind that a report draws: epochs by stage, and a learning curve."""
+"""This module reads the files of a run that a report plots: epochs by stage, and a learning curve."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from app.manifest import MANIFEST
 from training.progress import Epoch
 
 _ASIDE = ("search", "learning_curve")
-"""Folders of a run whose trainings are no stages of it."""
+"""Folders of a run whose trainings are not stages of the run."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a learning curve: F1 in percent at each size, with an interval where it is known."""
+    """Is one line of a learning curve: F1 in percent at each size, with an interval if it is known."""
 
     f1: Sequence[float]
     low: Sequence[float] | None
@@ -24,11 +24,11 @@ class Line:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """F1 against the number of labelled texts.
+    """Holds F1 against the number of labelled texts.
 
     Attributes:
-        recorded: what the run's file holds: `sizes` in texts, and F1 in percent of `alone` and `distilled`,
-            with `alone_low`, `alone_high` and the same of `distilled` where they are known.
+        recorded: the content of the run's file: `sizes` in texts, and F1 in percent of `alone` and
+            `distilled`, with the ends of intervals (`alone_low`, `alone_high`, …) where they are known.
     """
 
     recorded: Mapping[str, Any]
@@ -39,7 +39,7 @@ class LearningCurve:
 
     @property
     def lines(self) -> dict[str, Line]:
-        """The lines that are drawn, by what learned: `alone`, `distilled`, or both."""
+        """Return the lines by name: `alone` (trained without a teacher), `distilled`, or both."""
         return {
             name: Line(
                 self.recorded[name], self.recorded.get(f"{name}_low"), self.recorded.get(f"{name}_high")
@@ -51,7 +51,7 @@ class LearningCurve:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run's folder: the epochs of each stage, by the stage's path in it, and its learning curve."""
+    """Holds the epochs of each stage of a run, by the stage's path, and the run's learning curve."""
 
     name: str
     stages: dict[str, tuple[Epoch, ...]]
@@ -59,10 +59,10 @@ class TrainingRun:
 
 
 def sort_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Version folders (they hold `manifest.json`) and run folders (`recipe.json`), each in its order.
+    """Return the version folders (with a `manifest.json`) and the run folders (with a `recipe.json`).
 
     Raises:
-        ValueError: one of them is neither, or there is none.
+        ValueError: a folder is neither, or there are no folders.
     """
     if not folders:
         raise ValueError("nothing to report on; name a version, such as models/ner-en/1, or a run's folder")
@@ -81,10 +81,10 @@ def sort_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def read_run(folder: Path) -> TrainingRun:
-    """What a run left behind.
+    """Read the epochs and the learning curve of a run's folder.
 
     Raises:
-        ValueError: a file is not what a training writes; names it.
+        ValueError: a file is not what a training writes; the message names the file.
     """
     stages = {}
     for path in sorted(folder.rglob("history.json")):

@@ -1,4 +1,4 @@
-"""The sentences that benchmarks time: 20 to 30 words each, as in news, and made up for this."""
+"""Benchmarks time these invented sentences of 20 to 30 words, which read like news."""
 
 SENTENCES = (
     "The harbour master of Dunmore told Radio Estuary that no ferry to Saint Brendan would leave "

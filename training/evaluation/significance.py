@@ -1,15 +1,14 @@
-"""Significance: how far a score could move by chance, and whether two versions really differ.
+"""Confidence intervals and tests say whether two scores differ by more than chance.
 
-Everything is a bootstrap over documents (Efron & Tibshirani 1993, "An introduction to the bootstrap"):
-a corpus of as many documents is drawn from the corpus, with replacement, thousands of times, and the
-micro-averaged entity score of each draw is computed from the documents' counts. Whole documents are
-drawn because the entities of one stand or fall together.
+They are bootstraps over documents (Efron & Tibshirani 1993, "An introduction to the bootstrap"): as many
+documents as the corpus has are drawn from it with replacement, thousands of times, and each draw gets a
+micro-averaged entity score. Whole documents are drawn because entities of one document are not independent.
 
 Intervals are percentile intervals. BCa intervals (`scipy.stats.bootstrap`) are undefined where all
-documents are alike, as under a perfect score, and SciPy has none for a mean over corpora.
+documents have the same score, as with a perfect one, and SciPy has none for a mean over corpora.
 
-A score depends on a document through its counts alone, and many documents have the same counts. So the
-bootstrap draws how often each distinct row of counts occurs: the same distribution for less work.
+A score depends only on the documents' counts, and many documents have equal counts, so the bootstrap draws
+how often each distinct row of counts occurs. That has the same distribution and costs less.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,12 +26,12 @@ Metric = Literal["f1", "precision", "recall"]
 Floats = npt.NDArray[np.float64]
 
 _CELLS = 2_000_000
-"""Numbers that are drawn at once, which take 16 MB."""
+"""Numbers in one block of draws, which take 16 MB."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and its confidence interval, in percent."""
+    """Holds a score and its confidence interval, in percent."""
 
     value: float
     low: float
@@ -42,13 +41,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much the F1 of one version lies above another's, in percent points.
+    """Holds the difference in F1 of two versions, in percentage points.
 
     Attributes:
-        value: b minus a, so above zero where `b` is better.
-        low, high: its confidence interval.
-        p_value: how likely a difference as large, of either sign, is by chance alone.
-        level: of the interval.
+        value: F1 of `b` minus F1 of `a`.
+        low, high: ends of the confidence interval.
+        p_value: the probability that chance alone gives a difference as large, of either sign.
+        level: level of the interval.
     """
 
     value: float
@@ -66,11 +65,11 @@ def f1_interval(
     seed: int = 0,
     metric: Metric = "f1",
 ) -> Interval:
-    """The entity F1 of a corpus (or its precision or recall) with a 95 % interval.
+    """Compute the entity F1 of a corpus (or its precision or recall) with a 95 % interval.
 
     Args:
         labels: the entity types, as for `score`.
-        label: one of them, to score it alone; without it all entities count.
+        label: the only label that is scored; None scores all entities.
 
     Raises:
         ValueError: the corpus has no documents, or `label` is none of `labels`.
@@ -86,10 +85,10 @@ def average_interval(
     seed: int = 0,
     metric: Metric = "f1",
 ) -> Interval:
-    """The unweighted mean over corpora with a 95 % interval; each corpus is resampled on its own.
+    """Compute the unweighted mean over corpora with a 95 % interval; each corpus is drawn separately.
 
     Raises:
-        ValueError: no corpora, one without documents, or `label` is none of `labels`.
+        ValueError: there are no corpora, one has no documents, or `label` is none of `labels`.
     """
     tables = [_counts(answers, labels, label) for answers in many]
     values, draws = _mean(tables, metric, resamples, seed)
@@ -105,15 +104,15 @@ def paired_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """Whether `b` scores above `a` on the same corpus: the paired bootstrap test.
+    """Test whether `b` scores above `a` on the same corpus, with the paired bootstrap.
 
     Both are scored on the same draws of documents. The p-value is the share of draws whose difference
-    lies at least as far from the measured one as that lies from zero (Berg-Kirkpatrick, Burkett &
-    Klein 2012, "An empirical investigation of statistical significance in NLP"; two-sided here, and
-    the measured draw counts as one, so it is never zero).
+    is at least as far from the measured difference as that is from zero (Berg-Kirkpatrick, Burkett &
+    Klein 2012, "An empirical investigation of statistical significance in NLP"; two-sided here). The
+    measured difference counts as one draw, so that the p-value is never zero.
 
     Raises:
-        ValueError: the two are not answers about the same documents, or as for `f1_interval`.
+        ValueError: the answers are about different documents, or as for `f1_interval`.
     """
     return average_difference([a], [b], labels, label, resamples, seed)
 
@@ -126,7 +125,7 @@ def average_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """As `paired_difference`, of the unweighted mean over corpora.
+    """Test as `paired_difference` does, with the unweighted mean over corpora.
 
     Raises:
         ValueError: the corpora or their documents differ, or as for `average_interval`.
@@ -159,7 +158,7 @@ def _check_pairs(a: Sequence[Answers], b: Sequence[Answers]) -> None:
 
 
 def _counts(answers: Answers, labels: Sequence[str], label: str | None) -> Ints:
-    """Entities right, found and meant in each document, shape (documents, 3)."""
+    """Count the right, found and meant entities of each document, shape (documents, 3)."""
     if not answers.documents:
         raise ValueError(f"{answers.corpus}: no documents to resample; leave the corpus out")
     if label is not None and label not in labels:
@@ -172,13 +171,13 @@ def _counts(answers: Answers, labels: Sequence[str], label: str | None) -> Ints:
 
 
 def _mean(tables: Sequence[Ints], metric: Metric, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """The mean over corpora, of the corpora themselves and of each draw.
+    """Compute the mean over corpora, measured and for each draw.
 
     Args:
-        tables: each corpus's counts, shape (documents, 3 * versions).
+        tables: the counts of each corpus, shape (documents, 3 * versions).
 
     Returns:
-        In percent, of shapes (versions,) and (resamples, versions).
+        Means in percent, of shapes (versions,) and (resamples, versions).
     """
     if not tables:
         raise ValueError("no corpora to average over; give at least one")
@@ -192,7 +191,7 @@ def _mean(tables: Sequence[Ints], metric: Metric, resamples: int, seed: int) -> 
 
 
 def _resampled(table: Ints, resamples: int, rng: np.random.Generator) -> Iterator[Ints]:
-    """The counts of drawn corpora, some draws at a time, each of shape (draws, columns)."""
+    """Yield the counts of drawn corpora in blocks of draws, each of shape (draws, columns)."""
     rows, often = np.unique(table, axis=0, return_counts=True)
     most = max(1, _CELLS // len(rows))
     for at in range(0, resamples, most):
@@ -201,7 +200,7 @@ def _resampled(table: Ints, resamples: int, rng: np.random.Generator) -> Iterato
 
 
 def _scores(counts: Ints, metric: Metric) -> Floats:
-    """Percentages of counts of shape (…, 3 * versions), shape (…, versions); 0 where nothing counts."""
+    """Turn counts of shape (…, 3 * versions) into percentages of shape (…, versions); 0 for 0 / 0."""
     right, found, meant = np.moveaxis(counts.reshape(*counts.shape[:-1], -1, 3), -1, 0)
     above, below = {
         "f1": (2 * right, found + meant),

@@ -1,4 +1,4 @@
-"""Span metrics: an entity counts when its span and its label are both exactly right."""
+"""Entity scores count an entity as right if both its span and its label are exactly right."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from training.data.documents import Span
 
 @dataclass(frozen=True)
 class Percentages:
-    """Scores in percent, to two decimals; `support` is the number of entities (or words) meant."""
+    """Holds scores in percent, to two decimals; `support` counts the meant entities (or words)."""
 
     precision: float
     recall: float
@@ -19,7 +19,7 @@ class Percentages:
 
 @dataclass(frozen=True)
 class Score:
-    """Counts of one label, or of all together."""
+    """Holds the counts of one label, or of all together, and its scores from 0 to 1."""
 
     right: int = 0
     found: int = 0
@@ -49,7 +49,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """Micro averages over all labels, and each label's own."""
+    """Holds the micro average over all labels, and the score of each label."""
 
     overall: Score = Score()
     labels: dict[str, Score] = field(default_factory=dict)
@@ -60,7 +60,7 @@ def score(
     meant: Sequence[Iterable[Span]],
     labels: Sequence[str],
 ) -> Scores:
-    """Compare two lists of texts' spans, text by text."""
+    """Compare the found spans of each text with the meant ones."""
     right, seen, gold = Counter[str](), Counter[str](), Counter[str]()
     for a, b in zip(found, meant, strict=True):
         left, wanted = set(a), set(b)

@@ -1,4 +1,4 @@
-"""Tables: the findings of a report in Markdown."""
+"""The tables show the findings of a report in Markdown."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ Row = Sequence[str]
 
 
 def as_markdown(report: Report) -> str:
-    """The tables of a report."""
+    """Format the tables of a report."""
     parts = []
     if report.versions:
         parts.append(_versions(report))

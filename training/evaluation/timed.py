@@ -1,4 +1,4 @@
-"""Timed: what a benchmark runs, versions as they are served and a recipe's encoder in PyTorch."""
+"""This module prepares what a benchmark times: versions as the server runs them, encoders in PyTorch."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,18 +28,18 @@ from training.models.transformer import TransformerTagger, load_tokenizer
 from training.recipe import Recipe
 
 ROWS, LENGTH = 32, 32
-"""Rows and sub-tokens a row, special tokens included, of the batches that are timed."""
+"""Rows of a timed batch, and sub-tokens of each row, special tokens included."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Something to time.
+    """Is a network that a benchmark times.
 
     Attributes:
         name, precision, runtime, threads, parameters, bytes: see `benchmark.Speed`.
-        tokens: sub-tokens of the batch, special tokens included.
-        batch: runs the network once over the batch.
-        sentence: takes one text to its entities.
+        tokens: number of sub-tokens of the batch, special tokens included.
+        batch: runs the network once on the batch.
+        sentence: finds the entities of one text.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class _Network:
-    """An ONNX file and a batch for it: how many sub-tokens it has, and what runs it once."""
+    """Is one ONNX network; `batch` runs it once on `tokens` sub-tokens."""
 
     parameters: int
     bytes: int
@@ -64,7 +64,7 @@ class _Network:
 
 
 def version_as_served(folder: Path, name: str, threads: int, variant: str, stack: ExitStack) -> Timed:
-    """A version; `stack` closes it.
+    """Load a version for timing; `stack` closes it.
 
     Raises:
         VersionRefused: the version fails its checks.
@@ -104,7 +104,7 @@ def _network(folder: Path, threads: int, variant: str) -> _Network:
 
 
 def encoder_in_torch(recipe: Recipe, threads: int, stack: ExitStack) -> Timed:
-    """A recipe's encoder in eager fp32 with an untrained classification layer, which takes as long.
+    """Load a recipe's encoder in eager fp32; its untrained classifier takes as long as a trained one.
 
     PyTorch runs on `threads` threads until `stack` is closed.
     """
@@ -151,7 +151,7 @@ def encoder_in_torch(recipe: Recipe, threads: int, stack: ExitStack) -> Timed:
 
 
 def _rows(tokenizer: Tokenizer, length: int) -> list[Piece]:
-    """`ROWS` rows that are `length` sub-tokens long, special tokens included, cut from the sentences."""
+    """Cut the sentences into `ROWS` rows of `length` sub-tokens, special tokens included."""
     encoded = tokenizer.encode(SENTENCES)
     shape = (ROWS, length - tokenizer.frame.count)
     ids = np.resize(np.concatenate([text.ids for text in encoded]), shape)
@@ -160,7 +160,7 @@ def _rows(tokenizer: Tokenizer, length: int) -> list[Piece]:
 
 
 def count_parameters(path: Path) -> int:
-    """Numbers an ONNX file holds: the elements of its initializers and constants."""
+    """Count the elements of an ONNX file's initializers and constants."""
     graph = onnx.load(path, load_external_data=False).graph
     constants = (
         attribute.t

@@ -1,6 +1,6 @@
-"""The token table: each word's tag counted alone, `O` too, as articles on NER often print it.
+"""The token table scores the tag of each word, `O` included, as articles on NER often do.
 
-It flatters: most words are `O`. The headline is always the entity score (`spans.py`).
+Its scores are too high, because most words are `O`; the main score is the entity score (`spans.py`).
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from training.evaluation.spans import Percentages, Score
 def token_table(
     documents: Sequence[Document], found: Sequence[Iterable[Span]], labels: Sequence[str]
 ) -> dict[str, Percentages]:
-    """Precision, recall and F1 of each IOB2 tag over all words, and their micro average."""
+    """Compute precision, recall and F1 of each IOB2 tag over all words, and their micro average."""
     right, seen, meant = Counter[str](), Counter[str](), Counter[str]()
     for document, spans in zip(documents, found, strict=True):
         got, want = _tags(document.text, spans), _tags(document.text, document.spans)

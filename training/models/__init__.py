@@ -1,6 +1,6 @@
-"""Networks behind one contract: `forward(input_ids, attention_mask, word_shape) -> logits`.
+"""This package holds the networks, which share the contract of `tagger.Tagger`.
 
-A new student is one module and one line in `ARCHITECTURES`.
+Add a new student as one module and one line in `ARCHITECTURES`.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ ARCHITECTURES: dict[str, type[Tagger]] = {
 
 
 def load_tagger(folder: Path) -> Tagger:
-    """A saved tagger of any architecture, in evaluation mode.
+    """Load a saved tagger of any architecture, in evaluation mode.
 
     A folder without `tagger.json` is a Hugging Face checkpoint.
 
     Raises:
-        ValueError: its `tagger.json` names an architecture that there is not, or its weights do not fit.
+        ValueError: `tagger.json` names an unknown architecture, or the weights do not fit.
     """
     if not (folder / CONFIG).exists():
         return TransformerTagger.load(folder)
@@ -36,7 +36,7 @@ def load_tagger(folder: Path) -> Tagger:
 def student_of(
     architecture: str, teacher: Tagger, tags: Sequence[str], size: Size, generator: torch.Generator
 ) -> Tagger:
-    """A smaller network of this architecture that starts from what the teacher knows.
+    """Make a smaller network of this architecture, with initial weights taken from the teacher.
 
     Raises:
         ValueError: the architecture or a value in `size` is unknown, or a value is out of range.

@@ -1,4 +1,4 @@
-"""BiLSTM taggers: embeddings, a few bidirectional LSTM layers, a classification layer."""
+"""A BiLSTM tagger has embeddings, a few bidirectional LSTM layers and a classification layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from training.models.tagger import Allowed, ConfiguredTagger, Size, Tagger, Tagg
 
 @dataclass(frozen=True)
 class BiLSTMConfig(TaggerConfig):
-    """The size of a BiLSTM.
+    """Holds the size of a BiLSTM.
 
     Attributes:
         embedding: columns of the embeddings.
-        hidden: cells a direction.
-        layers: LSTMs upon each other.
-        dropout: share of the embeddings and of each layer's output that training leaves out.
+        hidden: LSTM cells in each direction.
+        layers: number of stacked LSTMs.
+        dropout: share of the embeddings and of each layer's output that training sets to zero.
     """
 
     embedding: int
@@ -30,9 +30,9 @@ class BiLSTMConfig(TaggerConfig):
 
 
 class BiLSTMTagger(ConfiguredTagger):
-    """A bidirectional LSTM over sub-tokens (Huang et al. 2015, arXiv 1508.01991, without the CRF).
+    """Runs a bidirectional LSTM over sub-tokens (Huang et al. 2015, arXiv 1508.01991, without the CRF).
 
-    It reads each row at its own length, so padding never reaches the backward direction.
+    Each row ends at its last real sub-token, so padding never reaches the backward direction.
     """
 
     architecture = "bilstm"
@@ -52,7 +52,7 @@ class BiLSTMTagger(ConfiguredTagger):
     def student_of(
         cls, teacher: Tagger, tags: Sequence[str], size: Size, generator: torch.Generator
     ) -> Self:
-        """A BiLSTM with the teacher's embeddings. `size` has the values of `BiLSTMConfig`.
+        """Make a BiLSTM with the teacher's embeddings; `size` has the values of `BiLSTMConfig`.
 
         Raises:
             ValueError: a value in `size` is unknown or out of range.
@@ -69,7 +69,7 @@ class BiLSTMTagger(ConfiguredTagger):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         states = [self.dropout(self.embeddings(input_ids, word_shape))]
         lengths = attention_mask.sum(1).clamp(min=1).cpu()
-        # In a graph that is exported rows stay in their order: ONNX's LSTM does not need them sorted.
+        # An exported graph keeps the order of its rows, because ONNX's LSTM does not need them sorted.
         in_order = torch.onnx.is_in_onnx_export()
         for layer in self.layers:
             packed = pack_padded_sequence(states[-1], lengths, batch_first=True, enforce_sorted=in_order)
@@ -95,7 +95,6 @@ class BiLSTMTagger(ConfiguredTagger):
 
 
 def _lacks_bf16_lstm(device: torch.device) -> bool:
-    """Whether an LSTM would run in bf16 and this machine cannot do that, as a CPU without AVX-512: it runs
-    in fp32 there."""
+    """Say whether autocast asks for bf16 and this CPU has no bf16 LSTM, as without AVX-512."""
     autocast = device.type == "cpu" and torch.is_autocast_enabled("cpu")
     return autocast and not torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,4 +1,4 @@
-"""CNN taggers: dilated convolutions of three taps, made of operators that are fast in int8."""
+"""A CNN tagger stacks dilated convolutions of three taps, built from operators that are fast in int8."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from training.models.tagger import Allowed, ConfiguredTagger, Size, Tagger, Tagg
 
 @dataclass(frozen=True)
 class CNNConfig(TaggerConfig):
-    """The size of a dilated CNN.
+    """Holds the size of a dilated CNN.
 
     Attributes:
         embedding: columns of the embeddings.
         width: channels of every layer.
-        dilations: for each layer, bottom to top, how many sub-tokens away the neighbours are that it sees.
-        dropout: share of the embeddings and of what each layer adds that training leaves out.
+        dilations: distance in sub-tokens to the two neighbours that a layer reads, bottom layer first.
+        dropout: share of the embeddings and of each layer's output that training sets to zero.
     """
 
     embedding: int
@@ -30,24 +30,23 @@ class CNNConfig(TaggerConfig):
 
 
 class DilatedLayer(nn.Module):
-    """One convolution of three taps, with a residual connection.
+    """Computes one convolution of three taps, with a residual connection.
 
-    A convolution is a matrix product: one linear layer makes what each sub-token says to itself and
-    to its two neighbours, and the three are shifted and added. ONNX Runtime quantizes a product of
-    matrices well and a Conv badly.
+    One linear layer computes the three taps as a matrix product; their outputs are shifted and added.
+    ONNX Runtime quantizes matrix products well and `Conv` badly.
     """
 
     def __init__(self, width: int, dilation: int, dropout: float):
         super().__init__()
         self.width, self.dilation = width, dilation
         self.norm = nn.LayerNorm(width)
-        # Without a bias: a padded sub-token, all zeros, must say nothing to its neighbours.
+        # The layer has no bias, so that padding, which is all zeros, adds nothing to its neighbours.
         self.linear = nn.Linear(width, 3 * width, bias=False)
         self.bias = nn.Parameter(torch.zeros(width))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """States of shape (rows, sub-tokens, width), from such and a mask of (rows, sub-tokens, 1)."""
+        """Return new states from states of shape (rows, sub-tokens, width), mask (rows, sub-tokens, 1)."""
         said = self.linear(self.norm(states) * mask)
         left, here, right = said.split(self.width, dim=-1)
         far = self.dilation
@@ -57,9 +56,9 @@ class DilatedLayer(nn.Module):
 
 
 class CNNTagger(ConfiguredTagger):
-    """Iterated dilated convolutions (Strubell et al. 2017, arXiv 1702.02098), each with its own weights.
+    """Iterates dilated convolutions (Strubell et al. 2017, arXiv 1702.02098) without shared weights.
 
-    A row's logits depend on that row alone, in int8 to the bit.
+    A row's logits do not depend on the other rows of the batch; in int8 they are equal to the bit.
     """
 
     architecture = "cnn"
@@ -80,7 +79,7 @@ class CNNTagger(ConfiguredTagger):
     def student_of(
         cls, teacher: Tagger, tags: Sequence[str], size: Size, generator: torch.Generator
     ) -> Self:
-        """A CNN with the teacher's embeddings. `size` has the values of `CNNConfig`.
+        """Make a CNN with the teacher's embeddings; `size` has the values of `CNNConfig`.
 
         Raises:
             ValueError: a value in `size` is unknown or out of range.
@@ -96,7 +95,7 @@ class CNNTagger(ConfiguredTagger):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         states = [self.widening(self.dropout(self.embeddings(input_ids, word_shape)))]
-        mask = attention_mask.unsqueeze(-1).to(states[0].dtype)  # once, for all layers
+        mask = attention_mask.unsqueeze(-1).to(states[0].dtype)  # cast once for all layers
         for layer in self.layers:
             states.append(layer(states[-1], mask))
         return self.classifier(self.norm(states[-1])), tuple(states)

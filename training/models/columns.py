@@ -1,4 +1,4 @@
-"""Columns: what each column of a checkpoint's logits means."""
+"""This module finds out which tag each column of a checkpoint's logits stands for."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from app.labels import Scheme, split_tag, tags_of
 from training.data.tags import plain_tag
 
 _NO_TAGS = frozenset({"[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "<PAD>", "PAD", "X"})
-"""Columns that some trainers add for sub-tokens that carry no label; X is BERT's for later ones."""
+"""Columns that some trainers add for sub-tokens without a label; X marks a word's later ones in BERT."""
 
 _PREFIXED = re.compile(r"([BIESLUMW])[-_](.+)", re.IGNORECASE)
 _SUFFIXED = re.compile(r"(.+)[-_]([BIESLUMW])", re.IGNORECASE)
@@ -19,14 +19,14 @@ _ENDS: dict[Scheme, str] = {"IO": "I", "IOB1": "I", "IOB2": "BI", "BIOES": "ES"}
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a checkpoint's logits mean.
+    """Says what the columns of a checkpoint's logits mean.
 
     Attributes:
         numbers: the columns that are tags.
-        tags: the tag of each of these, in this project's spelling.
+        tags: the tag of each of these columns, in this project's spelling.
         labels: entity types in the order in which the columns name them.
         scheme: how the tags spell entities.
-        reason: how that was found.
+        reason: why this scheme was chosen, for messages.
     """
 
     numbers: tuple[int, ...]
@@ -37,10 +37,10 @@ class Columns:
 
 
 def read_columns(names: Sequence[str], scheme: Scheme | None = None) -> Columns:
-    """What columns of these names mean.
+    """Read the meaning of columns from their names.
 
     Args:
-        scheme: what the user says; without it the tags decide.
+        scheme: the scheme that the user chose; None detects it from the tags.
 
     Raises:
         ValueError: the names are no tags, or not tags of the scheme.
@@ -75,7 +75,7 @@ def read_columns(names: Sequence[str], scheme: Scheme | None = None) -> Columns:
 
 
 def _plain(names: Sequence[str]) -> tuple[str, ...]:
-    """Tags in this project's spelling, whatever the spelling: `b_PER`, `PER-B`, `PER`.
+    """Return tags in this project's spelling, from spellings such as `b_PER`, `PER-B` or `PER`.
 
     Raises:
         ValueError: some have a prefix and others none.
@@ -105,7 +105,7 @@ def _plain(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _find_scheme(tags: Sequence[str], labels: Sequence[str]) -> tuple[Scheme, str]:
-    """The scheme that the tags tell, and how."""
+    """Return the scheme that the tags show, and the reason."""
     prefixes = {tag[0] for tag in tags} - {"O"}
     if prefixes & {"E", "S"}:
         return "BIOES", "as its tags have E or S"

@@ -1,4 +1,4 @@
-"""Initialisation: what a student takes over from its teacher before it has seen a text."""
+"""A student's weights are initialised from its teacher's by the functions of this module."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from training.models.tagger import Allowed, ConfiguredTagger, Size, Tagger, read
 
 
 class ShapedEmbedding(nn.Module):
-    """The sum of a sub-token's embedding and that of its word's shape.
+    """Adds the embedding of a sub-token and the embedding of its word's shape.
 
     Args:
-        vocabulary: sub-tokens.
-        width: columns.
+        vocabulary: number of sub-tokens.
+        width: columns of both tables.
     """
 
     def __init__(self, vocabulary: int, width: int):
@@ -27,15 +27,15 @@ class ShapedEmbedding(nn.Module):
         self.shapes = nn.Embedding(SHAPES, width)
 
     def forward(self, input_ids: torch.Tensor, word_shape: torch.Tensor) -> torch.Tensor:
-        """Embeddings of shape (rows, sub-tokens, width)."""
+        """Return embeddings of shape (rows, sub-tokens, width)."""
         return self.words(input_ids) + self.shapes(word_shape)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def copy_from(self, teacher: Tagger, generator: torch.Generator) -> None:
-        """Take the teacher's tables, cut down to the directions in which its sub-tokens differ most.
+        """Copy the teacher's tables, projected on the principal axes of its sub-tokens.
 
-        Both are scaled alike, so that what a sub-token puts out is about 1 in each column. A teacher
-        that sees no shapes leaves theirs to small noise.
+        One factor scales both tables, so that the columns of the sub-tokens have a root mean square of 1.
+        Word shapes start as small noise where the teacher has no table for them.
         """
         words, shapes = teacher.tables()
         axes = principal_axes(words, self.words.embedding_dim)
@@ -59,11 +59,12 @@ def embedded_student(
     ranges: Mapping[str, Allowed],
     generator: torch.Generator,
 ) -> E:
-    """A network that reads its teacher's sub-tokens through a `ShapedEmbedding` of the teacher's tables.
+    """Make a student whose `ShapedEmbedding` starts from the teacher's tables.
 
     Args:
-        kind: keeps it in `embeddings`; its config has the columns as `embedding`, 128 by default.
-        ranges: what the other values of its config may be.
+        kind: a class with a `ShapedEmbedding` in `embeddings`, as wide as `embedding` of its config
+            (128 columns by default).
+        ranges: the allowed range of each other value of its config.
 
     Raises:
         ValueError: a value in `size` is unknown or out of range.
@@ -82,13 +83,13 @@ def embedded_student(
 
 @torch.no_grad()
 def principal_axes(table: torch.Tensor, width: int) -> torch.Tensor:
-    """Orthonormal directions, (columns, width), whose projection keeps most of a table's rows.
+    """Return the first right singular vectors of a table, shape (columns, width).
 
-    They are the first right singular vectors: `table @ axes @ axes.T` is the best approximation of
-    that rank (Eckart and Young, 1936). Signs are chosen so that the same table gives the same axes.
+    `table @ axes @ axes.T` is the best approximation of rank `width` (Eckart and Young, 1936). Signs
+    are chosen so that the same table gives the same axes.
     """
     wide = table.double()
-    _, vectors = torch.linalg.eigh(wide.T @ wide)  # far cheaper than the SVD of a tall table
+    _, vectors = torch.linalg.eigh(wide.T @ wide)  # this is far cheaper than the SVD of a tall table
     axes = vectors.flip(1)[:, :width]
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     signed: torch.Tensor = axes * largest.sign()
@@ -97,11 +98,11 @@ def principal_axes(table: torch.Tensor, width: int) -> torch.Tensor:
 
 @torch.no_grad()
 def strongest_neurons(inward: torch.Tensor, outward: torch.Tensor, count: int) -> torch.Tensor:
-    """Numbers of the hidden neurons of a feed-forward layer that can move its output most, in order.
+    """Return the indices, ascending, of the `count` neurons with the largest product of weight norms.
 
     Args:
-        inward: weights into the neurons, (neurons, width).
-        outward: weights out of them, (width, neurons).
+        inward: weights into the hidden neurons of a feed-forward layer, (neurons, width).
+        outward: weights out of these neurons, (width, neurons).
     """
     strength: torch.Tensor = torch.linalg.vector_norm(inward, dim=1) * torch.linalg.vector_norm(
         outward, dim=0
@@ -110,17 +111,17 @@ def strongest_neurons(inward: torch.Tensor, outward: torch.Tensor, count: int) -
 
 
 def evenly_spaced(count: int, total: int) -> tuple[int, ...]:
-    """Which of `total` layers a student of `count` layers copies: evenly spaced, the last one included."""
+    """Return which of `total` layers a student of `count` copies: evenly spaced, the last included."""
     return tuple((number + 1) * total // count - 1 for number in range(count))
 
 
 @torch.no_grad()
 def inherited_weights(teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The state of a student that is built as BERT is, as far as the teacher can give it.
+    """Return the state of a BERT-like student, filled from its teacher where shapes allow it.
 
-    Layers come from evenly spaced ones. Tensors of equal shape are copied; feed-forward layers lose
-    their weakest neurons; narrower embeddings are projected on the principal axes of the sub-tokens';
-    the classifier gets the teacher's rows of the tags both know. All else stays as it is.
+    Layers come from evenly spaced ones. Tensors of equal shape are copied; feed-forward layers keep
+    their strongest neurons; narrower embeddings are projected on the principal axes of the sub-tokens;
+    the classifier gets the teacher's rows for shared tags. Other tensors keep the student's values.
     """
     old = teacher.state_dict()
     new = {name: value.clone() for name, value in student.state_dict().items()}
@@ -156,17 +157,17 @@ def inherited_weights(teacher: PreTrainedModel, student: PreTrainedModel) -> dic
 
 
 def _projected(name: str, value: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
-    """A table or a LayerNorm of the embeddings in the coordinates of `axes`.
+    """Project a table or a LayerNorm of the embeddings on `axes`.
 
-    A LayerNorm's gains are no vector: each new one is the mean of the old, by how much of each
-    old column is in the new one.
+    The gains of a LayerNorm are scales and cannot be projected: each new gain is a mean of the old
+    ones, weighted by the squared share of each old column in the new one.
     """
     return value @ axes.square() if name.endswith("LayerNorm.weight") else value @ axes
 
 
 @contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
-    """Let a generator decide how networks made in this block start: `torch.nn` asks the global one."""
+    """Seed the global generator, which `torch.nn` draws initial weights from, inside this block."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         yield

@@ -1,4 +1,4 @@
-"""Tagger: the contract of every network that can teach or be taught, and how one is kept in a folder.
+"""A `Tagger` is the contract of all teachers and students, and of the folders that keep them.
 
 The contract is `forward(input_ids, attention_mask, word_shape) -> logits`.
 """
@@ -15,82 +15,82 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 CONFIG = "tagger.json"
-"""The file that makes a folder one of ours: the architecture and its config. Weights lie beside it."""
+"""The file that holds the architecture and its config, beside the weights."""
 
 _WEIGHTS = "model.safetensors"
 
 Size = Mapping[str, int | float | str | tuple[int, ...]]
-"""How large a student is, as a recipe says it."""
+"""The size of a student, as a recipe writes it."""
 
 
 class Tagger(nn.Module, ABC):
-    """A network that scores the tags of each sub-token.
+    """Scores the tags of each sub-token.
 
-    Tensors that go in are int64 of shape (rows, sub-tokens). Rows are padded on the right, with
+    Input tensors are int64 of shape (rows, sub-tokens). Rows are padded on the right, with
     zeros in `attention_mask`.
     """
 
     architecture: ClassVar[str]
-    """Its name in the registry."""
+    """The name in `training.models.ARCHITECTURES`."""
 
     @abstractmethod
     def hidden_states(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Logits, and what the embeddings and each layer put out, bottom to top: `depth` + 1 tensors
-        of shape (rows, sub-tokens, width)."""
+        """Return logits and the outputs of the embeddings and of each layer, bottom to top: `depth` + 1
+        tensors of shape (rows, sub-tokens, width)."""
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor
     ) -> torch.Tensor:
-        """Logits of shape (rows, sub-tokens, tags)."""
+        """Return logits of shape (rows, sub-tokens, tags)."""
         return self.hidden_states(input_ids, attention_mask, word_shape)[0]
 
     @property
     @abstractmethod
     def depth(self) -> int:
-        """The number of layers."""
+        """Return the number of layers."""
 
     @property
     @abstractmethod
     def tags(self) -> tuple[str, ...]:
-        """The tag of each of its columns."""
+        """Return the tag of each column of the logits."""
 
     @abstractmethod
     def layer_of(self, name: str) -> int:
-        """Where a parameter of `named_parameters()` stands: -1 in the embeddings, 0 to `depth` - 1 in
-        the layers, bottom to top, `depth` in the classification layer and what feeds it alone."""
+        """Return the layer of a parameter of `named_parameters()`: -1 for the embeddings, 0 to `depth` - 1
+        for the layers, bottom to top, `depth` for the classification layer and its normalisation."""
 
     @abstractmethod
     def tables(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Embeddings of the vocabulary, (sub-tokens, columns), and of the word shapes, (shapes, columns),
-        None where it does not see those."""
+        """Return the embeddings of the vocabulary, (sub-tokens, columns), and of the word shapes,
+        (shapes, columns), or None for a network that does not take word shapes."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write weights and config into a folder, which `load` and `load_tagger` read."""
+        """Write weights and config into a folder that `load` and `load_tagger` read."""
 
     @classmethod
     @abstractmethod
     def load(cls, folder: Path) -> Self:
-        """A saved tagger, in evaluation mode."""
+        """Load a saved tagger, in evaluation mode."""
 
     @classmethod
     @abstractmethod
     def student_of(
         cls, teacher: "Tagger", tags: Sequence[str], size: Size, generator: torch.Generator
     ) -> Self:
-        """A smaller network that starts from what the teacher knows and reads the same sub-tokens.
+        """Make a smaller network for the same sub-tokens, with initial weights taken from the teacher.
 
         Raises:
-            ValueError: a value in `size` is unknown or out of range, or the teacher cannot teach this.
+            ValueError: a value in `size` is unknown or out of range, or the teacher's kind does not fit.
         """
 
     def parameter_groups(
         self, lr: float, head_lr: float, layer_decay: float, weight_decay: float
     ) -> list[dict[str, object]]:
-        """Parameters with their peak rates: the classification layer's own, `lr` for the topmost layer
-        and `layer_decay` times less for each below (ULMFiT, arXiv 1801.06146)."""
+        """Return parameters with peak learning rates: `head_lr` for the classification layer, `lr` for the
+        topmost layer, and `layer_decay` times the rate above for each lower one (arXiv 1801.06146)."""
         groups: list[dict[str, object]] = []
         for name, parameter in self.named_parameters():
             layer = self.layer_of(name)
@@ -102,14 +102,14 @@ class Tagger(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class TaggerConfig:
-    """All that is needed to make a network but its weights. Each architecture adds values of its own."""
+    """Holds what a network needs besides its weights; each architecture adds more values."""
 
     vocabulary: int
     tags: tuple[str, ...]
 
 
 class ConfiguredTagger(Tagger):
-    """A tagger of this package's own making, which its config describes wholly.
+    """Builds, saves and loads a tagger from a config, without Hugging Face.
 
     A subclass sets `config_type` and is made from a value of that type.
     """
@@ -133,7 +133,7 @@ class ConfiguredTagger(Tagger):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """A saved tagger, in evaluation mode.
+        """Load a saved tagger, in evaluation mode.
 
         Raises:
             ValueError: the folder holds another architecture, or weights that do not fit its config.
@@ -155,10 +155,10 @@ class ConfiguredTagger(Tagger):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The contents of a folder's `tagger.json`.
+    """Read a folder's `tagger.json`.
 
     Raises:
-        ValueError: it is not what `save` writes.
+        ValueError: the file is not what `save` writes.
     """
     try:
         described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -170,7 +170,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a value in `size` may be, and what it is where a recipe is silent.
+    """Holds the default of a value in `size`, and its least and greatest value.
 
     The value has the type of `default`: int, float, or a tuple whose items are in range.
     """
@@ -181,7 +181,7 @@ class Allowed:
 
 
 def read_size(architecture: str, size: Size, ranges: Mapping[str, Allowed]) -> dict[str, Any]:
-    """Every value that `ranges` names, from `size` or by default.
+    """Return every value that `ranges` names, from `size` or by default.
 
     Raises:
         ValueError: a value is unknown, of another type or out of range.

@@ -1,4 +1,4 @@
-"""Transformer taggers: a pretrained encoder with a classification layer, word shapes as token types."""
+"""A transformer tagger has a pretrained encoder and a classification layer; token types carry shapes."""
 
 import copy
 import importlib.util
@@ -27,11 +27,11 @@ from app.labels import WordRule
 from training.models.initialisation import inherited_weights, seeded
 from training.models.tagger import Allowed, Size, Tagger, read_size
 
-_ATTENTION = "eager"  # without attention dropout it trains faster than sdpa on a CPU where rows are short
+_ATTENTION = "eager"  # without attention dropout, eager trains short rows faster on a CPU than sdpa
 
 
 def find_encoder(path: str) -> str:
-    """A local folder or hub id from a recipe's `encoder.path`.
+    """Return a local folder or hub id from a recipe's `encoder.path`.
 
     `package:NAME/FOLDER` is a folder inside an installed Python package, which is not imported.
 
@@ -57,11 +57,11 @@ def find_encoder(path: str) -> str:
 def load_tokenizer(
     path: str, words: WordRule = "bert", spaced_marks: Mapping[str, str] | None = None
 ) -> Tokenizer:
-    """The Rust tokenizer of a checkpoint, as the server runs it.
+    """Load the Rust tokenizer of a checkpoint, as the server runs it.
 
     Args:
-        spaced_marks: marks that become another character of the vocabulary where a blank follows:
-            a BERT vocabulary cannot tell "@ name" from "@name", some corpora do.
+        spaced_marks: marks, each with the character of the vocabulary that replaces it before a blank:
+            BERT gives "@ name" and "@name" the same sub-tokens, while some corpora tell them apart.
 
     Raises:
         ValueError: the checkpoint has no fast tokenizer, or its vocabulary lacks a mark's stand-in.
@@ -77,14 +77,14 @@ def load_tokenizer(
 
 
 def fast_tokenizer(path: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint as `transformers` runs it, backed by Rust.
+    """Load the tokenizer of a checkpoint as `transformers` runs it, backed by Rust.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the checkpoint has no fast tokenizer.
     """
     try:
         fast = AutoTokenizer.from_pretrained(find_encoder(path), use_fast=True)
-    except Exception as error:  # transformers raises whatever a missing file led to
+    except Exception as error:  # transformers raises many kinds of errors for a missing file
         raise ValueError(f"{path}: its tokenizer cannot be loaded: {error}") from error
     if not fast.is_fast:
         raise ValueError(f"{path}: has no fast tokenizer (tokenizer.json), which serving needs")
@@ -92,10 +92,10 @@ def fast_tokenizer(path: str) -> PreTrainedTokenizerFast:
 
 
 def _read_specials_as_text(rust: RustTokenizer) -> None:
-    """See to it that a special token that stands in a text, such as `</s>`, is read as text.
+    """Make the tokenizer read a special token inside a text, such as `</s>`, as plain text.
 
-    `encode_special_tokens` does that, but a Unigram model has its special tokens among its pieces
-    too, with the best score of all. So texts are parted after the first character of each.
+    `encode_special_tokens` is not enough for a Unigram model, whose pieces include the special tokens
+    with the highest score, so a pre-tokenizer splits each of them after its first character.
     """
     rust.encode_special_tokens = True
     leaking = [
@@ -111,7 +111,7 @@ def _read_specials_as_text(rust: RustTokenizer) -> None:
 
 
 class TransformerTagger(Tagger):
-    """A Hugging Face token-classification network under this project's contract."""
+    """Wraps a Hugging Face token-classification network in this project's contract."""
 
     architecture = "transformer"
 
@@ -128,10 +128,10 @@ class TransformerTagger(Tagger):
         dropout: float,
         generator: torch.Generator,
     ) -> "TransformerTagger":
-        """A pretrained encoder with a fresh classification layer.
+        """Load a pretrained encoder and give it a new classification layer.
 
-        With `word_shapes` the token-type embedding is widened to one row a shape, each the old
-        first row plus small noise, so that training starts where the encoder stood.
+        With `word_shapes` the token-type embedding gets one row for each shape: the old first row plus
+        small noise, so that training starts from the encoder's pretrained behaviour.
 
         Raises:
             ValueError: the architecture has no token types to widen.
@@ -163,20 +163,19 @@ class TransformerTagger(Tagger):
                 new.weight.copy_(old.weight[:1] + noise)
             embeddings.token_type_embeddings = new
             network.config.type_vocab_size = SHAPES
-            network.config.word_shapes = True  # read back by `takes_shapes`
+            network.config.word_shapes = True  # `takes_shapes` reads this
         return cls(network)
 
     @classmethod
     def student_of(
         cls, teacher: Tagger, tags: Sequence[str], size: Size, generator: torch.Generator
     ) -> Self:
-        """A shallower, narrower copy of a BERT, ELECTRA or RoBERTa.
+        """Make a shallower or narrower copy of a BERT, ELECTRA or RoBERTa (see `inherited_weights`).
 
         `size` may have `layers`, `width` (of the hidden states), `heads` and `intermediate` (neurons of
-        a feed-forward layer). They are the teacher's own by default; attention heads keep the size that
-        the teacher's have where the width allows it. The student gets evenly spaced layers, the strongest
-        neurons of each, and the classifier's rows of the tags that the teacher knows. A narrower student
-        gets only the embeddings, cut down to their principal axes: what is between has no counterpart.
+        a feed-forward layer). They default to the teacher's values; attention heads keep the size of
+        the teacher's where the width allows it. A narrower student gets only the projected embeddings,
+        because the teacher's layers and classifier do not fit its width.
 
         Raises:
             ValueError: a value in `size` is unknown or out of range, or the teacher is none of these.
@@ -199,7 +198,7 @@ class TransformerTagger(Tagger):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """A fine-tuned tagger from its folder, in evaluation mode."""
+        """Load a fine-tuned tagger from its folder, in evaluation mode."""
         network = AutoModelForTokenClassification.from_pretrained(folder, attn_implementation=_ATTENTION)
         return cls(network).eval()
 
@@ -208,13 +207,13 @@ class TransformerTagger(Tagger):
 
     @property
     def takes_shapes(self) -> bool:
-        """Whether token types carry word shapes."""
+        """Say whether token types carry word shapes."""
         return bool(getattr(self.network.config, "word_shapes", False))
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, word_shape: torch.Tensor
     ) -> torch.Tensor:
-        """Logits of shape (rows, sub-tokens, tags) from int64 tensors of shape (rows, sub-tokens)."""
+        """Return logits of shape (rows, sub-tokens, tags)."""
         types = {"token_type_ids": word_shape} if self.takes_shapes else {}
         output = self.network(input_ids=input_ids, attention_mask=attention_mask, **types)
         return output.logits  # type: ignore[no-any-return]
@@ -249,19 +248,19 @@ class TransformerTagger(Tagger):
         return words, self.network.base_model.embeddings.token_type_embeddings.weight
 
     def _layers(self) -> nn.ModuleList | None:
-        """The layers of an encoder that is built as BERT is."""
+        """Return the layers of an encoder with BERT's module names, or None for another encoder."""
         layers = getattr(getattr(self.network.base_model, "encoder", None), "layer", None)
         alike = layers is not None and hasattr(layers[0], "intermediate") and hasattr(layers[0], "output")
         return layers if alike else None
 
 
 def _named(tags: Sequence[str]) -> dict[str, Any]:
-    """The names of the logits' columns, as a Hugging Face configuration has them."""
+    """Return the tags in the form of a Hugging Face configuration."""
     return {"id2label": dict(enumerate(tags)), "label2id": {tag: column for column, tag in enumerate(tags)}}
 
 
 def _smaller(config: PretrainedConfig, tags: Sequence[str], size: Size) -> PretrainedConfig:
-    """A teacher's configuration with a student's size and tags.
+    """Return a copy of the teacher's configuration with the student's size and tags.
 
     Raises:
         ValueError: a value in `size` is unknown or out of range.

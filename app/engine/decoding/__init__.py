@@ -1,1 +1,1 @@
-"""Decoding: from logits to entities with exact probabilities."""
+"""Decoding turns logits into entities with exact probabilities."""

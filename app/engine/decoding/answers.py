@@ -1,4 +1,4 @@
-"""Answers: from the logits of texts to what is said of them."""
+"""Answers turn the logits of texts into predictions and evidence."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -13,11 +13,12 @@ from app.engine.text.words import Ints
 
 
 class RunText(Protocol):
-    """A text that a network has run.
+    """Gives what decoding needs of a text that a network has run.
 
     Attributes:
-        windows: in how many it ran.
-        logits: of its decisions, shape (decisions, tags); None where it has no decisions.
+        encoded: the text's sub-tokens and decisions.
+        windows: number of windows that the text was cut into.
+        logits: logits of the text's decisions, shape (decisions, tags); None if it has no decisions.
     """
 
     @property
@@ -31,10 +32,10 @@ class RunText(Protocol):
 
 
 class Answers:
-    """Reads answers from logits. Any thread may use it.
+    """Makes predictions from logits. Any thread may use it.
 
     Args:
-        thresholds: the least score of an entity, by its label; 0 for others.
+        thresholds: the least score that an entity needs, by label; 0 for labels that are not listed.
     """
 
     def __init__(self, decoder: Decoder, thresholds: Mapping[str, float]):
@@ -42,12 +43,12 @@ class Answers:
         self._thresholds = thresholds
 
     def logits(self, texts: Sequence[RunText]) -> list[npt.NDArray[np.float32]]:
-        """Each text's logits before temperature, shape (decisions, tags)."""
+        """Return each text's logits before temperature, shape (decisions, tags)."""
         nothing = np.zeros((0, len(self._decoder.tags)), np.float32)
         return [nothing if text.logits is None else text.logits for text in texts]
 
     def predictions(self, texts: Sequence[RunText]) -> list[Prediction]:
-        """The entities of each text."""
+        """Return the entities of each text, in the texts' order."""
         found = self._decoder.decode_all(self.logits(texts))
         return [
             Prediction(
@@ -60,7 +61,7 @@ class Answers:
         ]
 
     def evidence(self, texts: Sequence[RunText]) -> list[Evidence]:
-        """The entities of each text, and what they were read from."""
+        """Return the entities of each text, and the posteriors that they were read from."""
         return [
             Evidence(
                 prediction, text.encoded.starts, text.encoded.ends, self._decoder.probabilities(logits)
@@ -74,11 +75,11 @@ class Answers:
 def kept_entities(
     spans: Iterable[ScoredSpan], thresholds: Mapping[str, float], starts: Ints, ends: Ints
 ) -> tuple[Entity, ...]:
-    """The entities of one text that reach their label's threshold.
+    """Return the entities of one text that reach their label's threshold.
 
     Args:
-        spans: of its decisions.
-        starts, ends: code points of each decision, shape (decisions,).
+        spans: the entities found, as decisions of the text.
+        starts, ends: code points at which each decision starts and ends, shape (decisions,).
     """
     return tuple(
         Entity(int(starts[first]), int(ends[last]), label, score)

@@ -1,4 +1,4 @@
-"""Entities: what is found in a text."""
+"""Entities are what a model finds in a text."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,11 @@ from app.engine.text.words import Ints
 
 @dataclass(frozen=True)
 class Entity:
-    """`text[start:end]` (code points) is a `label` with probability `score`.
+    """Says that `text[start:end]` (code points) is a `label` with probability `score`.
 
     Attributes:
-        agreement: of an ensemble, the share of the weight whose members found exactly this entity.
+        agreement: share (0 to 1) of an ensemble's weight that belongs to the members which found exactly
+            this entity; None if the model is a single network.
     """
 
     start: int
@@ -25,7 +26,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The entities of one text, in order, and how many windows it took."""
+    """Holds the entities of one text, in order, and the number of windows that the text was cut into."""
 
     entities: tuple[Entity, ...]
     windows: int
@@ -33,12 +34,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a model knows of one text: its answer, and what the answer was read from.
+    """Holds the prediction for one text, and the probabilities that it was read from.
 
     Attributes:
-        starts, ends: code points at which each decision's words start and end, shape (decisions,).
-        posteriors: softmax of logits / temperature, shape (decisions, tags), columns as the manifest's
-            tags.
+        starts, ends: code points at which each decision starts and ends, shape (decisions,).
+        posteriors: softmax of logits / temperature, shape (decisions, tags); the columns are in the order
+            of the manifest's tags.
     """
 
     prediction: Prediction

@@ -1,4 +1,4 @@
-"""Grammar: which tag may follow which, as tables."""
+"""A grammar says, as tables, which tag may follow which."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from app.labels import Scheme, joins, legal
 
 @dataclass(frozen=True)
 class Grammar:
-    """The tags that may follow each tag, and whether they continue its entity.
+    """Holds which tags may follow each tag, and which of them continue its entity.
 
     Attributes:
-        legal: (tags, tags) whether the second may follow the first.
-        joins: (tags, tags) whether the second continues the entity that the first is in.
-        first: (tags,) may open a text.
-        final: (tags,) may end one.
+        legal: whether the second tag may follow the first, shape (tags, tags).
+        joins: whether the second tag continues the first tag's entity, shape (tags, tags).
+        first: whether the tag may begin a text, shape (tags,).
+        final: whether the tag may end a text, shape (tags,).
     """
 
     legal: npt.NDArray[np.bool_]
@@ -27,7 +27,7 @@ class Grammar:
 
 
 def grammar(tags: Sequence[str], scheme: Scheme) -> Grammar:
-    """The grammar of `tags` under `scheme`."""
+    """Make the grammar of `tags` under `scheme`."""
     return Grammar(
         np.array([[legal(a, b, scheme) for b in tags] for a in tags]),
         np.array([[joins(a, b, scheme) for b in tags] for a in tags]),

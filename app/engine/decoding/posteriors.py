@@ -1,12 +1,13 @@
-"""Posteriors: the exact probability of an entity, by the forward-backward algorithm.
+"""Posteriors are the exact probabilities of entities, by the forward-backward algorithm.
 
-See Rabiner 1989, "A tutorial on hidden Markov models". The score of an entity is the summed weight
-of all legal tag sequences that contain exactly its span with its label, over that of all legal ones.
+See Rabiner 1989, "A tutorial on hidden Markov models". The score of an entity is the summed weight of all
+legal tag sequences that contain exactly its span with its label, divided by that of all legal sequences.
 
-The legal sequences of every scheme are those of one small machine. The machine is free, or within an
-entity of a label; each decision has a weight for staying free, and for each label one to enter it, to stay
-within, and to leave. In all schemes but BIOES an entity may end with any of its tags: there "free" holds
-the weights within as well. A step has so few numbers that plain Python is faster than numpy's calls.
+One small state machine describes the legal sequences of every scheme. Its states are "free", which is
+outside of entities, and "within an entity" for each label. Each decision has a weight for staying free, and
+for each label the weights of entering, staying within and leaving an entity. In all schemes but BIOES an
+entity may end with any of its tags, so there "free" includes the weight of being within an entity. A step
+has so few numbers that plain Python is faster than numpy's calls.
 """
 
 from collections.abc import Sequence
@@ -21,27 +22,26 @@ from app.labels import PREFIXES_BY_PART, Scheme, split_tag
 
 Floats = npt.NDArray[np.float64]
 Mention = tuple[int, int, int]
-"""An entity in a text: its first and its last decision, and the number of its label."""
+"""A mention is an entity of a text: its first decision, its last decision and its label's number."""
 
 State = tuple[float, ...]
-"""The weight of being free, then of being within each label."""
+"""A state is the weight of being free, then that of being within an entity of each label."""
 
 RESCALE = 64
-"""Steps after which sums of weights are scaled. Sums of weights of at most one stay far below overflow."""
+"""Steps between two rescalings of the state, often enough that weights of at most one do not overflow."""
 
 _SLICE = 4096
-"""Decisions whose weights are Python's numbers at a time, which bounds the memory that a long text
-takes."""
+"""Decisions whose weights are converted to Python's floats at a time, to bound a long text's memory."""
 
 
 class Weights(NamedTuple):
-    """The weights of decisions, arranged for the machine.
+    """Holds the weights of decisions in the order in which the state machine needs them.
 
     Attributes:
-        outside: that of `O`, shape (decisions,).
-        front: for staying free, then for each label to enter, to stay within and to leave, shape
-            (decisions, 1 + 3 * labels).
-        back: the same with entering and leaving swapped.
+        outside: weight of `O`, shape (decisions,).
+        front: weight of staying free, then for each label those of entering, staying within and leaving,
+            shape (decisions, 1 + 3 * labels).
+        back: the same as `front`, with entering and leaving swapped.
     """
 
     outside: Floats
@@ -49,17 +49,17 @@ class Weights(NamedTuple):
     back: Floats
 
     def cut(self, start: int, end: int) -> "Weights":
-        """The weights of one text."""
+        """Return the weights of the decisions `start:end`, which are those of one text."""
         return Weights(self.outside[start:end], self.front[start:end], self.back[start:end])
 
 
 class Chain:
-    """The legal sequences over some tags.
+    """Sums the weights of the legal tag sequences over some tags.
 
     Attributes:
-        labels: the labels, by number.
-        touching: whether an entity's first tag depends on what stands before it, and its end on what
-            follows (in IO and IOB1).
+        labels: the label of each number.
+        touching: whether an entity's first tag depends on the decision before it, and its end on the
+            decision after it (in IO and IOB1).
     """
 
     def __init__(self, tags: Sequence[str], scheme: Scheme):
@@ -83,7 +83,7 @@ class Chain:
         self._back = np.array([[0, 0, 0], *zip(leave, stay, enter, strict=True)]).reshape(-1)[2:]
 
     def weights(self, values: Floats) -> Weights:
-        """Arrange the weights of decisions for the machine.
+        """Arrange the weights of decisions for the state machine.
 
         Args:
             values: the weight of each tag, shape (decisions, tags).
@@ -97,18 +97,18 @@ class Chain:
     def posteriors(
         self, weights: Weights, mentions: Sequence[Mention], rescale: int = RESCALE
     ) -> list[float]:
-        """The probability of each mention of one text, if each of its own tags weighs one.
+        """Return the probability of each mention of one text, if each of the mention's tags weighs one.
 
-        Otherwise the probability is this times the weights of its tags, of which the first tag's is left
-        out if entities touch.
+        With other weights, multiply by the weights of the mention's tags, without the first tag's if
+        `touching`.
 
         Args:
-            weights: the text's.
-            mentions: its entities, in order.
-            rescale: number of steps after which sums of weights could leave the range of float64.
+            weights: weights of the text's decisions.
+            mentions: entities of the text, in order.
+            rescale: steps between two rescalings, which keep sums of weights in the range of float64.
         """
         count = len(weights.front)
-        touch = int(self.touching)  # then one decision on either side is looked at by itself
+        touch = int(self.touching)  # then `_opened` and `_closed` take one decision on either side
         before = [max(first - touch, 0) for first, _, _ in mentions]
         after = [max(count - 1 - last - touch, 0) for _, last, _ in reversed(mentions)]
         lefts = self._reach(weights.front[: before[-1]], before, rescale)
@@ -121,12 +121,12 @@ class Chain:
                 opened = _opened(weights, first, label, left.state)
                 closed = _closed(weights, last, label, right.state)
             scale = left.log + right.log - total
-            # a weight below the smallest float is zero
+            # A weight below the smallest float became zero, which has no logarithm.
             scores.append(exp(log(opened) + log(closed) + scale) if opened and closed else 0.0)
         return scores
 
     def _reach(self, table: Floats, wanted: Sequence[int], rescale: int) -> "list[_Reached]":
-        """The states after wanted numbers of steps, which ascend, on a walk through the rows of a table."""
+        """Walk through a table's rows and return the states after `wanted` numbers of steps, ascending."""
         reached: list[_Reached] = []
         now, scale = self._start, 0.0
         for low in range(0, max(len(table), 1), _SLICE):
@@ -139,15 +139,15 @@ class Chain:
 
 
 class _Reached(NamedTuple):
-    """A state up to its scale, and the logarithm of that scale."""
+    """Holds a scaled state, and the logarithm of the factor that it must be multiplied by."""
 
     state: State
     log: float
 
 
 def _opened(weights: Weights, first: int, label: int, state: State) -> float:
-    """The weight of all that ends in an entity's first decision, from the state before the decision
-    before it (the start, if there is none)."""
+    """Return the weight of all sequences up to and with an entity's first decision; `state` is that before
+    the preceding decision, or the start."""
     enter, leave = weights.front[first, 1::3], weights.front[first, 3::3]
     if first == 0:
         return float(enter[label])
@@ -160,7 +160,7 @@ def _opened(weights: Weights, first: int, label: int, state: State) -> float:
 
 
 def _closed(weights: Weights, last: int, label: int, state: State) -> float:
-    """The weight of all that follows an entity, from the state after the decision after its last."""
+    """Return the weight of all that follows an entity; `state` is that after the next decision."""
     if last + 1 == len(weights.front):
         return 1.0
     free, within = state[0], np.array(state[1:])
@@ -171,12 +171,12 @@ def _closed(weights: Weights, last: int, label: int, state: State) -> float:
 
 
 def _walk(now: State, rows: list[list[float]], rescale: int) -> tuple[list[State], list[float]]:
-    """Take a state through steps: forward through rows of `Weights.front` it is what each state weighs
-    so far; backward through `back`, what all that follows weighs for each state one could be in.
+    """Take a state through steps: through rows of `Weights.front` to sum the weights of what precedes, or
+    through reversed rows of `Weights.back` to sum the weights of what follows.
 
     Returns:
-        The state before each step and after the last, up to its scale, and the logarithms of the scales,
-        of which the next begins every `rescale` steps.
+        The scaled state before each step and after the last, and the logarithms of the scales. A scale
+        holds for `rescale` steps.
     """
     states, logs = [now], [0.0]
     for number, row in enumerate(rows, 1):
@@ -192,7 +192,7 @@ def _walk(now: State, rows: list[list[float]], rescale: int) -> tuple[list[State
 
 
 def _walk_four(now: State, rows: list[list[float]], rescale: int) -> tuple[list[State], list[float]]:
-    """As `_walk`, for four labels, and three times faster."""
+    """Do what `_walk` does for exactly four labels, three times faster."""
     states, logs = [now], [0.0]
     f, a, b, c, d = now
     left = rescale
@@ -213,7 +213,7 @@ def _walk_four(now: State, rows: list[list[float]], rescale: int) -> tuple[list[
 
 
 def _scaled(state: State, logs: list[float]) -> State:
-    """The state with a maximum of one; adds the logarithm of its scale."""
+    """Return the state scaled to a maximum of one, and append the logarithm of its scale to `logs`."""
     top = max(state)
     logs.append(logs[-1] + log(top))
     return tuple(weight / top for weight in state)

@@ -1,8 +1,8 @@
-"""Spans: from the logits of a text's decisions to entities, each with its exact probability.
+"""Spans are the entities that logits spell, each with its exact probability.
 
-Tag sequences form a chain whose illegal transitions have probability zero, and whose legal transitions are
-all alike, so `P(tags) ∝ Π_t softmax(logits_t / temperature)[tags_t]` over the legal sequences. The best
-sequence is found as `viterbi` says, and an entity is scored as `posteriors` says.
+Illegal tag sequences have probability zero. For legal ones
+`P(tags) ∝ Π_t softmax(logits_t / temperature)[tags_t]`. The module `viterbi` finds the most probable
+sequence, and `posteriors` scores its entities.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,14 @@ from app.labels import Scheme, split_tag
 Floats = npt.NDArray[np.float64]
 
 _CAREFUL = 8
-"""Steps after which sums of weights are scaled where tags may be ever so improbable."""
+"""Steps between two rescalings of sums for texts whose tags may have very small probabilities."""
 
 _FLOOR = 1e-30
-"""A probability counts as this at least, so that the product of `_CAREFUL` of them is above the smallest
-float64."""
+"""Least value of a probability, so that a product of `_CAREFUL` of them stays above the least float64."""
 
 
 class ScoredSpan(NamedTuple):
-    """Decisions `first` to `last` (inclusive) form an entity `label` with probability `score`."""
+    """Says that decisions `first` to `last` (inclusive) are an entity `label` with probability `score`."""
 
     first: int
     last: int
@@ -37,12 +36,12 @@ class ScoredSpan(NamedTuple):
 
 
 class Decoder:
-    """Finds the entities of texts from their logits. It keeps nothing of a text.
+    """Finds the entities of texts from their logits. It keeps nothing of any text.
 
     Args:
         tags: the tag of each logit column; one of them is `O`.
         scheme: how tags spell entities.
-        temperature: logits are divided by it.
+        temperature: divisor of the logits.
     """
 
     def __init__(self, tags: Sequence[str], scheme: Scheme, temperature: float = 1.0):
@@ -55,26 +54,22 @@ class Decoder:
         self._labels = np.array([self._chain.labels.index(label) if label else -1 for label in labels])
 
     def decode(self, logits: npt.NDArray[np.floating]) -> list[ScoredSpan]:
-        """The entities of one text, in order.
-
-        Args:
-            logits: shape (decisions, tags).
-        """
+        """Return the entities of one text, in order, from its logits of shape (decisions, tags)."""
         return self.decode_all([logits])[0]
 
     def decode_all(self, logits: Sequence[npt.NDArray[np.floating]]) -> list[list[ScoredSpan]]:
-        """The entities of each text, to the bit what `decode` finds in it.
+        """Return the entities of each text, equal to the bit to those of `decode`.
 
         Args:
-            logits: of each text, shape (decisions, tags).
+            logits: logits of each text, shape (decisions, tags).
         """
         if not logits:
             return []
         best = (np.concatenate(logits) if len(logits) > 1 else logits[0]).argmax(1)
-        if (best == self._outside).all():  # always legal
+        if (best == self._outside).all():  # only `O` is always legal
             return [[] for _ in logits]
         lengths = np.array([len(text) for text in logits])
-        # An `O` stands before, between and behind the texts: the two ends of a text are as `O`.
+        # An `O` stands before, between and behind the texts, because a text's ends count as `O`.
         bases = (lengths + 1).cumsum() - lengths
         tags = np.full(len(best) + len(logits) + 1, self._outside)
         tags[np.arange(len(best)) + np.arange(1, len(logits) + 1).repeat(lengths)] = best
@@ -98,23 +93,23 @@ class Decoder:
         ]
 
     def probabilities(self, logits: npt.NDArray[np.floating]) -> Floats:
-        """Softmax of logits / temperature, shape (decisions, tags)."""
+        """Return the softmax of logits / temperature, shape (decisions, tags)."""
         exp = self._relative(logits)
         return np.asarray(exp / exp.sum(1, keepdims=True))
 
     def _relative(self, logits: npt.NDArray[np.floating]) -> Floats:
-        """Probabilities over that of the best tag, shape (decisions, tags)."""
+        """Return each probability divided by that of the decision's best tag, shape (decisions, tags)."""
         scaled = logits.astype(np.float64) / self.temperature
         return np.asarray(np.exp(scaled - scaled.max(1, keepdims=True)))
 
     def best_tags(self, logits: npt.NDArray[np.floating]) -> Ints:
-        """The legal tag sequence of highest probability, shape (decisions,)."""
+        """Return the legal tag sequence of the highest probability, as columns, shape (decisions,)."""
         tags = np.pad(logits.argmax(1), 1, constant_values=self._outside)
         make_legal(tags, logits, self.grammar)
         return np.asarray(tags[1:-1])
 
     def _make_legal(self, tags: Ints, bases: Ints, logits: Sequence[npt.NDArray[np.floating]]) -> set[int]:
-        """Give each text whose best tags are not legal its best legal ones, and name these texts."""
+        """Make the tags of each text legal, in place, and return the numbers of the texts that changed."""
         legal = self.grammar.legal[tags[:-1], tags[1:]]
         if legal.all():
             return set()
@@ -126,7 +121,7 @@ class Decoder:
         return texts
 
     def _mentions(self, tags: Ints, bases: Ints) -> dict[int, list[Mention]]:
-        """The entities that the tags of each text spell; texts without any are left out."""
+        """Return the entities that the tags of each text spell, without the texts that have none."""
         inside = np.flatnonzero(tags != self._outside)
         joined = self.grammar.joins[tags[inside - 1], tags[inside]].tolist()
         texts = (np.searchsorted(bases, inside, side="right") - 1).tolist()
@@ -145,8 +140,8 @@ class Decoder:
     def _steady_scores(
         self, logits: Sequence[npt.NDArray[np.floating]], mentions: Mapping[int, Sequence[Mention]]
     ) -> dict[int, list[float]]:
-        """The probability of each mention of texts whose best tags are the most probable of each decision,
-        so that these weigh one and the others no more."""
+        """Return the probability of each mention, for texts where each decision has its most probable tag:
+        those tags weigh one, and the others at most one."""
         if not mentions:
             return {}
         chosen = [logits[text] for text in mentions]
@@ -161,10 +156,10 @@ class Decoder:
     def _careful_scores(
         self, logits: npt.NDArray[np.floating], tags: Ints, mentions: Sequence[Mention]
     ) -> list[float]:
-        """The probability of each mention of one text, whose tags may be ever so improbable."""
+        """Return the probability of each mention of one text whose tags may have tiny probabilities."""
         weights = np.maximum(self.probabilities(logits), _FLOOR)
         scores = self._chain.posteriors(self._chain.weights(weights), mentions, _CAREFUL)
-        # Where entities touch, the first tag's weight is in the score already.
+        # If entities touch, the score includes the first tag's weight already.
         logs = np.append(0.0, np.log(weights[np.arange(len(tags)), tags]).cumsum())
         begin = [first + self._chain.touching for first, _, _ in mentions]
         own = np.exp(logs[[last + 1 for _, last, _ in mentions]] - logs[begin])

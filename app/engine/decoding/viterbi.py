@@ -1,8 +1,8 @@
-"""Viterbi: the best legal tags of a text.
+"""Viterbi's algorithm finds the best legal tags of a text.
 
-Mostly each decision has its own best tag. Where that is not legal after the tag before, Viterbi's algorithm
-(1967, "Error bounds for convolutional codes and an asymptotically optimum decoding algorithm") solves the
-decisions around that place, and more of them only until it is sure that the tags beyond stay as they are.
+Most texts can give each decision the best tag by itself. Where that tag is illegal after the one before,
+the algorithm (Viterbi 1967, "Error bounds for convolutional codes and an asymptotically optimum decoding
+algorithm") solves the decisions around that place, until a bound shows that the tags beyond are right.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,16 +17,16 @@ from app.engine.text.words import Ints
 Floats = npt.NDArray[np.floating]
 
 _WIDER = 4
-"""So many times as many decisions on either side are solved next, if the tags beyond may change."""
+"""Factor by which a window grows on either side, if the tags beyond it may still change."""
 
 
 @dataclass
 class _Window:
-    """The decisions from `low` up to `high`, the latter not included, around one or more illegal places.
+    """Holds the decisions `low:high` around one or more illegal places.
 
     Attributes:
-        first, last: the first and the last place; each is numbered as the decision behind it.
-        sure: whether its best legal tags are part of the best of all.
+        first, last: the first and the last illegal place; a place has the number of the decision after it.
+        sure: whether the window's best legal tags are known to be part of the text's best ones.
     """
 
     low: int
@@ -37,21 +37,20 @@ class _Window:
 
 
 def make_legal(tags: Ints, logits: Floats, rules: Grammar, around: int = 8) -> None:
-    """Turn each decision's best tag into the legal sequence of the highest sum of logits, in place.
+    """Turn each decision's best tag, in place, into the legal sequence with the highest sum of logits.
 
-    Any tag but the best costs a decision at least its margin, which is the distance to the second best.
-    Windows that do not touch each other are laid around the illegal places, between decisions that keep
-    their best tags. Let the best legal tags of a window cost C. They are sure if, on either side between
-    the window's edge and its places, the margins sum to at least C or the text ends. The reason is that the
-    best sequence of the whole text costs at least C in this window, too. Either it leaves all best tags of
-    one side, or it meets best tags on both sides, and then its tags between them would be legal with the
-    best tags beyond.
+    A decision's margin is the distance from its best logit to the second best: any other tag costs at least
+    that much. Windows lie around the illegal places; they do not touch, and decisions between them keep
+    their best tags. Let the best legal tags of a window cost C. They are sure if the margins between the
+    illegal places and either edge of the window sum to at least C, or the text ends there. For then the
+    text's best sequence costs at least C in this window too: if it avoids all best tags on one side, by the
+    margins; else it has a best tag on both sides, and its tags between them fit the best tags beyond.
 
     Args:
-        tags: of the text, with an `O` before and one behind, shape (decisions + 2,).
+        tags: best tags of the text with an `O` before and one behind, shape (decisions + 2,).
         logits: shape (decisions, tags).
-        around: decisions on either side of an illegal place that are solved first. The result does not
-            depend on it.
+        rules: which tag may follow which.
+        around: decisions on either side of an illegal place that are solved first; it only affects speed.
     """
     count = len(logits)
     windows = [
@@ -67,7 +66,7 @@ def make_legal(tags: Ints, logits: Floats, rules: Grammar, around: int = 8) -> N
 
 
 def _apart(windows: Sequence[_Window]) -> Iterator[_Window]:
-    """The windows in order. Windows that touch become one, which must be solved anew."""
+    """Yield the windows in order, those that touch joined to one that must be solved anew."""
     (now, *others) = windows
     for window in others:
         if window.low <= now.high:
@@ -85,11 +84,11 @@ def _widened(window: _Window, count: int) -> _Window:
 
 
 def _solve(window: _Window, tags: Ints, logits: Floats, rules: Grammar) -> None:
-    """Give a window its best legal tags, and find out whether they are sure."""
+    """Give a window its best legal tags, and say in it whether they are sure."""
     low, high = window.low, window.high
     values = logits[low:high].astype(np.float64)
     tags[low + 1 : high + 1], best = _best(values, rules, tags[low], tags[high + 1])
-    cost = values.max(1).sum() - best  # endless where nothing is legal
+    cost = values.max(1).sum() - best  # infinite if no tags are legal
     before, behind = values[: window.first - low], values[window.last - low :]
     window.sure = (low == 0 or _margins(before) >= cost) and (
         high == len(logits) or _margins(behind) >= cost
@@ -97,14 +96,14 @@ def _solve(window: _Window, tags: Ints, logits: Floats, rules: Grammar) -> None:
 
 
 def _margins(logits: Floats) -> float:
-    """The sum of the decisions' margins."""
+    """Return the sum of the decisions' margins, see `make_legal`."""
     second, best = np.partition(logits, -2, axis=1)[:, -2:].T
     return float((best - second).sum())
 
 
 def _best(logits: Floats, rules: Grammar, before: int, behind: int) -> tuple[Ints, float]:
-    """The best legal tags of decisions between two tags, shape (decisions,), and the sum of their logits,
-    which is minus infinity if no tags are legal."""
+    """Return the best legal tags of decisions between two tags, shape (decisions,), and the sum of their
+    logits, which is minus infinity if no tags are legal."""
     forbidden = np.where(rules.legal, 0.0, -np.inf)
     back = np.zeros(logits.shape, np.int64)
     reach = logits[0] + forbidden[before]

@@ -1,1 +1,1 @@
-"""Ensemble: several networks that answer as one."""
+"""An ensemble is several networks that answer as one."""

@@ -1,4 +1,4 @@
-"""Gathering: one answer from those of several models, which run beside each other."""
+"""Gathering combines the answers of several models, which run at the same time, into one."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def gather(members: "Sequence[Future[list[P]]]", combine: Callable[[Sequence[P]], T]) -> "Future[list[T]]":
-    """What `combine` makes of each text's answers, one of each member, once all members are done.
+    """Return a future of each text's combined answer.
 
-    It is called on the thread that gives the last answer. The first error is the result's, and ends
-    the others' work, as cancelling the result does.
+    `combine` gets the answers of all members for one text, on the thread that brings the last answer. The
+    first error becomes the result's. An error cancels all members, as does cancelling the result.
     """
     result: Future[list[T]] = Future()
     left = len(members)
@@ -25,14 +25,14 @@ def gather(members: "Sequence[Future[list[P]]]", combine: Callable[[Sequence[P]]
         if member.cancelled():
             return
         if error := member.exception():
-            with suppress(InvalidStateError):  # another failed before, or nobody waits any more
+            with suppress(InvalidStateError):  # another member failed before, or the result was cancelled
                 result.set_exception(error)
             return
         with lock:
             left -= 1
             last = left == 0
         if last and not result.done():
-            with suppress(InvalidStateError):  # nobody waits any more
+            with suppress(InvalidStateError):  # the result was cancelled
                 try:
                     answers = zip(*(member.result() for member in members), strict=True)
                     combined = [combine(text) for text in answers]

@@ -1,14 +1,13 @@
-"""Mean: the posteriors of several models become one.
+"""The mean of several models' posteriors becomes the posterior of their ensemble.
 
-The words of a text are the same for all members, the decisions are not: a tokenizer may hide
-the edge between two words in one sub-token. An ensemble's text is cut at every edge that any member
-sees, so that no tokenizer hides an entity from the others. A member whose decision is cut says of each
-part what its tag says of it: of `S-PER` over two words the first is `B-PER` and the second `E-PER`, of
-`O` both are `O`. So each member gives every part its posterior, their weighted arithmetic mean (the
-linear opinion pool; Stone 1961, "The opinion pool") takes the place of a network's softmax, and is
-decoded as one: entities are legal, scores are exact under the mean. Where members decide alike nothing
-is cut, and members that agree on everything are answered as each of them answers. A member that has no
-decision in a text, as where its tokenizer drops all of it, is sure that there is no entity.
+All members have the same words, but not the same decisions: a tokenizer may join two words in one
+sub-token. The ensemble's decisions are cut at every edge that any member has, so that no tokenizer hides an
+entity from the others. A member whose decision is cut gives each part the tag that spells the same entity:
+`S-PER` over two words becomes `B-PER E-PER`, and `O` becomes `O O`. The weighted arithmetic mean of all
+members' posteriors (the linear opinion pool; Stone 1961, "The opinion pool") is then decoded like a
+network's softmax, so entities are legal and scores are exact under the mean. Members that agree on
+everything are answered as each of them answers. A member without decisions in a text, whose tokenizer
+dropped all of it, counts as sure that there is no entity.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +24,11 @@ from app.labels import Scheme, split_tag
 
 
 def part_tag(tag: str, scheme: Scheme, first: bool, last: bool) -> str:
-    """The tag of a part of a decision, such that the parts together spell what the decision's tag does.
+    """Return the tag of a part of a decision, so that all parts together spell the decision's entity.
 
     Args:
-        first, last: whether the part is the decision's first, and its last; the whole is both.
+        tag: the tag of the whole decision.
+        first, last: whether the part is the first and whether it is the last of the decision's parts.
     """
     prefix, label = split_tag(tag)
     if prefix == "O":
@@ -40,12 +40,12 @@ def part_tag(tag: str, scheme: Scheme, first: bool, last: bool) -> str:
 
 
 class Mean:
-    """The weighted mean of members' posteriors.
+    """Computes the weighted mean of members' posteriors.
 
     Args:
-        tags: the tag of each of its columns, all of those of `scheme`.
-        member_tags: the tag of each column of each member.
-        weights: of each member, positive.
+        tags: the tag of each column of the mean; all tags of `scheme` must be there.
+        member_tags: the tag of each column of each member's posteriors.
+        weights: weight of each member, positive.
     """
 
     def __init__(
@@ -69,12 +69,11 @@ class Mean:
         ]
 
     def __call__(self, members: Sequence[Evidence]) -> tuple[Ints, Ints, Floats]:
-        """Starts and ends of the ensemble's decisions in one text, and their posteriors.
+        """Return the ensemble's decisions in one text: starts, ends and posteriors.
 
-        Returns:
-            Shapes (decisions,), (decisions,) and (decisions, tags).
+        Their shapes are (decisions,), (decisions,) and (decisions, tags); starts and ends are code points.
         """
-        # Members' decisions begin and end where words do, and leave no word between them out.
+        # Every member's decisions cover all words and are cut between words.
         starts = reduce(np.union1d, (member.starts for member in members))
         ends = reduce(np.union1d, (member.ends for member in members))
         mean = np.zeros((len(starts), self._columns))
@@ -85,7 +84,7 @@ class Mean:
     def _spread(
         self, member: Evidence, parts: Mapping[tuple[bool, bool], Floats], starts: Ints, ends: Ints
     ) -> Floats:
-        """A member's posteriors of the ensemble's decisions, in the ensemble's columns."""
+        """Return a member's posteriors for the ensemble's decisions, in the ensemble's columns."""
         spread = np.zeros((len(starts), self._columns))
         if not len(member.starts):
             spread[:, self._outside] = 1

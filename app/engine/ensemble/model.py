@@ -1,4 +1,4 @@
-"""Ensemble: several model versions that answer as one, by the mean of their posteriors or by a vote."""
+"""An ensemble answers with the mean of its members' posteriors or with their vote."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -18,15 +18,14 @@ from app.errors import VersionRefused
 from app.manifest import Manifest
 
 _FLOOR = 1e-30
-"""A probability that is counted as this at least, so that what no member thinks possible has a
-logarithm."""
+"""Least value of a mean probability, so that it has a logarithm even if all members say zero."""
 
 
 def check_members(ensemble: Manifest, members: Sequence[Manifest]) -> None:
-    """Whether versions can be the members of an ensemble.
+    """Check that versions can be the members of an ensemble.
 
     Raises:
-        VersionRefused: one cannot; the message says why and what would do.
+        VersionRefused: one cannot be a member; the message says why, and what to combine instead.
     """
     for member in members:
         of = f"member {member.name}/{member.version}"
@@ -55,15 +54,15 @@ def check_members(ensemble: Manifest, members: Sequence[Manifest]) -> None:
 
 
 class Ensemble:
-    """Members that answer as one. They run beside each other, each in batches of its own.
+    """Answers with its members, which run at the same time, each with a queue and batches of its own.
 
     Args:
-        manifest: the ensemble's.
-        members: in the manifest's order.
-        release: what `close` does with the members; by default it closes them. Others may use them too.
+        manifest: manifest of the ensemble.
+        members: networks in the order of the manifest's members; other versions may use them too.
+        release: called by `close` to give the members back; by default `close` closes them.
 
     Raises:
-        VersionRefused: they cannot be combined.
+        VersionRefused: the members cannot be combined.
     """
 
     def __init__(
@@ -85,45 +84,45 @@ class Ensemble:
 
     @property
     def alive(self) -> bool:
-        """Whether requests can still be run, which takes all members."""
+        """Say whether requests can still be run, for which all members must be alive."""
         return all(member.alive for member in self._members)
 
     @property
     def failing(self) -> bool:
-        """Whether three batches in a row failed, of any member."""
+        """Say whether three batches in a row failed in any member."""
         return any(member.failing for member in self._members)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs, of any member."""
+        """Say whether nothing waits and nothing runs in all members."""
         return all(member.idle for member in self._members)
 
     @property
     def waiting_tokens(self) -> int:
-        """Sub-tokens in all members' queues."""
+        """Return the number of sub-tokens in all members' queues."""
         return sum(member.waiting_tokens for member in self._members)
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The entities of each text, in the texts' order. `windows` is the most that a member took.
+        """Return the entities of each text, in the texts' order; `windows` is the largest of any member.
 
         Raises:
-            Busy, InferenceFailed, NotReady: of the member that failed first, see `app.errors`.
+            Busy, InferenceFailed, NotReady: the error of the member that failed first, see `app.errors`.
         """
         return self.submit(texts).result()
 
     def submit(self, texts: Sequence[str], deadline: float | None = None) -> "Future[list[Prediction]]":
-        """As `predict`, without waiting; see `Network.submit`."""
+        """Return a future of what `predict` returns; see `Network.submit`."""
         if self._mean:
             return gather(self._ask(texts, deadline), lambda members: self._evidence(members).prediction)
         return gather([member.submit(texts, deadline) for member in self._members], self._vote)
 
     def answer_now(self, texts: Sequence[str]) -> None:
-        """Never answer on the caller's thread: the members run beside each other."""
+        """Return None always: members run at the same time, so not on the caller's thread."""
 
     def submit_evidence(
         self, texts: Sequence[str], deadline: float | None = None
     ) -> "Future[list[Evidence]]":
-        """As `submit`, with the mean posteriors that each answer was read from.
+        """Return a future of each text's prediction and the mean posteriors that it was read from.
 
         Raises:
             ValueError: the method is vote.
@@ -131,7 +130,7 @@ class Ensemble:
         return gather(self._ask(texts, deadline), self._evidence)
 
     def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """Each text's logarithms of the mean posteriors, before temperature, shape (decisions, tags).
+        """Return logarithms of each text's mean posteriors, before temperature, shape (decisions, tags).
 
         Raises:
             ValueError: the method is vote.
@@ -140,7 +139,7 @@ class Ensemble:
         return [logits.astype(np.float32) for logits in found]
 
     def close(self) -> None:
-        """Give the members back; those that nobody else uses finish what is queued and close."""
+        """Give the members back. Those that no other version uses finish their queues and close."""
         if self._release:
             self._release()
             return

@@ -1,8 +1,8 @@
-"""Vote: the entities that enough models found.
+"""A vote finds the entities that members with more than half of the weight found exactly.
 
-An entity is found if members of more than half of the weight find exactly it. Two such
-entities have a member in common, whose entities do not overlap; so neither do those of a vote. The
-score is the weighted mean of the members' scores, 0 for those that do not find it.
+Any two of these entities have a member in common that found both, and a member's entities do not overlap,
+so the vote's do not either. An entity's score is the weighted mean of the members' scores, with 0 for
+members that did not find it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,11 @@ from app.engine.decoding.entities import Entity
 
 
 def vote(answers: Sequence[Sequence[Entity]], weights: Sequence[float]) -> list[Entity]:
-    """The entities that members of more than half of the weight found, in order, without overlap.
+    """Return the entities that members with more than half of the weight found, in order, without overlap.
 
     Args:
-        answers: each member's entities in one text.
-        weights: of each member, positive.
+        answers: entities that each member found in one text.
+        weights: weight of each member, positive.
     """
     total = fsum(weights)
     scores: dict[tuple[int, int, str], list[tuple[float, float]]] = {}
@@ -27,7 +27,7 @@ def vote(answers: Sequence[Sequence[Entity]], weights: Sequence[float]) -> list[
     found = []
     for (start, end, label), parts in sorted(scores.items()):
         won = fsum(weight for weight, _ in parts)
-        if 2 * won > total:  # rounded sums keep their order: what is more here is more
+        if 2 * won > total:  # rounding keeps the order of sums, so equality is never taken for more
             score = fsum(weight * score for weight, score in parts) / total
             found.append(Entity(start, end, label, min(1.0, score), min(1.0, won / total)))
     return found
@@ -36,7 +36,7 @@ def vote(answers: Sequence[Sequence[Entity]], weights: Sequence[float]) -> list[
 def with_agreement(
     entities: Iterable[Entity], answers: Sequence[Sequence[Entity]], weights: Sequence[float]
 ) -> tuple[Entity, ...]:
-    """The entities, each with the share of the weight whose members found exactly it."""
+    """Return the entities with `agreement`: the share of the weight of members that found the same one."""
     total = fsum(weights)
     own = [frozenset(map(_span, answer)) for answer in answers]
 

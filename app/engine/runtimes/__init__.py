@@ -1,1 +1,1 @@
-"""Runtimes: what opens a network and runs it, one module for each kind of device, and how it runs best."""
+"""Runtimes open networks and run them, one module for each kind of device, and find how they run best."""

@@ -1,4 +1,4 @@
-"""Binding: inputs and logits of a session that stay on a device, made once for a shape and filled anew."""
+"""A binding keeps the buffers of a session's inputs and logits on a device, one set for each shape."""
 
 import threading
 from collections import OrderedDict
@@ -11,11 +11,11 @@ import onnxruntime
 from app.engine.runtimes.runtime import Arrays
 
 _SHAPES = 32
-"""Shapes whose buffers are kept. One needs some hundred kilobytes at most."""
+"""Most shapes whose buffers are kept. The buffers of one take a few hundred kilobytes at most."""
 
 
 class _Buffers:
-    """What one shape needs: its inputs on the device, and a binding that knows them."""
+    """Holds the inputs of one shape on the device, and the binding that refers to them."""
 
     def __init__(self, session: Any, shape: tuple[int, int], output: str, device: str):
         self.lock = threading.Lock()
@@ -31,7 +31,7 @@ class _Buffers:
         if isinstance(tags, int):
             logits = onnxruntime.OrtValue.ortvalue_from_shape_and_type((*shape, tags), np.float32, device)
             self._binding.bind_ortvalue_output(output, logits)
-        else:  # the graph does not say how many tags it has, and the runtime makes room on each run
+        else:  # the graph does not say its number of tags, so the runtime makes room on each run
             self._binding.bind_output(output, device)
 
     def run(self, batch: Arrays) -> npt.NDArray[Any]:
@@ -45,12 +45,12 @@ class _Buffers:
 class DeviceBinding:
     """Runs a session with its inputs and logits bound to a device.
 
-    Inputs are copied into buffers that are there already, and the logits are copied back once. A shape
-    is run by one thread at a time, different shapes at once. The tests run it with `device="cpu"` alone.
+    Inputs are copied into existing buffers, and the logits are copied back once. Different shapes run at
+    the same time, but batches of one shape one after another. Tests only run it with `device="cpu"`.
 
     Args:
         session: an `onnxruntime.InferenceSession` whose inputs are int64 of shape (rows, length).
-        output: name of the logits' output.
+        output: name of the output that holds the logits.
         device: `cuda` or `cpu`.
     """
 
@@ -61,7 +61,7 @@ class DeviceBinding:
         self._lock = threading.Lock()
 
     def run(self, batch: Arrays) -> npt.NDArray[Any]:
-        """Logits on the host. Errors are the runtime's own, or ValueError for inputs that do not fit."""
+        """Return logits in the host's memory. Errors are ONNX Runtime's, or ValueError for wrong inputs."""
         shapes = {batch[name].shape for name in self._names if name in batch}
         if set(batch) != set(self._names) or len(shapes) != 1:
             raise ValueError(
@@ -74,7 +74,7 @@ class DeviceBinding:
             return buffers.run(batch)
 
     def _buffers(self, shape: Any) -> _Buffers:
-        """The buffers of a shape, made where it is new. A thread that runs others keeps them itself."""
+        """Return the buffers of a shape, new or kept. Dropped ones live until their running batch ends."""
         with self._lock:
             if shape not in self._kept:
                 self._kept[shape] = _Buffers(self._session, shape, self._output, self._device)

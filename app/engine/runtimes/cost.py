@@ -1,19 +1,19 @@
-"""Cost: the seconds that a batch takes, as a line over its size."""
+"""The cost of a batch is the seconds that it takes, as a linear function of its size."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that a batch takes: `fixed + per_token * size`.
+    """Holds the parameters of the seconds that a batch takes: `fixed + per_token * size`.
 
     Attributes:
         fixed: seconds that every batch takes, however small it is.
-        per_token: seconds that each sub-token adds.
-        padding: the time of a sub-token of padding, as part of a real one's: 1 where a network computes
+        per_token: seconds that each real sub-token adds.
+        padding: time of a sub-token of padding divided by that of a real one: 1 if the network computes
             as much for it, less in a packed graph.
-        pair: the time that attention takes for each pair of sub-tokens of a row, as part of the time of
-            a real sub-token.
+        pair: time that attention takes for each pair of sub-tokens of a row, divided by the time of a real
+            sub-token.
     """
 
     fixed: float = 5e-4
@@ -22,14 +22,16 @@ class Cost:
     pair: float = 0.0
 
     def size(self, rows: int, longest: int, tokens: int) -> float:
-        """The number of real sub-tokens that take as long as a batch: its own, its padding and its pairs.
+        """Return a batch's size: the number of real sub-tokens that would take as long as all of the batch.
 
         Args:
-            tokens: real sub-tokens of the batch, which has `rows * longest` with its padding.
+            rows: number of rows.
+            longest: sub-tokens of the longest row.
+            tokens: real sub-tokens of all rows; with padding they are `rows * longest`.
         """
         padded = rows * longest
         return tokens + self.padding * (padded - tokens) + self.pair * padded * longest
 
     def of(self, rows: int, longest: int, tokens: int) -> float:
-        """Seconds that a batch takes; see `size`."""
+        """Return the seconds that a batch takes; see `size` for the arguments."""
         return self.fixed + self.per_token * self.size(rows, longest, tokens)

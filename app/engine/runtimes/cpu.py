@@ -1,4 +1,4 @@
-"""CPU: networks run by ONNX Runtime on the processors of this machine."""
+"""The runtime `cpu` runs networks with ONNX Runtime on the processors of this machine."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +8,11 @@ from app.engine.runtimes.session import CPU, OnnxSession
 from app.engine.runtimes.tuning import tune
 
 BATCH_TOKENS = 512
-"""Sub-tokens of the largest batch. Larger ones are no faster, and the memory of the largest is kept."""
+"""Sub-tokens of the largest batch. A larger one is no faster, and a session keeps its memory for good."""
 
 
 class Cpu:
-    """The runtime `cpu`. Each batch keeps its shape, and threads are divided as measuring finds best."""
+    """Runs networks on CPUs: batches keep their shapes, and a measurement decides how to divide threads."""
 
     name = "cpu"
     provider = CPU
@@ -21,15 +21,15 @@ class Cpu:
     single_process: str | None = None
 
     def available(self) -> bool:
-        """Always: every build of ONNX Runtime runs on a CPU."""
+        """Return True, because every build of ONNX Runtime runs on a CPU."""
         return True
 
     def missing(self) -> str:
-        """Nothing."""
+        """Say that nothing is missing."""
         return "nothing is missing"
 
     def open(self, file: Path, contract: Contract, threads: int) -> OnnxSession:
-        """The network of a file; see `Runtime.open`."""
+        """Open the network of a file; see `Runtime.open`."""
         return OnnxSession(file, CPU, threads, contract.output).checked(file, contract)
 
     def plan(
@@ -39,7 +39,7 @@ class Cpu:
         contract: Contract,
         wanted: Wanted,
     ) -> Running:
-        """Divide the threads among runs as `tune` finds best; see `Runtime.plan`."""
+        """Divide the threads among batches as `tune` finds fastest; see `Runtime.plan`."""
         found = tune(open_session, wanted.threads, make_batch, wanted.settled)
         return Running(
             found.session,

@@ -1,7 +1,7 @@
-"""CUDA: networks run by ONNX Runtime on a GPU.
+"""The runtime `cuda` runs networks with ONNX Runtime on a GPU.
 
-A GPU multiplies matrices in tiles, and wastes what a length leaves of the last one. It runs one batch
-while another is made or decoded, and how large a batch it can take is found when a version loads.
+A GPU multiplies matrices in tiles, so lengths are rounded up to fill them. It runs one batch while another
+is collated or decoded. The size of the largest batch is measured when a version loads.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from app.engine.runtimes.tuning import token_budget
 CUDA = "CUDAExecutionProvider"
 
 MULTIPLE = 8
-"""Lengths are multiples of this: matrix units of half precision work on 8 columns at a time."""
+"""Lengths are multiples of this, because matrix units of half precision work on 8 columns at a time."""
 
 _RUNS = 2
-"""Batches at a time: the GPU runs one while the other is made or decoded."""
+"""Batches at a time: the GPU runs one while the other is collated or decoded."""
 
 _OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
-    # The default tries every algorithm of a convolution on each shape that it has not seen.
+    # The default would try every algorithm of a convolution on each new shape.
     "cudnn_conv_algo_search": "HEURISTIC",
 }
 
@@ -33,17 +33,17 @@ _IDENTITY = (
     b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
 )
-"""The smallest ONNX graph: y = x."""
+"""This is the smallest ONNX graph, y = x."""
 
 
 class CudaSession(OnnxSession):
-    """A session on a GPU, whose inputs and logits stay bound to the device.
+    """Runs a network on a GPU, with inputs and logits bound to the device.
 
     Args:
         path: the ONNX file.
         threads: intra-op threads of the nodes that run on the CPU.
-        output: name of the logits' output.
-        max_length: sub-tokens of a row that the network takes at most.
+        output: name of the output that holds the logits.
+        max_length: most sub-tokens of a row that the network takes.
     """
 
     def __init__(self, path: Path, threads: int, output: str, max_length: int):
@@ -52,7 +52,7 @@ class CudaSession(OnnxSession):
         self._binding = DeviceBinding(self._session, output)
 
     def shape(self, rows: int, longest: int) -> tuple[int, int]:
-        """The rows of a batch, and its length rounded up to a multiple of 8 that the network takes."""
+        """Return `rows`, and `longest` rounded up to a multiple of 8 that the network can take."""
         return rows, padded_length(longest, self._max_length)
 
     def _logits(self, batch: Arrays) -> Any:
@@ -60,7 +60,7 @@ class CudaSession(OnnxSession):
 
 
 class Cuda:
-    """The runtime `cuda`."""
+    """Runs networks on a GPU; see `Runtime`."""
 
     name = "cuda"
     provider = CUDA
@@ -69,7 +69,7 @@ class Cuda:
     single_process: str | None = "each would take its part of the GPU"
 
     def available(self) -> bool:
-        """Whether a session really runs on CUDA: a missing library or device shows only then."""
+        """Say whether a session runs on CUDA: only that shows if a library or the device is missing."""
         if CUDA not in onnxruntime.get_available_providers():
             return False
         if hasattr(onnxruntime, "preload_dlls"):
@@ -81,13 +81,13 @@ class Cuda:
         return bool(probe.get_providers()[0] == CUDA)
 
     def missing(self) -> str:
-        """What keeps it from being available, and the remedy."""
+        """Say what keeps the runtime from being available, and the remedy."""
         providers = onnxruntime.get_available_providers()
         what = "a session on CUDA cannot be made" if CUDA in providers else "onnxruntime-gpu is missing"
         return f"{what} (available: {', '.join(providers)}); install the gpu extra on a machine with a GPU"
 
     def open(self, file: Path, contract: Contract, threads: int) -> CudaSession:
-        """The network of a file; see `Runtime.open`."""
+        """Open the network of a file; see `Runtime.open`."""
         return CudaSession(file, threads, contract.output, contract.max_length).checked(file, contract)
 
     def plan(
@@ -97,13 +97,13 @@ class Cuda:
         contract: Contract,
         wanted: Wanted,
     ) -> Running:
-        """One session for all batches, and batches as large as pays; see `Runtime.plan`."""
+        """Open one session for all batches, and measure the largest useful batch; see `Runtime.plan`."""
         session, runs = open_session(1), wanted.settled.runs or _RUNS
         most = wanted.max_batch_tokens or token_budget(session, make_batch, contract.max_length, runs)
         return Running(session, session, runs, CUDA, runs, most)
 
 
 def padded_length(longest: int, max_length: int) -> int:
-    """`longest` rounded up to a multiple of `MULTIPLE`, but not beyond `max_length`."""
+    """Round `longest` up to a multiple of `MULTIPLE`, but not beyond `max_length`."""
     rounded = -(-longest // MULTIPLE) * MULTIPLE
     return max(longest, min(rounded, max_length))

@@ -1,6 +1,6 @@
-"""Runtime: what opens a network and plans how it runs, as protocols and values.
+"""A runtime opens networks and plans how they run. This module has its protocols and values.
 
-Nothing here runs anything; the runtimes are modules of their own, listed in `table`.
+Each runtime is another module; `table` lists them.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,33 +15,33 @@ Arrays = Mapping[str, npt.NDArray[np.int64]]
 Logits = npt.NDArray[np.float32]
 
 Provider = Literal["auto", "cpu", "cuda"]
-"""What NERVE_PROVIDER may say: the name of a runtime, or `auto` for the first one that is available."""
+"""NERVE_PROVIDER is the name of a runtime, or `auto` for the first runtime that is available."""
 
 
 class Session(Protocol):
-    """A network that is open: named arrays of shape (rows, length) go in, logits come out."""
+    """Runs an open network, which takes named arrays of shape (rows, length) and gives logits."""
 
     def shape(self, rows: int, longest: int) -> tuple[int, int]:
-        """The rows and length to which a batch of `rows`, the longest of `longest` sub-tokens, is padded.
+        """Return the rows and length to which a batch is padded; its longest row has `longest` sub-tokens.
 
-        A row that is added must attend to one sub-token at least, as attention to none is not a number;
-        its logits mean nothing.
+        An added row must attend to at least one sub-token, because attention to none gives NaN. The logits
+        of added rows mean nothing.
         """
         ...
 
     def run(self, batch: Arrays) -> Logits:
-        """Logits of shape (rows, length, tags). Several threads may call it at once."""
+        """Return logits of shape (rows, length, tags). Several threads may call it at once."""
         ...
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What is known of how a network runs best, so that it is not measured.
+    """Holds what is already decided about how a network runs, so that it need not be measured.
 
     Attributes:
-        runs: batches at a time; 0 where the runtime is to find it.
-        own_single: whether a batch that comes alone gets a session of all threads; None where the
-            runtime is to find it.
+        runs: batches at a time; 0 if the runtime should find it.
+        own_single: whether a batch that has the machine to itself gets another session, with all threads;
+            None if the runtime should find it.
     """
 
     runs: int = 0
@@ -50,14 +50,14 @@ class Settled:
 
 @dataclass(frozen=True)
 class Running:
-    """A network, opened, and how it runs here.
+    """Holds the sessions of an open network, and how it runs on this machine.
 
     Attributes:
         session: runs `runs` batches at a time.
-        single: runs a batch that has the machine to itself; it may be `session`.
-        runs: batches at a time, each on a thread of its own.
-        provider: the name of what runs it, such as `CPUExecutionProvider`.
-        threads: threads that all runs have together.
+        single: runs a batch that has the machine to itself; it may be the same as `session`.
+        runs: batches at a time, each on another thread.
+        provider: name of the execution provider, such as `CPUExecutionProvider`.
+        threads: total threads of all batches that run at a time.
         max_batch_tokens: sub-tokens of the largest batch, padding included; a single row may have more.
     """
 
@@ -70,18 +70,18 @@ class Running:
 
     @property
     def settled(self) -> Settled:
-        """What another network needs to know to run as this one does."""
+        """Return the values that let another network run as this one does, without measuring."""
         return Settled(self.runs, self.single is not self.session)
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What a file must take and give, as the manifest says.
+    """Holds the inputs and the output that the manifest promises of a file.
 
     Attributes:
         inputs: names of the inputs, each of shape (rows, length).
-        output: name of the logits.
-        max_length: sub-tokens of a row that the network takes at most, special tokens included.
+        output: name of the output that holds the logits.
+        max_length: most sub-tokens of a row that the network takes, special tokens included.
     """
 
     inputs: frozenset[str]
@@ -91,12 +91,12 @@ class Contract:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a network is to run.
+    """Says how a network should run.
 
     Attributes:
-        threads: threads that all runs have together.
-        max_batch_tokens: sub-tokens of the largest batch, padding included; 0 where the runtime is to
-            choose.
+        threads: total threads of all batches that run at a time.
+        settled: what is decided already and need not be measured.
+        max_batch_tokens: sub-tokens of the largest batch, padding included; 0 if the runtime should choose.
     """
 
     threads: int
@@ -105,26 +105,23 @@ class Wanted:
 
 
 class MakeBatch(Protocol):
-    """Makes a batch to measure with, no longer than the network can take."""
+    """Makes batches to measure with, with rows no longer than the network can take."""
 
     def __call__(self, rows: int, length: int, real: int | None = None) -> Arrays:
-        """A batch of this shape whose rows have `real` sub-tokens each, and padding after them.
-
-        Without `real`, all sub-tokens are real.
-        """
+        """Make a batch of rows with `real` sub-tokens each, then padding; by default without padding."""
         ...
 
 
 class Runtime(Protocol):
-    """A way to run networks on a kind of device.
+    """Runs networks on one kind of device.
 
     Attributes:
-        name: what NERVE_PROVIDER calls it, such as `cpu`.
-        provider: what a manifest's variants call it, such as `CPUExecutionProvider`.
-        runs_every_file: it runs files that are meant for other runtimes, if slower.
-        prefers_fp16: it is fastest with files of half precision.
-        single_process: why one process alone should use it where nobody said how many; None where
-            several may.
+        name: name of the runtime in NERVE_PROVIDER, such as `cpu`.
+        provider: name of the runtime in a manifest's variants, such as `CPUExecutionProvider`.
+        runs_every_file: whether it also runs files that are meant for other runtimes, more slowly.
+        prefers_fp16: whether it is fastest with files of half precision.
+        single_process: why only one process should use it unless the operator sets a number; None if
+            several processes may.
     """
 
     name: str
@@ -134,19 +131,19 @@ class Runtime(Protocol):
     single_process: str | None
 
     def available(self) -> bool:
-        """Whether it runs on this machine, with what is installed."""
+        """Say whether the runtime works on this machine, with what is installed."""
         ...
 
     def missing(self) -> str:
-        """What keeps it from being available, and the remedy, as parts of one sentence."""
+        """Say what keeps the runtime from being available, and the remedy, as parts of one sentence."""
         ...
 
     def open(self, file: Path, contract: Contract, threads: int) -> Session:
-        """The network of a file, on so many threads a run.
+        """Open the network of a file, with `threads` threads for each batch.
 
         Raises:
-            VersionRefused: the file takes or gives something else than the contract says.
-            SettingsError: the device has no room for it.
+            VersionRefused: the file's inputs or outputs are not those of the contract.
+            SettingsError: the device has no room for the network.
         """
         ...
 
@@ -157,12 +154,12 @@ class Runtime(Protocol):
         contract: Contract,
         wanted: Wanted,
     ) -> Running:
-        """Choose threads, runs and the size of batches, and open the sessions for them.
+        """Choose threads, batches at a time and the size of batches, and open the sessions for them.
 
         Args:
-            open_session: opens the network on so many threads a run.
+            open_session: opens the network with a number of threads for each batch.
 
         Raises:
-            InferenceFailed: the network does not run.
+            InferenceFailed: the network fails on a batch.
         """
         ...

@@ -1,4 +1,4 @@
-"""Session: one ONNX file, opened by ONNX Runtime with one execution provider."""
+"""A session is an ONNX file that ONNX Runtime has opened with one execution provider."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,27 +14,27 @@ from app.machine import available_cpus
 CPU = "CPUExecutionProvider"
 
 _SPIN_MICROSECONDS = 100
-"""Microseconds that an intra-op thread looks for work before it sleeps. With fewer, the threads lose the
-time of waking between operators; with more, they take the CPU from who makes the next batch."""
+"""Microseconds that an idle intra-op thread spins before it sleeps. With fewer, waking it between operators
+takes time; with more, spinning takes CPU from the thread that makes the next batch."""
 
 
 class OnnxSession:
-    """An ONNX Runtime session. Whoever makes it closes it by dropping it.
+    """Runs an ONNX file with ONNX Runtime. The session closes when the last reference to it is dropped.
 
     Args:
         path: the ONNX file.
-        provider: the execution provider that must run it.
+        provider: execution provider that must run the file.
         threads: intra-op threads; 0 takes `available_cpus()`.
-        output: name of the logits' output.
+        output: name of the output that holds the logits.
         options: options of the provider.
 
     Attributes:
-        provider: the execution provider that runs it.
+        provider: execution provider that runs the file.
         threads: intra-op threads.
-        inputs, outputs: names that the file has.
+        inputs, outputs: names of the file's inputs and outputs.
 
     Raises:
-        SettingsError: the runtime made a session on another provider than was asked for.
+        SettingsError: ONNX Runtime chose another provider than `provider`.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class OnnxSession:
         ours.inter_op_num_threads = 1
         ours.log_severity_level = 3
         ours.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
-        # Between batches no thread spins at all.
+        # This stops all spinning between batches.
         ours.add_session_config_entry("session.force_spinning_stop", "1")
-        # Shapes change with every batch: a plan of each would only fill memory.
+        # Shapes change with every batch, so memory plans for each shape would only fill memory.
         ours.enable_mem_pattern = False
         providers = [(provider, dict(options or {})), *([] if provider == CPU else [(CPU, {})])]
         self._session: Any = onnxruntime.InferenceSession(str(path), ours, providers=providers)
@@ -69,11 +69,11 @@ class OnnxSession:
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
     def shape(self, rows: int, longest: int) -> tuple[int, int]:
-        """The rows and length to which a batch is padded: as many as it has."""
+        """Return `rows` and `longest` unchanged: a batch needs no more padding."""
         return rows, longest
 
     def run(self, batch: Arrays) -> Logits:
-        """Logits of shape (rows, length, tags) from int64 arrays of shape (rows, length).
+        """Return logits of shape (rows, length, tags) from int64 arrays of shape (rows, length).
 
         Several threads may call it at once.
 
@@ -86,10 +86,10 @@ class OnnxSession:
             raise InferenceFailed(f"the session failed on a batch: {error}") from error
 
     def checked(self, file: Path, contract: Contract) -> Self:
-        """This session, if it takes and gives what the contract says.
+        """Return this session if its inputs and outputs are those of the contract.
 
         Raises:
-            VersionRefused: it takes or gives something else.
+            VersionRefused: they are not.
         """
         if set(self.inputs) != contract.inputs or contract.output not in self.outputs:
             raise VersionRefused(

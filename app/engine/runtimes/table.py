@@ -1,4 +1,4 @@
-"""Table: the runtimes there are, and the one that is used."""
+"""The table lists all runtimes, and chooses the one to use."""
 
 from importlib.metadata import distributions
 
@@ -10,18 +10,18 @@ from app.errors import SettingsError
 _FALLBACK = Cpu()
 
 RUNTIMES: tuple[Runtime, ...] = (Cuda(), _FALLBACK)
-"""Every runtime, the one that `auto` prefers first."""
+"""These are all runtimes, in the order in which `auto` tries them."""
 
 
 def choose_runtime(wanted: Provider, allow_cpu_fallback: bool = False) -> Runtime:
-    """The runtime to use.
+    """Return the runtime to use.
 
     Args:
-        wanted: its name, or `auto` for the first one that is available.
-        allow_cpu_fallback: use the CPU where the wanted one is not available.
+        wanted: name of a runtime, or `auto` for the first one that is available.
+        allow_cpu_fallback: whether to use the CPU if the wanted runtime is not available.
 
     Raises:
-        SettingsError: the wanted one is not available, and no other may take its place.
+        SettingsError: the wanted runtime is not available, and the CPU may not take its place.
     """
     if wanted == "auto":
         return next(runtime for runtime in RUNTIMES if runtime.available())
@@ -36,12 +36,12 @@ def choose_runtime(wanted: Provider, allow_cpu_fallback: bool = False) -> Runtim
 
 
 def runtime_of(provider: str) -> Runtime | None:
-    """The runtime of an execution provider, None where it is none of ours."""
+    """Return the runtime of an execution provider, or None if none uses that provider."""
     return next((runtime for runtime in RUNTIMES if runtime.provider == provider), None)
 
 
 def check_installation() -> None:
-    """Raises SettingsError: both builds of ONNX Runtime are installed, and one hides the other."""
+    """Raise SettingsError if both builds of ONNX Runtime are installed, because one hides the other."""
     if all(any(distributions(name=build)) for build in ("onnxruntime", "onnxruntime-gpu")):
         raise SettingsError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "

@@ -1,8 +1,8 @@
-"""Tuning: how a network runs best on the device at hand, found by running it.
+"""Tuning measures how a network runs fastest on this machine.
 
-The threads of one run wait for each other after every operator; those of parallel runs never do. So on
-most machines two batches on one thread each end sooner than the same two, one after the other, on two
-threads. A batch that comes alone is better off with all threads. So a network may have two sessions.
+Threads that share a batch wait for each other after every operator; threads with a batch each never do. So
+on most machines two batches on one thread each finish sooner than one after the other on two threads. But
+a single batch is fastest with all threads. So a network may have two sessions.
 """
 
 import time
@@ -19,54 +19,53 @@ from app.errors import InferenceFailed
 S = TypeVar("S", bound=Session)
 
 _LEAST_TOKEN = 1 / 4
-"""The least time that attention may leave of a short row's sub-token. Where measuring says less, it has
+"""Least part of a sub-token's time in a short row that is not attention's. A measurement below it has
 failed: the network is too small for the clock, or the machine too busy."""
 
 _MOST_PAIR = 1 / 64
-"""The most time that a pair of sub-tokens may take, as part of a sub-token's. Where measuring says more, it
-has failed as well."""
+"""Most time that attention takes for a pair of sub-tokens, as part of a sub-token's time. More than this is
+a failed measurement and counts as this."""
 
 _COST_LENGTH = 128
-"""Sub-tokens of the long row with which a batch's cost is measured."""
+"""Sub-tokens of the long row that measures a batch's cost."""
 
 _COST_PARTS = 4
-"""Short rows that have as many sub-tokens together as the long one."""
+"""Number of short rows that together have as many sub-tokens as the long one."""
 
 _SINGLE_PROBE = (1, 32)
 _CROWD_PROBE = (2, 32)
-"""Rows and length of the batches that are run to compare sessions."""
+"""Rows and length of the batches that compare sessions: by one batch alone, and by several at once."""
 
 _LARGEST = 65_536
 """Sub-tokens of the largest batch that is tried on a GPU."""
 
 _TURNS = 5
-"""Times that each way is run; the fastest counts, as other work on the machine only adds time."""
+"""Times that each call is measured. The least time counts, because other work only adds time."""
 
 _BETTER = 1.15
-"""More threads for a run must make it faster by this factor. In service a thread is often late, as it
-makes or decodes batches or answers requests, and the other threads of its run wait for it."""
+"""Factor by which more threads for each batch must raise the batches a second. A server's threads are often
+late, because they also collate, decode and answer requests, and a batch waits for its last thread."""
 
 _GAIN = 1.05
-"""A second session must make single batches faster by this factor, as it takes the network's memory
+"""Factor by which a second session must speed up a single batch, because it takes the network's memory
 again."""
 
 _GROWTH = 1.05
-"""A larger batch must raise the sub-tokens a second by this factor."""
+"""Factor by which a larger batch must raise the sub-tokens a second to count as a gain."""
 
 _FLAT_STEPS = 2
-"""Larger batches in a row that gain less end the search; a single one is passed over, as times are
-uneven."""
+"""Sizes in a row without a gain that end the search; one alone may be an uneven measurement."""
 
 
 @dataclass(frozen=True)
 class Tuned(Generic[S]):
-    """The sessions that run a network best.
+    """Holds the sessions that run a network fastest.
 
     Attributes:
         session: runs `runs` batches at a time.
-        single: runs a batch that has the machine to itself; it may be `session`.
+        single: runs a batch that has the machine to itself; it may be the same as `session`.
         runs: batches at a time.
-        threads: threads of each of them.
+        threads: threads of each batch.
     """
 
     session: S
@@ -78,12 +77,13 @@ class Tuned(Generic[S]):
 def tune(
     open_session: Callable[[int], S], threads: int, make_batch: MakeBatch, settled: Settled
 ) -> Tuned[S]:
-    """Open the sessions that make the most of so many threads.
+    """Open the sessions that run a network fastest with a number of threads.
 
     Args:
-        open_session: opens the network on so many threads a run.
-        threads: threads of all runs together.
-        settled: what is not to be measured.
+        open_session: opens the network with a number of threads for each batch.
+        threads: total threads of all batches that run at a time.
+        make_batch: makes batches to measure with.
+        settled: what is decided already and not measured.
     """
     if threads == 1:
         session = open_session(1)
@@ -112,7 +112,7 @@ def tune(
 
 
 def _best_share(opened_with: Callable[[int], S], threads: int, make_batch: MakeBatch) -> int:
-    """The threads of a run with which the machine does most batches a second."""
+    """Return the threads of each batch with which the machine runs most batches a second."""
     each, *wider = _shares(threads)
     batch = make_batch(*_CROWD_PROBE)
     with ThreadPoolExecutor(threads) as pool:
@@ -127,12 +127,12 @@ def _best_share(opened_with: Callable[[int], S], threads: int, make_batch: MakeB
 
 
 def measure_cost(session: Session, make_batch: MakeBatch) -> Cost:
-    """What a batch costs, from the least time that some batches take.
+    """Measure the cost of batches.
 
-    A long row beside short ones of as many sub-tokens shows what the pairs of attention cost. The same
-    short rows with padding in them show what padding costs.
+    One long row and short rows with as many sub-tokens differ by the cost of attention's pairs. The short
+    rows with and without padding differ by the cost of padding.
     """
-    long = next(iter(make_batch(1, _COST_LENGTH).values())).shape[1]  # a network may take no more
+    long = next(iter(make_batch(1, _COST_LENGTH).values())).shape[1]  # less if the network takes less
     if long < 4 * _COST_PARTS:
         (seconds,) = _least_seconds(partial(session.run, make_batch(_COST_PARTS, long)))
         return Cost(1e-5, max(seconds / (_COST_PARTS * long), 1e-8))
@@ -146,15 +146,15 @@ def measure_cost(session: Session, make_batch: MakeBatch) -> Cost:
 
 
 def cost_of(short: int, real: int, one: float, all_short: float, padded: float, all_long: float) -> Cost:
-    """What a batch costs, by the seconds that four of them took.
+    """Compute the cost of batches from the seconds that four of them took.
 
     Args:
         short: sub-tokens of a short row.
         real: sub-tokens of a short row that are not padding, in the batch with padding.
         one: seconds of one short row.
         all_short: seconds of `_COST_PARTS` short rows.
-        padded: seconds of as many short rows of which only `real` sub-tokens each are not padding.
-        all_long: seconds of one row that has the sub-tokens of all short rows.
+        padded: seconds of `_COST_PARTS` short rows that have `real` sub-tokens each and padding after them.
+        all_long: seconds of one row with as many sub-tokens as all short rows.
     """
     rows, tokens = _COST_PARTS, _COST_PARTS * short
     whole = max(all_short / tokens, 1e-8)
@@ -168,7 +168,7 @@ def cost_of(short: int, real: int, one: float, all_short: float, padded: float, 
 
 
 def token_budget(session: Session, make_batch: MakeBatch, length: int, runs: int) -> int:
-    """The largest batch that is worth making, in sub-tokens with padding, while `runs` of it run at once.
+    """Measure the largest useful batch, in sub-tokens with padding, while `runs` such batches run at once.
 
     Args:
         length: sub-tokens of the longest row that the network takes.
@@ -183,20 +183,19 @@ def token_budget(session: Session, make_batch: MakeBatch, length: int, runs: int
 
 
 def find_token_budget(time_of: Callable[[int, int], float], length: int, limit: int) -> int:
-    """The largest batch that is worth making, in sub-tokens, padding included.
+    """Find the largest useful batch, in sub-tokens with padding.
 
-    The rows double until twice in a row the sub-tokens a second grow by less than 5 %, memory ends, or
-    the limit is reached. The result is the last size that still gained.
+    Rows are doubled until the sub-tokens a second grow by less than 5 % twice in a row, memory runs out, or
+    `limit` is reached. The result is the last size that gained more.
 
     Args:
-        time_of: seconds that a batch of (rows, length) takes; raises InferenceFailed where memory ends.
-            It should run as many batches at once as will be run.
-        length: sub-tokens of a row. The longest that the network takes needs most memory, so that no
-            other batch of the budget needs more.
-        limit: sub-tokens that only a single row may exceed.
+        time_of: measures the seconds of a batch of (rows, length), while as many batches run at once as in
+            service; raises InferenceFailed when memory runs out.
+        length: sub-tokens of the longest row that the network takes, whose batches need most memory.
+        limit: most sub-tokens of a batch, unless it has a single row.
 
     Raises:
-        InferenceFailed: not even one row can be run.
+        InferenceFailed: the network fails on a single row.
     """
     budget, best = length, length / time_of(1, length)
     rows, flat = 2, 0
@@ -214,7 +213,7 @@ def find_token_budget(time_of: Callable[[int, int], float], length: int, limit: 
 
 
 def _shares(threads: int) -> Iterator[int]:
-    """Threads that a run may have, few first: the powers of two, and all."""
+    """Yield the numbers of threads that a batch may have, ascending: powers of two, then all threads."""
     each = 1
     while each < threads:
         yield each
@@ -223,14 +222,14 @@ def _shares(threads: int) -> Iterator[int]:
 
 
 def _crowd(pool: ThreadPoolExecutor, session: Session, runs: int, batch: Arrays) -> Callable[[], object]:
-    """A call that runs a batch so many times at once, each on a thread of its own, and waits for all."""
+    """Return a call that runs a batch `runs` times at once, each on another thread, and waits for all."""
     return lambda: list(pool.map(session.run, [batch] * runs))
 
 
 def _least_seconds(*calls: Callable[[], object], turns: int = _TURNS) -> list[float]:
-    """The least seconds that each call takes. The calls take turns, so that they meet the same machine."""
+    """Return the least seconds of each call. Calls alternate, so that other work slows them alike."""
     for call in calls:
-        call()  # the first call makes threads and memory
+        call()  # the first call is slow, because it makes threads and memory
     times = [[_seconds(call) for call in calls] for _ in range(turns)]
     return [min(of_one) for of_one in zip(*times, strict=True)]
 

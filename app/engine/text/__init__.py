@@ -1,1 +1,1 @@
-"""Text: words, sub-tokens and windows; from a text to rows."""
+"""This package turns a text into words, sub-tokens, windows and rows."""

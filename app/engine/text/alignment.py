@@ -1,4 +1,4 @@
-"""Alignment: which words a decision consists of, and which sub-token it is read from."""
+"""Alignment finds the words of each decision, and the sub-token that the decision is read from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,17 +14,18 @@ from app.labels import WordRule
 
 @dataclass(frozen=True)
 class EncodedText:
-    """One text as a network and a decoder see it.
+    """Holds the sub-tokens of one text for a network, and its decisions for a decoder.
 
-    A *decision* is a word, or neighbouring words that get one label together because they share a sub-token
-    or have none.
+    A *decision* is a word, or several neighbouring words that share a label because they share a sub-token
+    or some of them have none.
 
     Attributes:
         ids: sub-token ids without special tokens, shape (sub-tokens,).
         shapes: the word shape of each sub-token, shape (sub-tokens,).
-        firsts: the sub-token that each decision is read from, its first one; ascending, shape (decisions,).
+        firsts: number of each decision's first sub-token, from which it is read; ascending, shape
+            (decisions,).
         starts: code point at which each decision's words start, shape (decisions,).
-        ends: code point at which they end, shape (decisions,).
+        ends: code point at which each decision's words end, shape (decisions,).
     """
 
     ids: Ints
@@ -38,13 +39,13 @@ class EncodedText:
 
 
 class EncodedTexts(NamedTuple):
-    """Several texts, one after another in the same arrays, because numpy's calls cost more than its work.
+    """Holds several texts, one after another in the same arrays, to save numpy calls.
 
     Attributes:
         tokens: ids and shapes, shape (2, sub-tokens).
-        decisions: firsts, starts and ends, each counted from its own text's start, shape (3, decisions).
-        token_counts: sub-tokens of each text.
-        decision_counts: decisions of each text.
+        decisions: firsts, starts and ends, each counted from the start of the text, shape (3, decisions).
+        token_counts: number of sub-tokens of each text.
+        decision_counts: number of decisions of each text.
     """
 
     tokens: Ints
@@ -53,7 +54,7 @@ class EncodedTexts(NamedTuple):
     decision_counts: Sequence[int]
 
     def cut(self) -> list[EncodedText]:
-        """Each text with arrays of its own."""
+        """Return each text as a value with slices of the arrays."""
         ids, shapes = self.tokens
         firsts, starts, ends = self.decisions
         if len(self.token_counts) == 1:
@@ -75,14 +76,13 @@ class EncodedTexts(NamedTuple):
 
 
 def touched(starts: Ints, ends: Ints, start: Ints | int, end: Ints | int) -> tuple[Ints, Ints]:
-    """The first and the last unit (word or decision) that shares a character with `start:end`.
+    """Return the numbers of the first and the last unit (word or decision) that `start:end` overlaps.
+
+    Both are inclusive. The first is greater than the last if `start:end` overlaps no unit.
 
     Args:
-        starts, ends: where each unit starts and ends, ascending and without overlap, shape (units,).
-        start, end: the stretch, or many, all in code points.
-
-    Returns:
-        Both inclusive. A stretch that touches no unit has a first one behind its last.
+        starts, ends: code points of each unit, ascending and without overlap, shape (units,).
+        start, end: code points of one stretch of the text, or arrays of many.
     """
     return np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left") - 1
 
@@ -90,11 +90,11 @@ def touched(starts: Ints, ends: Ints, start: Ints | int, end: Ints | int) -> tup
 def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -> EncodedTexts:
     """Join the sub-tokens of texts to their words.
 
-    A word is read from its first sub-token, the first whose first character that is not blank lies
-    in the word. Words that share a sub-token are one decision; a word without a sub-token joins the
-    word before it (at the start, the one after).
+    A sub-token belongs to the word of its first character that is not blank, and a word is read from the
+    first sub-token that belongs to it. Words that share a sub-token are one decision. A word without
+    a sub-token joins the word before it, or at the start of the text the word after it.
     """
-    # All texts are joined into a long one, in which blanks part them.
+    # All texts are joined into one, separated by blanks, so that numpy is called once for all.
     words = split_words("\n".join(texts), rule)
     bases = np.fromiter(accumulate((len(text) + 1 for text in texts), initial=0), np.int64)
     token_counts = np.array([len(encoding) for encoding in encodings], np.int64)
@@ -103,15 +103,15 @@ def align(texts: Sequence[str], encodings: Sequence[Encoding], rule: WordRule) -
     offsets = np.fromiter(chain.from_iterable(spans), np.int64, 2 * len(ids)).reshape(-1, 2).T
     offsets = offsets + bases[:-1].repeat(token_counts)
 
-    borders = np.searchsorted(words.starts, bases)  # each text's first word
+    borders = np.searchsorted(words.starts, bases)  # number of each text's first word
     first, last = touched(words.starts, words.ends, *offsets)
-    real = np.flatnonzero(first <= last)  # the others hold no character, or blanks alone
+    real = np.flatnonzero(first <= last)  # other sub-tokens are empty or blank
 
     tokens = np.zeros((2, len(ids)), np.int64)
     tokens[0] = ids
     tokens[1, real] = words.shapes[first[real]]
     first_of = np.full(len(words) + 1, -1, np.int64)
-    first_of[first[real][::-1]] = real[::-1]  # the last write wins: the first sub-token
+    first_of[first[real][::-1]] = real[::-1]  # the last write wins, which is a word's first sub-token
     opens = first_of >= 0
     for token in real[first[real] < last[real]]:
         opens[first[token] + 1 : last[token] + 1] = False

@@ -1,4 +1,4 @@
-"""Reader: from texts to what a network is fed of them, and how much that will be before it is known."""
+"""The reader turns texts into sub-tokens and windows, and estimates how many sub-tokens there will be."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,16 +8,16 @@ from app.engine.text.tokenizer import Tokenizer
 from app.engine.text.windows import Window, cut_windows
 
 _CHARACTERS_PER_TOKEN = 4.0
-"""The expectation of a text's language before any text was read."""
+"""First guess of the characters of a sub-token, before any text was read."""
 
 _SUB_TOKENS = 10_000
-"""The rate of characters to sub-tokens follows about so many of the latest sub-tokens."""
+"""Sub-tokens over which the rate of characters to sub-tokens is averaged, roughly."""
 
 
 class ReadText(NamedTuple):
-    """One text as it is run: its sub-tokens and decisions, and the windows that cover them.
+    """Holds the sub-tokens and decisions of one text, and the windows that cover them.
 
-    A text without decisions has no windows: there is nothing to find in it.
+    A text without decisions has no windows, because there is nothing to find in it.
     """
 
     encoded: EncodedText
@@ -27,28 +27,27 @@ class ReadText(NamedTuple):
 class Reader:
     """Tokenizes texts and cuts them into windows. Any thread may use it.
 
-    It keeps nothing of a text but what the tokenizer's cache does, and the rate of characters to
-    sub-tokens.
+    Of a text, it only keeps pieces in the tokenizer's cache and the rate of characters to sub-tokens.
 
     Args:
-        max_length: sub-tokens of a window, special tokens included.
+        max_length: most sub-tokens of a window, special tokens included.
         stride: sub-tokens by which windows overlap.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, stride: int):
         self._tokenizer = tokenizer
         self.specials = tokenizer.frame.count
-        """Special tokens around a window."""
+        """Number of special tokens around a window."""
         self._size = max_length - self.specials
         self._stride = stride
         self._characters_per_token = _CHARACTERS_PER_TOKEN
 
     def expected(self, texts: Sequence[str]) -> int:
-        """Sub-tokens that texts will have, special tokens included, if they are as the latest were."""
+        """Estimate the sub-tokens of texts, special tokens included, from the rate of recent texts."""
         return int(sum(map(len, texts)) / self._characters_per_token) + len(texts)
 
     def read(self, texts: Sequence[str]) -> list[ReadText]:
-        """Each text, encoded and cut. To read several together takes less than to read each alone."""
+        """Encode texts and cut them into windows. Several texts together take less time than one by one."""
         read = [
             ReadText(
                 encoded,

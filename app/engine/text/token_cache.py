@@ -1,7 +1,7 @@
-"""Token cache: the pieces of texts between their spaces, each encoded once and kept.
+"""The token cache keeps the sub-tokens of pieces of texts. A piece is what stands between two spaces.
 
-A BERT tokenizer encodes a text as it encodes its pieces one by one, because it normalizes single characters
-and splits words at blanks. Pieces recur, and joining them costs a fraction of encoding them anew.
+A BERT tokenizer encodes a text's pieces independently, because it normalizes single characters and splits
+words at blanks. Pieces recur, and joining known ones takes a fraction of the time of encoding.
 """
 
 import json
@@ -21,22 +21,22 @@ from app.engine.text.words import split_words
 from app.labels import WordRule
 
 LONGEST_TEXT = 10_000
-"""Texts of so many characters are encoded as a whole: joining them would hold other threads up for long."""
+"""Characters from which on a text is encoded as a whole: joining its pieces would block other threads."""
 
 _LONGEST_PIECE = 64
-"""Pieces of more characters are not kept: they hardly recur."""
+"""Most characters of a piece that is kept: longer ones hardly recur."""
 
 _INTS = np.dtype(np.intc)
 
 
 class _Piece(NamedTuple):
-    """A piece and the space after it.
+    """Holds an encoded piece and the space after it.
 
     Attributes:
-        tokens: id and shape of each sub-token, as bytes.
-        decisions: first sub-token, start and end of each decision, counted from the piece's start, as
-            bytes.
-        token_count, decision_count, length: its sub-tokens, decisions, characters.
+        tokens: id and shape of each sub-token, as the bytes of C ints.
+        decisions: first sub-token, start and end of each decision, counted from the piece's start, as the
+            bytes of C ints.
+        token_count, decision_count, length: number of sub-tokens, of decisions and of characters.
     """
 
     tokens: bytes
@@ -47,13 +47,13 @@ class _Piece(NamedTuple):
 
 
 class TokenCache:
-    """The pieces that a tokenizer has met. Any thread may use it.
+    """Encodes texts from pieces that were encoded before. Any thread may use it.
 
     Args:
-        rust: a tokenizer that encodes texts piece by piece.
-        marks: see `end_marks`.
-        rule: what a word is.
-        kept: pieces, of some 400 bytes each. The cache starts anew when there would be more.
+        rust: a tokenizer that encodes pieces independently, see `end_marks`.
+        marks: ends of texts that must be encoded as a whole, see `end_marks`.
+        rule: rule that says what a word is.
+        kept: most pieces in the cache, of some 400 bytes each. When full, the cache is emptied.
     """
 
     def __init__(self, rust: RustTokenizer, marks: tuple[str, ...], rule: WordRule, kept: int = 32_768):
@@ -64,7 +64,7 @@ class TokenCache:
         self._known: dict[str, _Piece] = {}
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText | None]:
-        """Each text joined from its pieces, or None if it must be encoded as a whole."""
+        """Return each text joined from its pieces, or None if it must be encoded as a whole."""
         names = [self._split(text) for text in texts]
         found = [list(map(self._known.get, pieces)) for pieces in names]
         if any(None in pieces for pieces in found):
@@ -82,8 +82,8 @@ class TokenCache:
         return text.split(" ")
 
     def _learn(self, names: Set[str]) -> dict[str, _Piece]:
-        """Encode pieces that are new. Those whose first word has no sub-token are left out, because that
-        word belongs to a decision before the piece."""
+        """Encode new pieces. A piece whose first word has no sub-token is left out, because that word
+        belongs to a decision of the piece before it."""
         ordered = list(names)
         text = " ".join([*ordered, ""])
         if len(text) < LONGEST_TEXT:
@@ -113,7 +113,7 @@ class TokenCache:
 
 
 class _Words(NamedTuple):
-    """The words of a text, as `app.engine.text.words.Words`."""
+    """Holds the words of a text like `app.engine.text.words.Words`, in lists."""
 
     starts: list[int]
     ends: list[int]
@@ -123,22 +123,22 @@ class _Words(NamedTuple):
 def _align(
     tokens: Sequence[tuple[int, tuple[int, int]]], words: _Words, base: int, after: int
 ) -> _Piece | None:
-    """The piece from `base` to `after`; None if its first word has no sub-token.
+    """Make the piece from `base` to `after`, or return None if its first word has no sub-token.
 
-    The rules are those of `alignment.align`, and a property test holds both together: that one uses numpy,
-    which is fast for long texts, and this one Python's own lists, which are fast for a few words.
+    A property test checks that this gives what `alignment.align` gives. That one uses numpy, which is fast
+    for long texts, and this one uses lists, which are fast for a few words.
 
     Args:
         tokens: id and span of each sub-token of the piece.
-        words: the words of the whole text.
-        base, after: where the piece and the space after it start and end.
+        words: words of the whole text.
+        base, after: code points at which the piece starts and the space after it ends.
     """
     shaped: list[int] = []
     firsts: dict[int, int] = {}
     shared: set[int] = set()
     for number, (token, (start, end)) in enumerate(tokens):
         first, last = bisect_right(words.ends, start), bisect_left(words.starts, end) - 1
-        if first > last:  # no character, or blanks alone
+        if first > last:  # an empty or blank sub-token
             shaped += token, 0
             continue
         shaped += token, words.shapes[first]
@@ -162,12 +162,12 @@ def _align(
 
 
 def _join(texts: Sequence[Sequence[_Piece]]) -> EncodedTexts:
-    """Join each text from its pieces."""
+    """Join the pieces of each text."""
     tokens, decisions, token_counts, decision_counts, lengths = zip(
         *chain.from_iterable(texts), strict=True
     )
     sizes = np.array([token_counts, lengths, decision_counts], np.int64)
-    before = sizes.cumsum(axis=1) - sizes  # what stands before each piece
+    before = sizes.cumsum(axis=1) - sizes  # sub-tokens, characters and decisions before each piece
     in_token_counts, in_decision_counts = [sum(token_counts)], [sum(decision_counts)]
     if len(texts) > 1:
         counts = np.array([len(pieces) for pieces in texts])
@@ -185,13 +185,12 @@ def _join(texts: Sequence[Sequence[_Piece]]) -> EncodedTexts:
 
 
 _BEFORE_BLANK = re.compile(r"\\?(.)\(\?=\\s\)")
-"""The pattern of one character before a blank."""
+"""Matches a regular expression that stands for one character before a blank."""
 
 
 def end_marks(rust: RustTokenizer) -> tuple[str, ...] | None:
-    """The ends of texts that must be encoded as a whole: characters that the tokenizer reads in another way
-    before a blank. None if it does not encode a text piece by piece, as far as can be told.
-    """
+    """Return the ends of texts that must be encoded as a whole: characters that the tokenizer encodes in
+    another way before a blank. Return None if the tokenizer may not encode pieces independently."""
     parts = [
         json.loads(part.__getstate__()) if part else {} for part in (rust.normalizer, rust.pre_tokenizer)
     ]

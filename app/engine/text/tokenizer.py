@@ -1,4 +1,4 @@
-"""Tokenizer: from a text to its sub-tokens, and to the decisions that are read from them."""
+"""A tokenizer turns a text into sub-tokens, and into the decisions that are read from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from app.labels import WordRule
 __all__ = ["EncodedText", "Specials", "Tokenizer"]
 
 _SHORT = 10_000
-"""With fewer characters together, texts are encoded one by one while other Python threads wait. That takes
-a few milliseconds at most, and saves handing the texts over to threads of the Rust code."""
+"""Texts with fewer characters together are encoded one by one: other Python threads wait for a few
+milliseconds at most, but nothing is handed over to the threads of the Rust code."""
 
 
 @dataclass(frozen=True)
 class Specials:
-    """The special tokens that a network expects in a row.
+    """Holds the special tokens that a network expects in a row.
 
     Attributes:
         prefix, suffix: ids before and behind a window's sub-tokens.
-        pad_id: fills a row up to the batch's length; 0 where the vocabulary has no padding token, which
-            does no harm because padding is masked.
+        pad_id: id that fills a row up to the batch's length. It is 0 if the vocabulary has no padding
+            token, which does no harm because padding is masked.
     """
 
     prefix: tuple[int, ...]
@@ -33,12 +33,12 @@ class Specials:
 
     @property
     def count(self) -> int:
-        """Special tokens around a window."""
+        """Return the number of special tokens around a window."""
         return len(self.prefix) + len(self.suffix)
 
 
 class Tokenizer:
-    """A `tokenizer.json` (Rust `tokenizers`) and a word rule. Any thread may use it."""
+    """Encodes texts by a `tokenizer.json` (Rust `tokenizers`) and a word rule. Any thread may use it."""
 
     def __init__(self, rust: RustTokenizer, rule: WordRule = "bert"):
         rust.no_truncation()
@@ -62,21 +62,21 @@ class Tokenizer:
         self._rust.save(str(path))
 
     def to_json(self) -> str:
-        """The content of the file that `save` writes. Two tokenizers are the same if it is."""
+        """Return the content of the file that `save` writes. Equal tokenizers have equal contents."""
         return str(self._rust.to_str())
 
     def token(self, number: int) -> str:
-        """The sub-token with this id."""
+        """Return the sub-token with this id."""
         return str(self._rust.id_to_token(number))
 
     def samples(self, count: int = 64) -> list[str]:
-        """Texts that this tokenizer should know, as each is one of its own sub-tokens."""
+        """Return texts that the tokenizer should know, because each is a sub-token of its vocabulary."""
         size = self._rust.get_vocab_size()
         numbers = range(0, size, max(1, size // count))
         return [self._rust.decode([number], skip_special_tokens=True).strip() for number in numbers]
 
     def encode(self, texts: Sequence[str]) -> list[EncodedText]:
-        """The sub-tokens and decisions of each text, which do not depend on the other texts."""
+        """Return the sub-tokens and decisions of each text, which do not depend on the other texts."""
         if self._cache is None:
             return self.encode_whole(texts)
         found = self._cache.encode(texts)

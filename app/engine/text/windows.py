@@ -1,4 +1,4 @@
-"""Windows: how a text of any length fits a network of fixed length, with nothing truncated."""
+"""Windows let a network of fixed length read a text of any length, with nothing truncated."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,10 +12,10 @@ Logits = npt.NDArray[np.float32]
 
 
 class Window(NamedTuple):
-    """Sub-tokens `start:end` of a text are run together; of them `keep_from:keep_to` are kept.
+    """Runs the sub-tokens `start:end` of a text in one row, and keeps the logits of `keep_from:keep_to`.
 
     The kept parts of a text's windows follow one another without gap or overlap: each sub-token is
-    read from the window in which it stands most central.
+    read from the window in which it is farthest from an edge.
     """
 
     start: int
@@ -25,10 +25,10 @@ class Window(NamedTuple):
 
 
 def cut_windows(length: int, size: int, stride: int) -> list[Window]:
-    """Windows of at most `size` sub-tokens over a text of `length`, which overlap by at least `stride`.
+    """Cut a text of `length` sub-tokens into windows of at most `size` that overlap by at least `stride`.
 
-    All windows are full, unless the text is shorter than one: the last is moved left, so that its words
-    have as much context as others. An empty text has no windows.
+    A text that is longer than a window has only full ones: the last is moved left, so that its words have
+    as much context as others. An empty text has no windows.
 
     Raises:
         ValueError: `stride` is not below `size`.
@@ -50,20 +50,17 @@ def cut_windows(length: int, size: int, stride: int) -> list[Window]:
 
 
 def stitch(text: Logits | None, window: Window, firsts: Ints, row: Logits, prefix: int) -> Logits:
-    """Take a text's logits over from the row of one of its windows.
+    """Add the logits of one window's row to its text's logits, and return these.
 
-    Windows may come in any order. Several threads must not stitch one text at a time.
+    Windows may come in any order. Only one thread at a time may stitch a text.
 
     Args:
-        text: the logits so far, shape (decisions, tags), which are filled in place; None where no window of
-            the text has been stitched.
-        window: where the row lies in the text.
-        firsts: the sub-token that each decision of the text is read from, shape (decisions,).
-        row: the network's logits, shape (length, tags), special tokens and padding included.
-        prefix: special tokens before the window's sub-tokens.
-
-    Returns:
-        The text's logits. Those of windows that are still to come are zero.
+        text: logits of the text so far, shape (decisions, tags), filled in place, with zeros for windows
+            that are not stitched yet; None for the text's first window.
+        window: place of the row in the text.
+        firsts: first sub-token of each decision of the text, shape (decisions,).
+        row: logits from the network, shape (length, tags), special tokens and padding included.
+        prefix: number of special tokens before the window's sub-tokens.
     """
     shift = prefix - window.start
     if text is None and window.keep_from == 0 and (not len(firsts) or firsts[-1] < window.keep_to):

@@ -1,8 +1,8 @@
-"""Words: the units that carry labels, the same for every model.
+"""Words are the units that carry labels; they are the same for every model.
 
 A word is a maximal run of characters that are neither blank nor punctuation (as BERT defines it)
-nor Han; each punctuation mark and each Han character is a word alone. Checkpoints that were
-trained on blank-separated words use `words: space`: maximal runs of characters that are not blank.
+nor Han; each punctuation mark and each Han character is a word by itself. Checkpoints that were trained
+on blank-separated words use `words: space`, where a word is a maximal run of characters that are not blank.
 """
 
 import unicodedata
@@ -32,14 +32,14 @@ _HAN_RANGES = (
     (0x2F800, 0x2FA1F),
 )
 
-# What a character is to a word rule: between words, part of a word that goes on, or a word alone.
+# To a word rule, a character lies between words, is part of one that may go on, or is a word by itself.
 _BETWEEN, _INSIDE, _ALONE = range(3)
 _KINDS: dict[WordRule, npt.NDArray[np.uint8]] = {
     "bert": np.array([_BETWEEN, _ALONE, _ALONE, _INSIDE, _INSIDE, _INSIDE, _INSIDE], np.uint8),
     "space": np.array([_BETWEEN, _INSIDE, _INSIDE, _INSIDE, _INSIDE, _INSIDE, _INSIDE], np.uint8),
 }
 
-# Each character of a word leaves a mark, one bit, and the word's shape follows from all marks.
+# Each character of a word sets one bit, a mark. The word's shape depends on which marks are set.
 _HAS_LOWER, _HAS_INITIAL, _HAS_UPPER, _HAS_DIGIT, _HAS_OTHER = (1 << bit for bit in range(5))
 _MARKS = np.array(
     [0, _HAS_OTHER, _HAS_OTHER, _HAS_LOWER, _HAS_UPPER, _HAS_DIGIT, _HAS_OTHER], np.uint8
@@ -60,8 +60,8 @@ def _shape(marks: int) -> int:
 
 _SHAPE_OF = np.array([_shape(marks) for marks in range(1 << 5)], np.int64)
 
-# The class of each code point. It is filled in when a code point is first seen, because filling the whole
-# table would take a large part of a second of every start.
+# The class of each code point, filled in when the code point is first seen: to fill the whole table would
+# take a large part of a second at every start.
 _classes = np.full(0x110000, _UNSEEN, np.uint8)
 
 
@@ -78,7 +78,7 @@ def _classify(code: int) -> int:
 
 
 def character_classes(text: str) -> npt.NDArray[np.uint8]:
-    """The class (`BLANK` … `OTHER`) of each code point of `text`, shape (len(text),)."""
+    """Return the class (`BLANK` … `OTHER`) of each code point of `text`, shape (len(text),)."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     classes: npt.NDArray[np.uint8] = _classes[codes]
     unseen = classes == _UNSEEN
@@ -91,7 +91,7 @@ def character_classes(text: str) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one text: code point offsets and shapes, each of shape (words,)."""
+    """Holds the starts and ends (code points) and the word shapes of a text's words, each (words,)."""
 
     starts: Ints
     ends: Ints
@@ -102,7 +102,7 @@ class Words:
 
 
 def split_words(text: str, rule: WordRule = "bert") -> Words:
-    """The words of `text`, in order. They cover every character that is not blank."""
+    """Return the words of `text`, in order. They cover every character that is not blank."""
     classes = character_classes(text)
     kinds = _KINDS[rule][classes]
     starts = kinds != _BETWEEN
@@ -119,5 +119,5 @@ def _shapes(classes: npt.NDArray[np.uint8], starts: Ints) -> Ints:
         return np.zeros(0, np.int64)
     marks = _MARKS[classes]
     marks[starts] = _FIRST_MARKS[classes[starts]]
-    # A slice reaches up to the next word's start, and the blanks between leave no mark.
+    # A slice reaches up to the next word's start; the blanks in it have no marks.
     return _SHAPE_OF[np.bitwise_or.reduceat(marks, starts)]

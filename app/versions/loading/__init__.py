@@ -1,1 +1,1 @@
-"""Loading: from a version's folder to a model that passed its self-test."""
+"""Loading turns a version's folder into a model that passed its self-test."""

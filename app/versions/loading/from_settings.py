@@ -1,4 +1,4 @@
-"""From settings: how versions are loaded, as the settings say."""
+"""Load options are taken from the settings."""
 
 from app.machine import available_cpus
 from app.settings import Settings
@@ -6,7 +6,7 @@ from app.versions.loading.options import LoadOptions
 
 
 def load_options(settings: Settings) -> LoadOptions:
-    """How versions are run, as the settings say; a worker has its part of the CPUs."""
+    """Return the load options of the settings. By default each worker gets its share of the CPUs."""
     return LoadOptions(
         provider=settings.provider,
         allow_cpu_fallback=settings.allow_cpu_fallback,

@@ -1,4 +1,4 @@
-"""Loaded: versions that passed every check, with what they run on."""
+"""Loaded versions have passed every check and can answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,25 +9,25 @@ from app.manifest import Manifest, Variant
 
 @dataclass(frozen=True)
 class MemberVariants:
-    """The variants that an ensemble runs: one of each member, and none of its own."""
+    """Holds the variants that an ensemble runs, one of each member."""
 
     variants: tuple[Variant, ...]
 
     @property
     def precision(self) -> str:
-        """Each precision that a member runs in, such as `int8` or `fp32+int8`."""
+        """Return the different precisions of the members, such as `int8` or `fp32+int8`."""
         return "+".join(sorted({variant.precision for variant in self.variants}))
 
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """A version that passed every check, with what it runs on.
+    """Holds a version that passed every check, and how it runs.
 
     Attributes:
-        threads: threads that it runs on, those of all members together where it is an ensemble.
+        threads: total threads of the version, or of all members of an ensemble.
         runs: batches at a time, among which the threads are divided.
-        model: the version's own, or shared with others that use it; `close` knows which.
-        release: what `close` does.
+        model: model that answers; other versions may use it too.
+        release: called by `close`.
     """
 
     manifest: Manifest
@@ -39,7 +39,7 @@ class LoadedVersion:
     release: Callable[[], None] = field(repr=False, compare=False)
 
     def close(self) -> None:
-        """Give the version back. What nobody else uses finishes its queue and closes.
+        """Give the version back. Networks that no other version uses finish their queues and close.
 
         A second call does nothing.
         """
@@ -48,7 +48,7 @@ class LoadedVersion:
 
 @dataclass(frozen=True)
 class LoadedSingle(LoadedVersion):
-    """One network that passed every check."""
+    """Holds a single network that passed every check."""
 
     variant: Variant
     model: Network

@@ -1,4 +1,4 @@
-"""Loader: from a version's folder to a model that passed its self-test."""
+"""The loader turns a version's folder into a model that passed its self-test."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,18 +29,19 @@ from app.versions.storage.signatures import check_signature
 Report = Callable[[BatchReport], None]
 
 _ALIKE = 0.1
-"""Networks count as alike where the sizes of their files differ by no more than this part."""
+"""Networks count as alike if the sizes of their files differ by at most this part."""
 
 
 class Loader:
-    """Loads versions into this process. What several of them have in common is loaded once.
+    """Loads versions into this process. Networks and tokenizers that several versions use are loaded once.
 
-    A network that is asked for again while it is loaded, for itself or as a member of an ensemble, is
-    shared until its last user closes it, as long as its folder stays as it is. Tokenizers are shared by
-    all versions that bring the same file.
+    A network that is loaded already is shared with a version that needs it too, such as an ensemble, until
+    all have closed it. If its folder has changed, it is loaded anew. Versions with equal tokenizer files
+    share the tokenizer.
 
     Args:
-        report: gives what is told of every batch of a version, a member's under its own name.
+        report: returns the function that gets a report of every batch of a model and version; members of
+            ensembles report under the member's name.
     """
 
     def __init__(
@@ -53,18 +54,18 @@ class Loader:
         self._networks = SharedNetworks()
         self._tokenizers = SharedTokenizers()
         self._settled: dict[tuple[str, int], tuple[int, Settled]] = {}
-        """How the last version of a model ran on so many threads, beside the bytes of its network."""
+        """For each model and number of threads: bytes of the last version's network, and how it ran."""
 
     def load(self, folder: Path, *, models: Path | None = None, background: bool = False) -> LoadedVersion:
-        """Verify, load, warm up and check a version against its golden texts; it is the caller's to close.
+        """Verify, load, warm up and check a version against its golden texts. The caller must close it.
 
         Args:
-            models: where an ensemble's members are looked for; by default beside it.
-            background: run it on one thread a network, and only where nothing else wants the processor.
-                It is shared with other versions in the background alone.
+            models: folder with the members of an ensemble; by default the models folder of the version.
+            background: whether to run each network on one thread of low priority. Its networks are then
+                only shared with other versions that run in the background.
 
         Raises:
-            VersionRefused: it failed; the message says where, why, and what to do.
+            VersionRefused: the version failed; the message says where, why, and what to do.
         """
         if not background:
             return self._load(folder, models, self._options, background)
@@ -73,10 +74,10 @@ class Loader:
             return thread.submit(self._load, folder, models, options, background).result()
 
     def load_single(self, folder: Path) -> LoadedSingle:
-        """As `load`, for callers that need the network or the tokenizer itself.
+        """Load a version as `load` does, for callers that need its network or tokenizer.
 
         Raises:
-            VersionRefused: it failed, or is an ensemble.
+            VersionRefused: the version failed, or is an ensemble.
         """
         manifest = read_manifest(folder)
         if manifest.kind == "ensemble":
@@ -100,7 +101,7 @@ class Loader:
         def load() -> LoadedSingle:
             with still_there(folder):
                 opened = self._open(folder, options, background)
-            give_memory_back()  # the file's bytes, and sessions that were measured and dropped
+            give_memory_back()  # frees the file's bytes, and sessions that were only measured
             return opened
 
         return self._networks.take((folder.resolve(), fingerprint(folder), background), load)
@@ -139,10 +140,10 @@ class Loader:
         )
 
     def _wanted(self, model: str, size: int, options: LoadOptions) -> Wanted:
-        """How a version of a model is to run, whose network has so many bytes.
+        """Say how a model's version whose network has `size` bytes should run.
 
-        It runs as the version before, where the network of that one is about as large. That version most
-        likely serves, and measuring beside it would tell more of its load than of the new network.
+        It runs as the model's last version does if their networks are about as large. That version most
+        likely serves, and its load would spoil a measurement.
         """
         before, settled = self._settled.get((model, options.threads), (0, Settled()))
         if abs(size - before) > _ALIKE * before:
@@ -154,7 +155,7 @@ class Loader:
     ) -> LoadedVersion:
         where = where_of(folder)
         check_ensemble(where, manifest, models)
-        if not background:  # members run at the same time: together they take the threads of one version
+        if not background:  # members run at the same time, so they divide the threads of one version
             threads = max(1, (options.threads or available_cpus()) // len(manifest.members))
             options = replace(options, threads=threads)
         members: list[LoadedSingle] = []
@@ -186,10 +187,10 @@ class Loader:
 def load_version(
     folder: Path, options: LoadOptions = DEFAULTS, report: Report = lambda _: None
 ) -> LoadedVersion:
-    """Verify, load, warm up and check a version that is shared with no other; see `Loader.load`.
+    """Verify, load, warm up and check a version that shares nothing with others; see `Loader.load`.
 
     Raises:
-        VersionRefused: it failed; the message says where, why, and what to do.
+        VersionRefused: the version failed; the message says where, why, and what to do.
     """
     return Loader(options, lambda model, version: report).load(folder)
 
@@ -197,16 +198,16 @@ def load_version(
 def load_single(
     folder: Path, options: LoadOptions = DEFAULTS, report: Report = lambda _: None
 ) -> LoadedSingle:
-    """As `load_version`, for callers that need the network or the tokenizer itself.
+    """Load a version as `load_version` does, for callers that need its network or tokenizer.
 
     Raises:
-        VersionRefused: it failed, or is an ensemble.
+        VersionRefused: the version failed, or is an ensemble.
     """
     return Loader(options, lambda model, version: report).load_single(folder)
 
 
 def _verify(folder: Path, manifest: Manifest, options: LoadOptions) -> None:
-    """Check who signed a version, where that is asked for, and that its files are what was signed."""
+    """Check the signature of a version if there are trusted keys, and its files against its manifest."""
     if options.trusted_keys:
         with refusing(where_of(folder), "its signature cannot be checked"):
             check_signature(folder, options.trusted_keys, manifest)

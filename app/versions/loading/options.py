@@ -1,4 +1,4 @@
-"""Options: how versions are checked and run on this machine."""
+"""Options say how versions are checked and run on this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from app.engine.runtimes.runtime import Provider
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How versions are checked and run on this machine; see the settings of the same names."""
+    """Says how versions are checked and run; the settings of the same names describe the fields."""
 
     provider: Provider = "cpu"
     allow_cpu_fallback: bool = False

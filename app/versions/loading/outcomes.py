@@ -1,4 +1,4 @@
-"""Outcomes: versions are checked and loaded, and the outcome is remembered for each folder as it was."""
+"""Outcomes of checks and loads are remembered, each with the state of the version's folder."""
 
 import logging
 import threading
@@ -24,12 +24,12 @@ log = logging.getLogger("nerve.lifecycle")
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of a check or a load of a version.
+    """Holds the outcome of a check or a load of a version.
 
     Attributes:
-        fingerprint: the state of its folder at that time.
-        manifest: what the version's manifest said, where it passed.
-        refused: why the version was refused, where it did not pass.
+        fingerprint: state of the version's folder at that time.
+        manifest: manifest of the version, if it passed.
+        refused: why the version was refused, if it did not pass.
     """
 
     fingerprint: Fingerprint
@@ -51,22 +51,23 @@ class Checker:
         self._turns: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
 
     def outcomes(self, name: str) -> dict[int, Check]:
-        """The last outcome of each version of a model that was ever checked or loaded."""
+        """Return the last outcome of each version of a model that was checked or loaded."""
         return dict(self._checks.get(name, {}))
 
     def current(self, name: str, version: int) -> Check | None:
-        """The outcome for a version's folder as it is now; None where there is none yet."""
+        """Return the outcome for the present state of a version's folder, or None if there is none yet."""
         check = self._checks.get(name, {}).get(version)
         if check and check.fingerprint == self._repository.fingerprint(name, version):
             return check
         return None
 
     def check(self, name: str, version: int) -> None:
-        """Load a version in a process of its own, whatever the outcome was before.
+        """Load a version in a sandbox, whatever the outcome was before.
 
         Raises:
-            NotFound: there is no such version. VersionRefused: it fails its checks.
-            NotReady: `stop` was called, or no process can be started; nothing is known of it.
+            NotFound: there is no such version.
+            VersionRefused: the version fails its checks.
+            NotReady: `stop` was called, or no process can be started, so there is no outcome.
         """
         folder = self._repository.path(name, version)
         with self._outcome(name, version) as passed:
@@ -75,17 +76,18 @@ class Checker:
             log.info("%s/%d passed its checks", name, version)
 
     def ensure(self, name: str, version: int, again: bool = False) -> None:
-        """Check a version, unless it passed as its folder is now.
+        """Check a version, unless it has passed with the present state of its folder.
 
         Args:
-            again: check it too where it was refused as its folder is now; else it is refused at once.
+            again: whether to repeat the check if it was refused with the present state of its folder;
+                by default it is refused at once.
 
         Raises:
-            As `check`.
+            NotFound, VersionRefused, NotReady: see `check`.
         """
         with self._lock:
             turn = self._turns[name, version]
-        with turn:  # who comes second finds the outcome of the first
+        with turn:  # one thread checks a version at a time, and the next finds its outcome
             check = self.current(name, version)
             if check and check.refused and not again:
                 raise VersionRefused(check.refused)
@@ -93,13 +95,14 @@ class Checker:
                 self.check(name, version)
 
     def load(self, name: str, version: int, background: bool = False) -> LoadedVersion:
-        """Load a version into this process; it is the caller's to close.
+        """Load a version into this process. The caller must close it.
 
         Args:
-            background: run it only where nothing else wants the processor; see `Loader.load`.
+            background: whether to run it at low priority; see `Loader.load`.
 
         Raises:
-            NotFound: there is no such version. VersionRefused: it fails its checks.
+            NotFound: there is no such version.
+            VersionRefused: the version fails its checks.
         """
         folder = self._repository.path(name, version)
         with self._outcome(name, version) as passed:
@@ -119,11 +122,11 @@ class Checker:
         return loaded
 
     def refuse(self, name: str, version: int, reason: str) -> None:
-        """Note that a version failed in service: refused until it changes or is checked again."""
+        """Note that a version failed in service: it is refused until it changes or passes a check."""
         self._note(name, version, Check(self._repository.fingerprint(name, version), refused=reason))
 
     def stop(self) -> None:
-        """End the check that runs, and let no other begin."""
+        """Stop the running checks, and let no other begin."""
         self._stop.set()
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Refusals: the errors that a bad version makes libraries raise, as reasons that name the remedy."""
+"""Refusals tell why a version was refused and what to do, from the errors that libraries raise."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,16 +8,16 @@ from app.errors import InferenceFailed, NerveError, VersionRefused
 from app.manifest import MANIFEST
 
 _OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "can't start new thread")
-"""What the runtimes say where the system gives them no more memory or threads."""
+"""Parts of the messages of runtimes that got no memory or thread from the system."""
 
 
 @contextmanager
 def refusing(where: str, what: str) -> Iterator[None]:
-    """Turn any error that a damaged file makes the libraries raise into a refusal that names a remedy.
+    """Turn any error of a library into a refusal that names a remedy.
 
     Args:
         where: the version, as `<name>/<version>`.
-        what: what the version fails at, for the message.
+        what: step that the version fails at, for the message, such as "cannot be loaded".
     """
     try:
         yield
@@ -40,7 +40,7 @@ def refusing(where: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def still_there(folder: Path) -> Iterator[None]:
-    """Where a folder goes away while it is loaded, refuse it for that, not for the file that was missed."""
+    """If a folder is removed while it loads, refuse it with this reason, not with a missing file."""
     try:
         yield
     except VersionRefused as error:
@@ -53,5 +53,5 @@ def still_there(folder: Path) -> Iterator[None]:
 
 
 def where_of(folder: Path) -> str:
-    """A version as messages name it: `<name>/<version>`."""
+    """Return the name of a version in messages: `<name>/<version>`."""
     return f"{folder.parent.name}/{folder.name}"

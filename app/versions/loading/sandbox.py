@@ -1,8 +1,8 @@
-"""Sandbox: a first load in a process of its own, where nothing that it does can hurt the server.
+"""A sandbox load is the first load of a version, in a separate process that cannot harm the server.
 
-A damaged file may crash a runtime, take all memory, or never come to an end. The process that loads it
-is limited in memory and time, gives way to those that serve, and is the first to be killed where the
-machine runs out of memory. When it ends, all that it used is free again.
+A damaged file may crash a runtime, take all memory, or never finish loading. The separate process has
+limits of memory and time, runs at low priority, and is the first to be killed if the machine runs out of
+memory. When it ends, all its memory is free again.
 """
 
 import ctypes
@@ -29,20 +29,20 @@ from app.versions.loading.refusals import where_of
 from app.versions.storage.signatures import check_signature
 
 NICE = 10
-"""Nice value of the process: it gets a tenth of a processor that others want all of. With less, a good
-version would run out of time on a busy server."""
+"""Nice value of the process, which gives it a tenth of a busy processor. With less, a good version would
+run out of time on a busy server."""
 
 _POLL_SECONDS = 0.1
-"""Seconds between two checks of whether the outcome is still wanted."""
+"""Seconds between two checks of `stop` and of the time limit."""
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class _Order(BaseModel):
-    """What the process is to load, as one JSON object on its standard input.
+    """Says what the process should load, as one JSON object on its standard input.
 
     Attributes:
-        parent: the process that waits for the outcome; this one does not outlive it.
+        parent: id of the process that waits for the outcome; the sandbox ends when that process does.
     """
 
     folder: Path
@@ -52,10 +52,10 @@ class _Order(BaseModel):
 
 
 class _Answer(BaseModel):
-    """What the process found, as one JSON object on its standard output.
+    """Holds the outcome, as one JSON object on the process's standard output.
 
     Attributes:
-        refused: why the version is refused, if it is.
+        refused: why the version is refused; None if it passed.
     """
 
     refused: str | None = None
@@ -67,15 +67,15 @@ def sandbox_load(
     models: Path | None = None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Load a version in a process of its own, to see that it can be loaded and passes every check.
+    """Load a version in a separate process, to check that it loads and passes every check.
 
     Args:
-        models: where an ensemble's members are looked for; by default beside it.
-        stop: once set, the load ends within moments.
+        models: folder with the members of an ensemble; by default the models folder of the version.
+        stop: event that ends the load once it is set.
 
     Raises:
-        VersionRefused: it cannot, or took more time or memory than it may; the message says what to do.
-        NotReady: `stop` was set, or no process can be started. Nothing is known of the version.
+        VersionRefused: the version fails, or takes too much time or memory; the message says what to do.
+        NotReady: `stop` was set, or no process can be started, so there is no outcome.
     """
     order = _Order(
         folder=folder.absolute(),
@@ -94,13 +94,13 @@ def sandbox_load(
 
 
 def new_version_check(options: LoadOptions, models: Path) -> Callable[[Path, Manifest], None]:
-    """What a new version must pass before it is added: its signature is checked, then it is loaded.
+    """Return the check that a new version must pass before it is added: its signature, then a sandbox load.
 
-    The check raises what `check_signature` and `sandbox_load` raise. A trusted key that is missing is no
-    fault of the version's, so it is a SettingsError here, and a refusal only where versions are served.
+    The check raises the errors of `check_signature` and `sandbox_load`. A missing trusted key is not the
+    version's fault, so it raises SettingsError here, although a server refuses the version for it.
 
     Args:
-        models: where an ensemble's members are looked for.
+        models: folder with the members of ensembles.
     """
 
     def check(folder: Path, manifest: Manifest) -> None:
@@ -131,7 +131,7 @@ def _start(where: str) -> subprocess.Popen[bytes]:
 def _wait(
     process: subprocess.Popen[bytes], order: _Order, stop: threading.Event | None
 ) -> tuple[bytes, bytes]:
-    """What the process wrote to its standard output and its standard error, once it has ended."""
+    """Wait for the end of the process, and return its standard output and standard error."""
     seconds = order.options.load_timeout
     end = time.monotonic() + seconds
     told: bytes | None = order.model_dump_json().encode()
@@ -152,7 +152,7 @@ def _wait(
 
 
 def _refusal(status: int, answer: bytes, complaint: bytes, options: LoadOptions) -> str | None:
-    """Why a version is refused whose process ended with this exit status and these words."""
+    """Say why a version is refused, or None, from the exit status and the output of its process."""
     if not status:
         with suppress(ValueError):
             return _Answer.model_validate_json(answer).refused
@@ -179,22 +179,22 @@ def _name(number: int) -> str:
 
 
 def _main() -> None:
-    """Load what standard input says."""
+    """Load the version that standard input names, and print the outcome."""
     order = _Order.model_validate_json(sys.stdin.buffer.read())
     _end_with(order.parent)
     _be_modest(order.options.load_memory_bytes)
     answer = _Answer()
     try:
-        # One thread is enough to see whether it works, and leaves the others to those who serve.
+        # One thread is enough for a check, and leaves the others to the server.
         Loader(replace(order.options, threads=1)).load(order.folder, models=order.models)
-    except NerveError as error:  # a refusal, or a trusted key that is not one
+    except NerveError as error:  # a refusal, or a file of trusted keys that holds no key
         answer = _Answer(refused=error.message)
     print(answer.model_dump_json(), flush=True)
-    os._exit(0)  # nothing needs closing: the process takes everything with it
+    os._exit(0)  # nothing needs to be closed when the process ends
 
 
 def _end_with(parent: int) -> None:
-    """Let this process end when the one that waits for it does."""
+    """Make this process end when its parent does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -202,10 +202,10 @@ def _end_with(parent: int) -> None:
 
 
 def _be_modest(memory: int) -> None:
-    """Give way to others, in processor time and in memory.
+    """Lower this process's priority for processor time, and limit its private memory to `memory` bytes.
 
-    The limit is on private memory (`RLIMIT_DATA`). One on addresses (`RLIMIT_AS`) would count the
-    hundreds of megabytes that allocators and libraries reserve and never touch.
+    The limit is `RLIMIT_DATA`, because `RLIMIT_AS` would count the hundreds of megabytes of addresses that
+    allocators and libraries reserve and never touch.
     """
     os.nice(NICE)
     with suppress(OSError):

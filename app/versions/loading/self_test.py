@@ -1,4 +1,4 @@
-"""Self-test: what a version must show, beyond its files, before it answers anybody."""
+"""The self-test checks that a loaded version computes what its manifest says, before it serves."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from app.versions.loading.refusals import refusing
 
 
 def self_test(where: str, model: Model) -> None:
-    """Check a version against its golden texts, and close it where it fails.
+    """Check a version against its golden texts, and close it if it fails.
 
     Raises:
-        VersionRefused: it failed.
+        VersionRefused: the version failed.
     """
     try:
         with refusing(where, "a golden text fails"):
@@ -25,7 +25,7 @@ def self_test(where: str, model: Model) -> None:
 
 
 def check_golden(where: str, model: Model) -> None:
-    """Run each golden text alone, and compare its spans and labels with the manifest's.
+    """Run each golden text by itself, and compare its spans and labels with the manifest's.
 
     Raises:
         VersionRefused: a text gave other spans or labels.
@@ -42,10 +42,10 @@ def check_golden(where: str, model: Model) -> None:
 
 
 def check_tokenizer(where: str, manifest: Manifest, tokenizer: Tokenizer) -> None:
-    """Check that a tokenizer tells words apart: those of the golden texts, or its own where there are none.
+    """Check that a tokenizer tells words apart: those of the golden texts, or else of its vocabulary.
 
-    A tokenizer that maps all of them to a single sub-token is damaged, or another model's. That sub-token
-    is the unknown one, whatever its name is. Texts with fewer than two different words show nothing.
+    A tokenizer that maps all words to one sub-token, its unknown one, is damaged or another model's. Texts
+    with fewer than two different words show nothing, and pass.
 
     Raises:
         VersionRefused: the tokenizer maps every word to one sub-token, or to none.
@@ -67,10 +67,10 @@ def check_tokenizer(where: str, manifest: Manifest, tokenizer: Tokenizer) -> Non
 
 
 def check_ensemble(where: str, ensemble: Manifest, models: Path) -> None:
-    """Check that all members are there, fit, and are those that the ensemble was made with.
+    """Check that all members exist, can be combined, and are those that the ensemble was made with.
 
     Raises:
-        VersionRefused: a member is missing, does not fit, or is another one.
+        VersionRefused: a member is missing, cannot be combined, or differs from the one of that time.
     """
     members = [_read_member(where, models, member) for member in ensemble.members]
     try:

@@ -1,4 +1,4 @@
-"""Sharing: what several versions have in common is loaded once and held while any of them uses it."""
+"""Networks and tokenizers that several versions use are loaded once, and held while any uses them."""
 
 import threading
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from app.versions.loading.loaded import LoadedSingle
 from app.versions.storage.repository import Fingerprint
 
 Key = tuple[Path, Fingerprint, bool]
-"""A folder, the state of its files, and whether it is loaded for the background."""
+"""A key is a folder, the state of its files, and whether the network runs in the background."""
 
 
 class SharedNetworks:
-    """Networks that are loaded once and closed by their last user."""
+    """Shares networks, which are loaded once and closed by their last user."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # held for moments only, never while loading or closing
+        self._lock = threading.Lock()  # never held while a network loads or closes
         self._shared: dict[Key, _Shared] = {}
 
     def take(self, key: Key, load: Callable[[], LoadedSingle]) -> LoadedSingle:
-        """A network, loaded by the first who asks for it; others wait for it and share it.
+        """Return a network. The first caller loads it; others wait for that load and share the network.
 
         Raises:
-            Whatever `load` raises, to everybody who waits. The next who asks loads anew.
+            Exception: an error of `load`, which all waiting callers get. The next caller loads anew.
         """
         with self._lock:
             shared = self._shared.get(key)
@@ -60,7 +60,7 @@ class SharedNetworks:
 
 
 class _Shared:
-    """A network, and the number of its users."""
+    """Counts the users of a network."""
 
     def __init__(self) -> None:
         self.users = 0
@@ -68,7 +68,7 @@ class _Shared:
 
     @property
     def broken(self) -> bool:
-        """Whether it is loaded, and no longer of use to anyone new."""
+        """Say whether the network is loaded and fails, so that new users need another."""
         if not self.loaded.done() or self.loaded.exception():
             return False
         model = self.loaded.result().model
@@ -76,17 +76,16 @@ class _Shared:
 
 
 class SharedTokenizers:
-    """Tokenizers, each of which is shared by all versions that bring the same file.
+    """Shares each tokenizer among all versions with an equal file, while any of them uses it.
 
-    One is held while any version uses it: to read it takes long, and nothing else can run in this process
-    meanwhile.
+    To read a tokenizer takes long, and blocks all other threads of the process.
     """
 
     def __init__(self) -> None:
         self._held: WeakValueDictionary[tuple[str, WordRule], Tokenizer] = WeakValueDictionary()
 
     def take(self, folder: Path, manifest: Manifest) -> Tokenizer:
-        """The tokenizer of a version, read where no other version holds the same."""
+        """Return the tokenizer of a version, read from its file if no other version holds an equal one."""
         key = (manifest.files[manifest.tokenizer].sha256, manifest.words)
         tokenizer = self._held.get(key)
         if tokenizer is None:
@@ -96,6 +95,6 @@ class SharedTokenizers:
 
 
 def once(call: Callable[[], None]) -> Callable[[], None]:
-    """The same call, which every attempt but the first leaves out."""
+    """Return a function that makes the call the first time, and later does nothing."""
     unmade = threading.Lock()
     return lambda: call() if unmade.acquire(blocking=False) else None

@@ -1,4 +1,4 @@
-"""Variants: which of a version's files a runtime loads, and which one it lacks."""
+"""A variant is one of a version's ONNX files; this module chooses the one that a runtime loads."""
 
 from app.engine.runtimes.runtime import Runtime
 from app.engine.runtimes.table import runtime_of
@@ -7,7 +7,7 @@ from app.manifest import Manifest, Variant
 
 
 def choose_variant(manifest: Manifest, runtime: Runtime, wanted: str = "auto") -> Variant:
-    """The variant to load: the wanted precision, or the first one meant for the runtime.
+    """Return the variant to load: the wanted precision, or for `auto` the first that is for the runtime.
 
     Raises:
         VersionRefused: the version has no such variant.
@@ -28,7 +28,7 @@ def choose_variant(manifest: Manifest, runtime: Runtime, wanted: str = "auto") -
 
 
 def fp16_hint(manifest: Manifest, provider: str) -> str:
-    """How to make an fp16 file, where a version runs on a device that is best at it; else empty."""
+    """Say how to make an fp16 file if a version lacks one that its device prefers; else return no text."""
     recipe, runtime = manifest.lineage.get("recipe_file"), runtime_of(provider)
     has_one = any(variant.precision == "fp16" for variant in manifest.variants)
     if not recipe or has_one or not (runtime and runtime.prefers_fp16):

@@ -1,1 +1,1 @@
-"""Storage: the models folder, what is added to it, and who signed it."""
+"""Storage reads the models folder, adds versions to it, and signs versions and checks signatures."""

@@ -1,7 +1,7 @@
-"""Adding: from wherever a version lies to the models folder, all of it or nothing.
+"""Adding copies a version into the models folder, all of it or nothing.
 
 A version is staged in `<models>/.incoming/<random>/<name>/<version>`, which no repository reads. It is
-checked there, and gets its place by one rename. The next add removes what a dead process left behind.
+checked there, then renamed to its place. The next add removes what processes that died have left there.
 """
 
 import errno
@@ -23,14 +23,14 @@ from app.versions.storage.sources import MAX_BYTES, OPTIONAL, AddFailed, Fetch, 
 INCOMING = ".incoming"
 
 _MAX_UNLISTED_BYTES = 64 * 1024**2
-"""Bytes that a file may have at most where no manifest says its size."""
+"""Most bytes of a file whose size no manifest states."""
 
 Check = Callable[[Path, Manifest], None]
-"""Checks a staged version, of this folder and manifest, and raises what it fails at."""
+"""A check gets the folder and manifest of a staged version, and raises an error if the version fails."""
 
 
 class _Identity(BaseModel):
-    """The part of a manifest that says where a version goes. It is read before the rest."""
+    """Holds the part of a manifest that says where a version goes. It is read before the rest."""
 
     model_config = ConfigDict(strict=True)
 
@@ -42,13 +42,14 @@ def add_version(source: str, models: Path, check: Check) -> Manifest:
     """Copy a version into the models folder, if it passes its check.
 
     Args:
-        source: a version's folder or a .tar.gz of one: a path, or an fsspec URL such as
-            `s3://bucket/ner-en/3` or `https://host/ner-en-3.tar.gz`. Only what its manifest lists, its
-            signature and its README.md are taken.
-        check: is made of the staged version; what it raises ends the add.
+        source: path or fsspec URL of a version's folder or of a .tar.gz of one, such as
+            `s3://bucket/ner-en/3` or `https://host/ner-en-3.tar.gz`. Only the manifest, the files that it
+            lists, the signature and README.md are copied.
+        models: the models folder.
+        check: called with the staged version; an error that it raises ends the add.
 
     Raises:
-        VersionRefused: the version's number is taken, or it is not what its manifest says.
+        VersionRefused: the version exists already, or its files are not what its manifest says.
         AddFailed: the version cannot be read, or there is no room for it.
     """
     try:
@@ -68,11 +69,11 @@ def add_version(source: str, models: Path, check: Check) -> Manifest:
 
 @contextmanager
 def _staging(incoming: Path) -> Iterator[Path]:
-    """A folder for this add alone. It is locked while this process works on it, and removed at the end."""
+    """Make a folder for this add, locked while it is in use, and remove it at the end."""
     incoming.mkdir(parents=True, exist_ok=True)
     staging = incoming / secrets.token_hex(8)
     lock = FileLock(_lock_file(staging))
-    # One lock is held meanwhile, so that nobody takes a folder that is just being made for a dead one.
+    # This lock keeps other processes from removing the new folder before its own lock is held.
     with FileLock(incoming / ".lock"):
         _remove_leftovers(incoming)
         lock.acquire()
@@ -107,7 +108,7 @@ def _lock_file(staging: Path) -> Path:
 
 
 def _stage(source: str, staging: Path, fetch: Fetch, models: Path) -> tuple[Path, Manifest]:
-    """The version's folder under its own name, with every file it needs on disk."""
+    """Copy a version's files into a staged folder with the version's name, and flush them to disk."""
     first = staging / MANIFEST
     try:
         fetch(MANIFEST, first, _MAX_UNLISTED_BYTES)
@@ -134,12 +135,12 @@ def _stage(source: str, staging: Path, fetch: Fetch, models: Path) -> tuple[Path
     free = shutil.disk_usage(staging).free
     if needed > MAX_BYTES:
         raise AddFailed(f"{source}: has {needed} bytes, more than the {MAX_BYTES} that a version may have")
-    # What an archive held is on disk already.
+    # The files of an archive are on the disk already.
     if needed > free and not (staging / "unpacked").exists():
         raise AddFailed(
             f"{source}: no room left in {models}: it needs {needed} bytes, {free} are free; make room"
         )
-    # One byte more than it should have shows that a file is longer.
+    # One more byte than the manifest says shows that a file is too long.
     limits = {name: file.size + 1 for name, file in manifest.files.items()}
     for name, limit in (dict.fromkeys(OPTIONAL, _MAX_UNLISTED_BYTES) | limits).items():
         path = folder / name
@@ -159,7 +160,7 @@ def _stage(source: str, staging: Path, fetch: Fetch, models: Path) -> tuple[Path
 
 def _publish(folder: Path, place: Path) -> None:
     place.parent.mkdir(exist_ok=True)
-    if os.path.lexists(place):  # a rename would replace an empty folder
+    if os.path.lexists(place):  # rename would replace an empty folder
         raise _taken(place)
     try:
         folder.rename(place)

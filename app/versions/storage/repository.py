@@ -1,4 +1,4 @@
-"""Repository: which versions lie in the models folder, and whether a folder has changed."""
+"""The repository lists the versions in the models folder, and shows whether a folder has changed."""
 
 import json
 import os
@@ -17,27 +17,27 @@ _MEMBER = re.compile(f"{_NAME.pattern}/{_VERSION.pattern}")
 
 
 class Repository:
-    """A folder of `<name>/<version>/` folders. Anything else in it is left alone."""
+    """Reads a folder of `<name>/<version>/` folders. Anything else in the folder is ignored."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._seen: dict[Path, tuple[tuple[str, int, int] | None, tuple[str, ...]]] = {}
 
     def names(self) -> list[str]:
-        """Names with at least one version, sorted."""
+        """Return the names of models with at least one version, sorted."""
         return sorted(path.name for path in self._folders(self.folder, _NAME) if self.versions(path.name))
 
     def versions(self, name: str) -> list[int]:
-        """The versions of a model, ascending; none where no model can have such a name."""
+        """Return the versions of a model, ascending; none if no model can have this name."""
         if not _NAME.fullmatch(name):
             return []
         return sorted(int(path.name) for path in self._folders(self.folder / name, _VERSION))
 
     def require(self, name: str) -> list[int]:
-        """The versions of a model.
+        """Return the versions of a model, ascending.
 
         Raises:
-            NotFound: it has none; names the models there are.
+            NotFound: the model has no version; the message names all models.
         """
         versions = self.versions(name)
         if not versions:
@@ -46,10 +46,10 @@ class Repository:
         return versions
 
     def path(self, name: str, version: int) -> Path:
-        """A version's folder.
+        """Return a version's folder.
 
         Raises:
-            NotFound: there is no such model or version; names those there are.
+            NotFound: there is no such model or version; the message names those that exist.
         """
         versions = self.require(name)
         if version not in versions:
@@ -58,10 +58,9 @@ class Repository:
         return self.folder / name / str(version)
 
     def fingerprint(self, name: str, version: int) -> Fingerprint:
-        """Name, size and time of every file of a version, and of an ensemble's members.
+        """Return name, size and time of every file of a version, and of the members of an ensemble.
 
-        It changes when a folder does, so that an ensemble which lacked a member counts as changed when
-        the member comes.
+        An ensemble that lacked a member therefore counts as changed when the member is added.
         """
         folder = self.folder / name / str(version)
         files = list(fingerprint(folder))
@@ -72,7 +71,7 @@ class Repository:
         return tuple(files)
 
     def _members(self, folder: Path, seen: Fingerprint) -> tuple[str, ...]:
-        """The members that a manifest names, read again only where it has changed."""
+        """Return the members that a manifest names. It is only read again if it has changed."""
         manifest = next((file for file in seen if file[0] == MANIFEST), None)
         known = self._seen.get(folder)
         if known and known[0] == manifest:
@@ -91,21 +90,21 @@ class Repository:
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Name, size and time of every file of a folder; nothing where the folder is not there."""
+    """Return name, size and time of every file of a folder; nothing if there is no such folder."""
     files = []
-    for parent, folders, names in os.walk(folder):  # it passes over what is removed meanwhile
+    for parent, folders, names in os.walk(folder):  # os.walk skips folders that are removed meanwhile
         for name in (*folders, *names):
             path = Path(parent, name)
             try:
                 stat = path.stat()
-            except OSError:  # the file was removed meanwhile, or is a link to nothing
+            except OSError:  # the file was removed meanwhile, or is a broken link
                 continue
             files.append((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns))
     return tuple(sorted(files))
 
 
 def _read_members(manifest: Path) -> tuple[str, ...]:
-    """The names that may be members of an ensemble. Loading checks whether the manifest is right."""
+    """Return the valid names of members in a manifest, which is only checked when it is loaded."""
     try:
         content = json.loads(manifest.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Signatures: who made a version.
+"""A signature shows who made a version.
 
 `manifest.json.sig` holds an Ed25519 signature over the exact bytes of `manifest.json`, in base64. The
 manifest lists the size and SHA-256 of each file, so the signature covers the whole version once the
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 SIGNATURE = f"{MANIFEST}.sig"
 
 _LINE = 64
-"""Characters of a line, as in PEM files: `openssl base64 -d` reads no longer ones."""
+"""Characters of a line, as in PEM files, because `openssl base64 -d` reads no longer lines."""
 _MOST_BYTES = 4096
-"""Bytes that are read of a signature file: more than any has."""
+"""Most bytes that are read of a signature file, more than a valid one has."""
 
 
 class SigningFailed(NerveError):
-    """A version cannot be signed like this."""
+    """Says that a version cannot be signed."""
 
     code = "signing_failed"
 
 
 def sign(folder: Path, key: Path) -> Path:
-    """Sign a version whose files are what its manifest says, and return the signature's file.
+    """Check a version's files, sign its manifest, and return the path of the signature.
 
     Args:
-        key: an Ed25519 private key, PEM, without a password.
+        key: path of an Ed25519 private key, PEM, without a password.
 
     Raises:
         VersionRefused: the manifest is wrong, or a file differs from it.
-        SigningFailed: the key is missing or is none, or the signature cannot be written.
-        SettingsError: the library for it is not installed.
+        SigningFailed: the key is missing or invalid, or the signature cannot be written.
+        SettingsError: the cryptography library is not installed.
     """
     private = _private_key(key)
     verify_files(folder, read_manifest(folder))
@@ -64,16 +64,16 @@ def sign(folder: Path, key: Path) -> Path:
 def check_signature(folder: Path, trusted: Sequence[Path], manifest: Manifest | None = None) -> None:
     """Check that one of the trusted keys signed the version's manifest, and so every file that it lists.
 
-    That the files are what the manifest says is checked by `verify_files`.
+    `verify_files` checks that the files are what the manifest says.
 
     Args:
-        trusted: Ed25519 public keys, PEM files or folders of them.
-        manifest: the manifest as it was read before, which must be the one that is signed.
+        trusted: Ed25519 public keys, as PEM files or folders of them.
+        manifest: the manifest as it was read before; the signed file must still have this content.
 
     Raises:
-        VersionRefused: there is no signature, it is unreadable, or by another key; or the manifest was
-            changed since it was read.
-        SettingsError: a trusted key is missing or is none, or the library for it is not installed.
+        VersionRefused: the signature is missing, unreadable, or by another key; or the manifest has changed
+            since it was read.
+        SettingsError: a trusted key is missing or invalid, or the cryptography library is not installed.
     """
     where = f"{folder.parent.name}/{folder.name}"
     keys = [_public_key(path) for path in _key_files(trusted)]
@@ -128,7 +128,7 @@ def _signed_by(key: "Ed25519PublicKey", signature: bytes, content: bytes) -> boo
 
 
 def _key_files(trusted: Sequence[Path]) -> list[Path]:
-    """The files of the trusted keys: each file that is named, and all but the hidden ones of a folder."""
+    """Return the files of the trusted keys: named files, and all files of folders but hidden ones."""
     files: list[Path] = []
     for path in trusted:
         if not path.is_dir():
@@ -178,7 +178,7 @@ def _private_key(path: Path) -> "Ed25519PrivateKey":
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise SigningFailed(f"{path}: the key cannot be read: {error}; name a key file") from error
-    except TypeError:  # the library raises it where a password is needed
+    except TypeError:  # the library raises TypeError if the key has a password
         raise SigningFailed(
             f"{path}: the key has a password; give one without: openssl pkey -in {path.name} -out plain.pem"
         ) from None

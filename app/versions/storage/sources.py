@@ -1,4 +1,4 @@
-"""Sources: a version's files, wherever they lie: in a folder, in an archive, or behind a URL of either."""
+"""A source has the files of a version: it is a folder, an archive, or a URL of either."""
 
 import errno
 import os
@@ -15,41 +15,42 @@ from app.manifest import MANIFEST
 from app.versions.storage.signatures import SIGNATURE
 
 MAX_BYTES = 16 * 1024**3
-"""Bytes that a version may take on disk at most."""
+"""Most bytes of a version on disk."""
 
 MAX_MEMBERS = 10_000
-"""Files and folders that an archive may hold at most."""
+"""Most files and folders of an archive."""
 
 OPTIONAL = (SIGNATURE, "README.md")
-"""Files that a version may lack, and that no manifest lists."""
+"""Files that a version may have although no manifest lists them."""
 
 _BLOCK = 1024**2
-"""Bytes that are read at a time."""
+"""Bytes that are copied at a time."""
 
 Fetch = Callable[[str, Path, int], None]
-"""Brings the file of this name to this path, at most so many bytes of it.
+"""Fetching copies the file of a name to a path, up to a number of bytes.
 
 Raises:
-    FileNotFoundError: there is none.
+    FileNotFoundError: the source has no such file.
 """
 
 
 class AddFailed(NerveError):
-    """A version could not be brought here; nothing of it is left."""
+    """Says that a version could not be added; nothing of it is left."""
 
     code = "add_failed"
 
 
 def open_source(source: str, unpacked: Path, models: Path) -> Fetch:
-    """What brings the files of a version from a path or URL.
+    """Open a path or URL, and return the function that copies files from it.
 
     Args:
-        unpacked: a folder that is made for the content of an archive.
-        models: the models folder, in which the source must not lie.
+        source: path or fsspec URL of a folder or archive.
+        unpacked: path of a folder that is made for the files of an archive.
+        models: the models folder; the source must lie outside.
 
     Raises:
-        AddFailed: the source cannot be read, is none, or holds too much.
-        VersionRefused: an archive holds what no version has.
+        AddFailed: the source cannot be read, is neither a folder nor an archive, or is too large.
+        VersionRefused: an archive has links, special files, files twice or paths that lead out of it.
     """
     if "://" in source and not source.startswith("file://"):
         return _open_url(source, unpacked)
@@ -92,7 +93,7 @@ def _open_url(source: str, unpacked: Path) -> Fetch:
 
 
 def _open_file(path: Path) -> IO[bytes]:
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # to open a pipe would block
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     return path.open("rb")
 
@@ -103,12 +104,12 @@ def _is_archive(path: str) -> bool:
 
 def _from_files(source: str, opened: Callable[[str], IO[bytes]]) -> Fetch:
     def fetch(name: str, path: Path, limit: int) -> None:
-        # The file is opened without asking whether it exists: on any error fsspec answers that it does not.
+        # fsspec's `exists` says no on any error, so the file is opened without asking.
         try:
             with _reading(source):
                 file = opened(name)
         except AddFailed as error:
-            # To those who may not list the bucket, S3 says of a missing file that it is forbidden.
+            # S3 answers "forbidden" for a missing file if the caller may not list the bucket.
             if name in OPTIONAL and isinstance(error.__cause__, PermissionError):
                 raise FileNotFoundError(name) from error
             raise
@@ -119,7 +120,7 @@ def _from_files(source: str, opened: Callable[[str], IO[bytes]]) -> Fetch:
 
 
 def _unpack(source: str, file: IO[bytes], folder: Path) -> Fetch:
-    """Unpack an archive as its bytes come in."""
+    """Unpack an archive as its bytes arrive, and return the function that moves files out of it."""
     folder.mkdir()
     room = min(MAX_BYTES, shutil.disk_usage(folder).free)
     with _reading(source):
@@ -154,7 +155,7 @@ def _unpack(source: str, file: IO[bytes], folder: Path) -> Fetch:
 
 
 def _root(folder: Path) -> Path:
-    """The folder that holds the manifest; archives often have one or two folders above it."""
+    """Return the folder that holds the manifest; archives often have one or two folders above it."""
     while not (folder / MANIFEST).exists():
         inside = [path for path in folder.iterdir() if path.is_dir()]
         if len(inside) != 1:
@@ -169,7 +170,7 @@ def _next_member(source: str, archive: tarfile.TarFile) -> tarfile.TarInfo | Non
 
 
 def _checked_parts(source: str, member: tarfile.TarInfo, folder: Path) -> tuple[str, ...]:
-    """The path of a member, once it is known to be a plain file or folder inside the archive."""
+    """Check that a member is a plain file or folder inside the archive, and return its path."""
     path = PurePosixPath(member.name)
     kind = (member.isreg() and not member.issparse()) or member.isdir()
     try:
@@ -185,7 +186,7 @@ def _checked_parts(source: str, member: tarfile.TarInfo, folder: Path) -> tuple[
 
 
 def _write(source: str, content: IO[bytes], path: Path, limit: int) -> None:
-    """Copy at most `limit` bytes into a new file; they are on the disk when this returns."""
+    """Copy at most `limit` bytes into a new file, and flush it to disk."""
     with path.open("xb") as file:
         while limit:
             with _reading(source):
@@ -200,12 +201,12 @@ def _write(source: str, content: IO[bytes], path: Path, limit: int) -> None:
 
 @contextmanager
 def _reading(source: str) -> Iterator[Any]:
-    """Tell what goes wrong at the source from what goes wrong here."""
+    """Turn errors of the source into AddFailed, so that they differ from errors of this machine."""
     try:
         yield
     except (NerveError, ImportError, FileNotFoundError):
         raise
-    except Exception as error:  # each of fsspec's back ends raises errors of its own
+    except Exception as error:  # each back end of fsspec raises other errors
         first = next(iter(str(error).splitlines()), "")
         raise AddFailed(
             f"{source}: cannot be read: {type(error).__name__}: {first}; check the address, that it is "

@@ -21,7 +21,7 @@ WEB = LoadedCorpus("web", (Document("c", "ibm", (Span(0, 3, "ORG"),)),))
 
 
 def finds_firms(texts: Sequence[str]) -> list[list[tuple[int, int, str]]]:
-    """A system that knows one firm, whatever its case."""
+    """Finds one firm, in upper and lower case."""
     places = [(text.lower().find("ibm"), text) for text in texts]
     return [[(at, at + 3, "ORG")] if at >= 0 else [] for at, _ in places]
 

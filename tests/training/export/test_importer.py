@@ -46,7 +46,7 @@ class Imported:
         return self.loaded.manifest
 
     @property
-    def predictor(self) -> Network:
+    def model(self) -> Network:
         return self.loaded.model
 
 

@@ -43,7 +43,7 @@ def own(
 
 
 def operators_at_run_time(path: Path, folder: Path) -> list[str]:
-    """Of the graph that ONNX Runtime makes of a file and runs."""
+    """The operators of the graph that ONNX Runtime optimizes and runs."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -84,7 +84,7 @@ def test_a_row_alone_gives_the_same_bits_as_among_others(files: tuple[Path, Path
 
 
 def test_neither_company_nor_padding_nor_threads_change_a_bit(files: tuple[Path, Path]) -> None:
-    """Batches at random: rows of 1 to 100 sub-tokens, up to 9 of them, in any order, padded at will."""
+    """The batches are random: 1 to 9 rows of 1 to 100 sub-tokens, in any order, with random padding."""
     one, two = (OnnxSession(files[1], threads=threads) for threads in (1, 2))
     rng = np.random.default_rng(11)
     pool = rows([int(length) for length in rng.integers(1, 101, 24)])
@@ -121,7 +121,7 @@ def test_our_own_stay_close_to_fp32(own: tuple[Path, Path]) -> None:
 
 
 def test_our_own_depend_on_their_row_alone(own: tuple[Path, Path]) -> None:
-    """To the bit where every product is by row; an LSTM is fp32 and may round by the batch."""
+    """Logits are equal to the bit if every product is by row; an fp32 LSTM may round by the batch."""
     session, batch = OnnxSession(own[1], threads=1), rows([5, 31, 12, 64, 1, 17])
     together = run(session, batch, 70)
     lstm = any(node.op_type == "LSTM" for node in onnx.load(own[1]).graph.node)

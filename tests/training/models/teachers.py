@@ -40,7 +40,7 @@ def student(architecture: str, teacher: Tagger, seed: int = 0, **changes: object
 
 
 def inputs(lengths: Sequence[int], padded: int = 0, seed: int = 0) -> Inputs:
-    """Random sub-tokens, their mask and their shapes; a row of a length is the same whatever is beside it.
+    """Make random sub-tokens, their mask and their shapes; a row depends on its length and `seed` alone.
 
     Args:
         padded: sub-tokens of every row; by default those of the longest.

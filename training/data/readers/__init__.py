@@ -1,6 +1,6 @@
-"""Readers: one module a corpus format, each `read(path, **options)` giving documents.
+"""Each module of this package reads one corpus format with `read(path, **options)`.
 
-A new format is one module and one line in `READERS`; one of tagged tokens also in `TAGGED`.
+Add a new format as one module and one line in `READERS`, and in `TAGGED` if its tokens have tags.
 """
 
 import json
@@ -32,17 +32,17 @@ Options = dict[str, str | int | bool]
 
 
 def read(reader: str, path: Path, options: Options) -> list[Document]:
-    """All documents of one file (or folder, where the format is one).
+    """Read all documents of one file, or of one folder for a format such as `re3d`.
 
     Raises:
-        FileNotFoundError: there is no such path.
-        ValueError: it is not in the reader's format.
+        FileNotFoundError: the path does not exist.
+        ValueError: the file is not in the reader's format.
     """
     return _tried(reader, path, lambda: list(READERS[reader](path, **options)))
 
 
 def read_tagged(reader: str, path: Path, options: Options) -> TaggedFile | None:
-    """The same file as tags, or None where the format has none. As `read`."""
+    """Read the tags of one file, or return None for a format without tags; raises as `read`."""
     if reader not in TAGGED:
         return None
     return _tried(reader, path, lambda: TAGGED[reader](path, **options))

@@ -1,4 +1,4 @@
-"""CoNLL columns: a token a line, blank lines between sentences, any tag scheme."""
+"""This reader takes CoNLL columns: one token on each line, blank lines between sentences, any scheme."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,21 +12,21 @@ from training.data.tags import TaggedFile, TaggedSentence, detect_scheme, plain_
 def read(
     path: Path, scheme: Scheme | None = None, token_column: int = 0, tag_column: int = -1
 ) -> Iterator[Document]:
-    """Documents of one sentence each, tokens joined by blanks. As `read_tagged`."""
+    """Read one document for each sentence, tokens joined by blanks; see `read_tagged`."""
     return read_tagged(path, scheme, token_column, tag_column).documents()
 
 
 def read_tagged(
     path: Path, scheme: Scheme | None = None, token_column: int = 0, tag_column: int = -1
 ) -> TaggedFile:
-    """The sentences of a file. `-DOCSTART-` lines part articles; other columns are ignored.
+    """Read the sentences of a file. A `-DOCSTART-` line starts an article; other columns are ignored.
 
     Args:
-        scheme: `IO`, `IOB1`, `IOB2` or `BIOES`; found from the tags where not given.
+        scheme: `IO`, `IOB1`, `IOB2` or `BIOES`; None detects it from the tags.
         token_column, tag_column: counted from 0, or from the end with -1.
 
     Raises:
-        ValueError: there is no such scheme, a line has too few columns, or its tag is none.
+        ValueError: the scheme is unknown, a line has too few columns, or its tag is no tag.
     """
     if scheme not in (None, *get_args(Scheme)):
         raise ValueError(f"{path}: scheme {scheme!r} is none of {', '.join(get_args(Scheme))}")

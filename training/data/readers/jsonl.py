@@ -1,4 +1,4 @@
-"""JSON lines with offsets: `{"text": "…", "entities": [{"start": 0, "end": 6, "label": "PER"}]}`."""
+"""This reader takes lines like `{"text": "…", "entities": [{"start": 0, "end": 6, "label": "PER"}]}`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,13 @@ _WANTED = "reader 'jsonl'"
 
 
 def read(path: Path) -> Iterator[Document]:
-    """One document a line.
+    """Read one document from each line.
 
-    Offsets are code points, ends exclusive. `entities` may also be spelled `spans` or `label`, and
-    each be a `[start, end, label]` list, as annotation tools write them.
+    Offsets are code points, ends exclusive. As annotation tools write them, `entities` may be named
+    `spans` or `label`, and an entity may be a list `[start, end, label]`.
 
     Raises:
-        ValueError: a line is not such an object, or a span lies outside its text, is empty, or
-            overlaps another; names the line.
+        ValueError: a line has another form, or a span leaves its text, is empty, or overlaps another.
     """
     with path.open(encoding="utf-8-sig") as lines:
         for number, record in json_lines(lines, path, _WANTED):

@@ -1,4 +1,4 @@
-"""re3d: a folder with `documents.json` and `entities.json`, JSON lines with character offsets."""
+"""This reader takes a folder of re3d: `documents.json` and `entities.json`, with character offsets."""
 
 import re
 from collections import defaultdict
@@ -11,7 +11,7 @@ from training.data.json_lines import json_lines
 
 
 def read(path: Path) -> Iterator[Document]:
-    """One document a paragraph. Entities nest: clean with `nested`, after what drops descriptions."""
+    """Read one document from each paragraph. Entities may nest: clean with `nested` after `names`."""
     spans = defaultdict(list)
     for entity in _lines(path / "entities.json"):
         spans[entity["documentId"]].append(Span(entity["begin"], entity["end"], entity["type"]))

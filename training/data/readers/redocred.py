@@ -1,4 +1,4 @@
-"""Re-DocRED: JSON articles of tokenised sentences with clusters of entity mentions."""
+"""This reader takes Re-DocRED: JSON articles of tokenised sentences with clusters of entity mentions."""
 
 import json
 from collections import defaultdict
@@ -9,7 +9,7 @@ from training.data.documents import Document, Span, without_overlap
 
 
 def read(path: Path) -> Iterator[Document]:
-    """One document a sentence, tokens joined by blanks; the article's title is the group."""
+    """Read one document from each sentence, tokens joined by blanks; the group is the article's title."""
     for article in json.loads(path.read_text(encoding="utf-8")):
         mentions = defaultdict(set)
         for cluster in article["vertexSet"]:

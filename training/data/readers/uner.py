@@ -1,4 +1,4 @@
-"""Universal NER: `id token tag …` columns, IOB2, with the raw text in a `# text =` comment."""
+"""This reader takes Universal NER: `id token tag …` columns, IOB2, the text in a `# text =` comment."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,17 +8,15 @@ from training.data.tags import TaggedFile, TaggedSentence
 
 
 def read(path: Path) -> Iterator[Document]:
-    """One document a sentence, over its raw text. As `read_tagged`."""
+    """Read one document from each sentence, with its raw text; see `read_tagged`."""
     return read_tagged(path).documents()
 
 
 def read_tagged(path: Path) -> TaggedFile:
-    """The sentences of a file; `# newdoc id` names the article.
-
-    Tags without a label (`B-O`) are read as `O`.
+    """Read the sentences of a file; `# newdoc id` names the article, and a tag `B-O` is read as `O`.
 
     Raises:
-        ValueError: a sentence has no `# text =`, or a token does not stand in it.
+        ValueError: a sentence has no `# text =`, or that text lacks a token.
     """
     return TaggedFile(path, "IOB2", tuple(_sentences(path)))
 

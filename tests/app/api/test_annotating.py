@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.annotate import Annotation, Ask
-from app.api.annotating import routes_of
 from app.api.dialects.dialect import Route
 from app.api.failures import Failure
 from app.api.responses import Pieces, json_response
@@ -102,7 +101,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     write_tiny_version(folder / "models")
     settings = Settings(models_dir=folder / "models", threads=1, max_texts=10, max_body_bytes=100_000)
     app = create_app(settings)
-    app.router.routes += routes_of(Toy(), app.state.service, app.state.metrics, settings)
+    app.router.routes += app.state.annotating.routes_of(Toy())
     with asyncio.Runner() as runner:
         lifespan = app.router.lifespan_context(app)
         runner.run(lifespan.__aenter__())
