@@ -27,7 +27,7 @@ from app.versions.rollout.steps import (
 
 VERSIONS = range(1, 6)
 
-MANY = settings(max_examples=400)  # some of what may be is rare, and values cost little
+MANY = settings(max_examples=150)  # some of what may be is rare, and values cost little
 
 
 @dataclass
