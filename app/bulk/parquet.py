@@ -110,7 +110,7 @@ class ParquetReader:
                 if done < len(batch):
                     yield batch.slice(done)
                 done -= min(done, len(batch))
-        except self._arrow.ArrowException as error:
+        except (self._arrow.ArrowException, OSError) as error:  # a damaged page is an OSError
             raise BulkError(
                 f"{self._path}: cannot be read after row {self._read} ({error}); write it again"
             ) from error

@@ -52,6 +52,8 @@ class OnnxSession:
         ours.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
         # This stops all spinning between batches.
         ours.add_session_config_entry("session.force_spinning_stop", "1")
+        # Products of int8 stay exact on CPUs without VNNI too: otherwise sums of two saturate there.
+        ours.add_session_config_entry("session.x64quantprecision", "1")
         # Shapes change with every batch, so memory plans for each shape would only fill memory.
         ours.enable_mem_pattern = False
         providers = [(provider, dict(options or {})), *([] if provider == CPU else [(CPU, {})])]

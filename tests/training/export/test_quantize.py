@@ -2,12 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from app.engine.runtimes.runtime import Logits
 from app.engine.runtimes.session import OnnxSession
 from tests.training.export.checkpoints import write_checkpoint
+from tests.training.export.operators import operators_at_run_time
 from tests.training.models.teachers import student
 from training.export.onnx_file import export_onnx
 from training.export.quantize import quantize_by_row
@@ -40,15 +40,6 @@ def own(
     export_onnx(str(folder / "tagger"), folder / "fp32.onnx")
     quantize_by_row(folder / "fp32.onnx", folder / "int8.onnx")
     return folder / "fp32.onnx", folder / "int8.onnx"
-
-
-def operators_at_run_time(path: Path, folder: Path) -> list[str]:
-    """The operators of the graph that ONNX Runtime optimizes and runs."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
 
 
 def run(session: OnnxSession, rows: list[np.ndarray], length: int) -> Logits:
@@ -84,7 +75,7 @@ def test_a_row_alone_gives_the_same_bits_as_among_others(files: tuple[Path, Path
 
 
 def test_neither_company_nor_padding_nor_threads_change_a_bit(files: tuple[Path, Path]) -> None:
-    """The batches are random: 1 to 9 rows of 1 to 100 sub-tokens, in any order, with random padding."""
+    """Batches at random: rows of 1 to 100 sub-tokens, up to 9 of them, in any order, padded at will."""
     one, two = (OnnxSession(files[1], threads=threads) for threads in (1, 2))
     rng = np.random.default_rng(11)
     pool = rows([int(length) for length in rng.integers(1, 101, 24)])
@@ -121,7 +112,7 @@ def test_our_own_stay_close_to_fp32(own: tuple[Path, Path]) -> None:
 
 
 def test_our_own_depend_on_their_row_alone(own: tuple[Path, Path]) -> None:
-    """Logits are equal to the bit if every product is by row; an fp32 LSTM may round by the batch."""
+    """To the bit where every product is by row; an LSTM is fp32 and may round by the batch."""
     session, batch = OnnxSession(own[1], threads=1), rows([5, 31, 12, 64, 1, 17])
     together = run(session, batch, 70)
     lstm = any(node.op_type == "LSTM" for node in onnx.load(own[1]).graph.node)
