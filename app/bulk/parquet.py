@@ -111,8 +111,9 @@ class ParquetReader:
                     yield batch.slice(done)
                 done -= min(done, len(batch))
         except (self._arrow.ArrowException, OSError) as error:  # a damaged page is an OSError
+            said = " ".join(str(error).split())
             raise BulkError(
-                f"{self._path}: cannot be read after row {self._read} ({error}); write it again"
+                f"{self._path}: cannot be read after row {self._read} ({said}); write it again"
             ) from error
 
     def _records(self, batch: Any) -> Iterator[Record | Reject]:
