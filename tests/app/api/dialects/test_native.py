@@ -11,7 +11,6 @@ import httpx
 import pytest
 from hypothesis import given, settings
 
-from app.api.dialects.native_schemas import NerBatchResponse, NerResponse
 from app.api.statuses import ErrorBody
 from tests.answers import EVERYTHING, UNITS, slice_in, spans
 from tests.servers import Server, serving
@@ -274,25 +273,6 @@ def test_a_body_without_a_length_is_read_no_further_than_the_limit(server: Serve
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-def test_a_request_keeps_its_own_id(server: Server) -> None:
-    for path in ("/ner", "/healthz", "/nowhere"):
-        answer = server.client.post(path, json={"text": "a"}, headers={"X-Request-Id": "mine-1.2:3"})
-        assert answer.headers["X-Request-Id"] == "mine-1.2:3"
-
-
-@pytest.mark.parametrize("unfit", ["", "a b", "x" * 129, "a\tb", "ä".encode()])
-def test_an_id_that_is_unfit_for_a_log_is_replaced(server: Server, unfit: str | bytes) -> None:
-    sent = unfit if isinstance(unfit, bytes) else unfit.encode()
-    answer = server.client.post("/ner", json={"text": "a"}, headers=[(b"X-Request-Id", sent)])
-    assert answer.status_code == 200
-    assert answer.headers["X-Request-Id"].isalnum()
-
-
-def test_every_request_without_one_gets_another_id(server: Server) -> None:
-    ids = {server.client.get("/healthz").headers["X-Request-Id"] for _ in range(5)}
-    assert len(ids) == 5
-
-
 def test_what_fails_leaves_the_rest_alone(server: Server) -> None:
     assert server.client.post("/ner", json={"texts": ["IBM", POISON]}).status_code == 500
     assert spans(server.ner(TEXT)) == SPANS
@@ -313,36 +293,6 @@ def test_a_full_queue_is_429_with_a_time_to_come_again(models_dir: Path, tmp_pat
 
 
 # documentation
-
-
-@pytest.fixture(scope="module")
-def openapi(server: Server) -> Any:
-    return server.client.get("/openapi.json").json()
-
-
-def fields_of(schema: Any) -> Iterator[tuple[str, Any]]:
-    yield from schema.get("properties", {}).items()
-
-
-def test_every_field_is_documented(openapi: Any) -> None:
-    operation = openapi["paths"]["/ner"]["post"]
-    request = operation["requestBody"]["content"]["application/json"]["schema"]
-    schemas = openapi["components"]["schemas"]
-    assert {name for name, _ in fields_of(request)} == {
-        *("text", "texts", "model", "version", "labels", "min_score", "agreement", "offset_unit")
-    }
-    answers = ("NerResponse", "NerBatchResponse", "NerResult", "EntityBody", "ErrorBody")
-    for schema in (request, *(schemas[name] for name in answers)):
-        for name, field in fields_of(schema):
-            assert field.get("description"), f"{schema['title']}.{name}"
-
-
-def test_every_field_has_an_example(openapi: Any) -> None:
-    request = openapi["paths"]["/ner"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    schemas = openapi["components"]["schemas"]
-    for schema in (request, schemas["EntityBody"], schemas["ErrorBody"]):
-        for name, field in fields_of(schema):
-            assert field.get("examples"), f"{schema['title']}.{name}"
 
 
 def test_every_option_is_documented_as_a_query_parameter(openapi: Any) -> None:
@@ -381,13 +331,6 @@ def test_every_example_works(openapi: Any, server: Server) -> None:
     assert spans(plain.json()) == SPANS
 
 
-def test_answers_are_as_documented(server: Server) -> None:
-    NerResponse.model_validate(server.ner(TEXT), strict=True)
-    several = server.client.post("/ner", json={"texts": [TEXT]}).json()
-    NerBatchResponse.model_validate(several, strict=True)
-    ErrorBody.model_validate(server.client.post("/ner", json={}).json(), strict=True)
-
-
 # logs
 
 
@@ -424,23 +367,3 @@ def test_text_never_reaches_a_log(tmp_path: Path, style: str) -> None:
         written = one.log.read_text()
     assert MARKER.lower() not in (written + one.log.read_text()).lower()
     assert written.count("POST") >= 18 if style == "text" else written.count('"POST"') >= 18
-
-
-def test_a_request_is_one_line(models_dir: Path, tmp_path: Path) -> None:
-    with serving(models_dir, tmp_path / "log") as one:
-        one.client.post("/ner", json={"text": TEXT}, headers={"X-Request-Id": "my-id"})
-        one.client.post("/a%0A12:00:00 INFO forged", headers={"X-Request-Id": "my-id-2"})
-    lines = [line for line in one.log.read_text().splitlines() if "my-id" in line]
-    assert len(lines) == 2
-    assert "POST /ner 200" in lines[0]
-    assert "ner-en/1 1 texts 38 chars" in lines[0]
-
-
-def test_json_logs_are_one_object_a_request(models_dir: Path, tmp_path: Path) -> None:
-    with serving(models_dir, tmp_path / "log", log_format="json") as one:
-        one.client.post("/ner", json={"text": TEXT}, headers={"X-Request-Id": "my-id"})
-    lines = [json.loads(line) for line in one.log.read_text().splitlines()]
-    (line,) = [line for line in lines if line.get("request_id") == "my-id"]
-    assert (line["method"], line["path"], line["status"]) == ("POST", "/ner", 200)
-    assert (line["model"], line["version"], line["texts"], line["characters"]) == ("ner-en", 1, 1, 38)
-    assert line["duration_ms"] > 0
