@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -82,12 +83,12 @@ def test_a_group_is_as_full_as_its_limits_allow(sizes: list[int]) -> None:
     records = records_of(*("x" * size for size in sizes))
     groups = packed(records)
     assert [record for group in groups for record in group.records] == records
-    for group, following in zip(groups, [*groups[1:], None], strict=True):
+    for group in groups:
         assert len(group.records) <= TEXTS
         assert group.size <= CHARACTERS or len(group.records) == 1
-        if following:
-            more = group.size + len(following.records[0].text)
-            assert len(group.records) == TEXTS or more > CHARACTERS
+    for group, following in pairwise(groups):
+        more = group.size + len(following.records[0].text)
+        assert len(group.records) == TEXTS or more > CHARACTERS
 
 
 def test_an_id_takes_room_too() -> None:

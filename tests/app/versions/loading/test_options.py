@@ -21,7 +21,24 @@ def test_every_option_is_a_setting_with_the_same_default(name: str) -> None:
     assert Settings.model_fields[name].get_default() == PLAIN.get(name, getattr(DEFAULTS, name))
 
 
-@given(st.from_type(LoadOptions))
+whole, seconds = st.integers(0, 10**12), st.floats(0, allow_infinity=False)
+
+options = st.builds(
+    LoadOptions,
+    provider=st.sampled_from(["auto", "cpu", "cuda"]),
+    allow_cpu_fallback=st.booleans(),
+    variant=st.text(),
+    threads=whole,
+    runs=whole,
+    max_queue_tokens=whole,
+    max_batch_tokens=whole,
+    load_timeout=seconds,
+    load_memory_bytes=whole,
+    trusted_keys=st.lists(st.text("/.aé", min_size=1).map(Path), max_size=2).map(tuple),
+)
+
+
+@given(options)
 def test_options_are_the_same_in_another_process(options: LoadOptions) -> None:
     adapter = TypeAdapter(LoadOptions)
     assert adapter.validate_json(adapter.dump_json(options)) == options

@@ -40,7 +40,7 @@ def test_the_same_step_is_known_again(kind: Any) -> None:
     assert {made(kind)} == {made(kind)}
 
 
-@pytest.mark.parametrize(("one", "other"), combinations(KINDS, 2))
+@pytest.mark.parametrize(("one", "other"), list(combinations(KINDS, 2)))
 def test_different_things_to_do_are_never_the_same_step(one: Any, other: Any) -> None:
     assert made(one) != made(other)
 
