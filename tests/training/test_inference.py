@@ -89,6 +89,17 @@ def test_each_text_has_its_own_logits_whatever_is_run_with_it(tagger: Tagger, to
         np.testing.assert_allclose(found, alone[text], atol=ROUNDING)
 
 
+def test_no_row_is_longer_than_it_may_be(tagger: Tagger, tokenizer: Tokenizer) -> None:
+    """Special tokens are part of the length."""
+    longest: list[int] = []
+    hook = tagger.register_forward_pre_hook(
+        lambda _, positional, named: longest.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    logits_of(tagger, tokenizer, tokenizer.encode([" ".join(TEXTS)]), len(TAGS), 30, 4)
+    hook.remove()
+    assert max(longest) == 30
+
+
 def test_a_network_in_training_is_run_without_dropout(tagger: Tagger, tokenizer: Tokenizer) -> None:
     before = logits(tagger, tokenizer, TEXTS, 20, 4)
     tagger.train()

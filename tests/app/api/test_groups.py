@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.annotate import Annotator, Wanted
@@ -79,6 +79,7 @@ lengths = st.integers(0, 2_000) | st.integers(30_000, 40_000)
 
 
 @given(st.lists(lengths, max_size=80))
+@example([1] * 80)
 def test_a_group_is_as_full_as_its_limits_allow(sizes: list[int]) -> None:
     records = records_of(*("x" * size for size in sizes))
     groups = packed(records)
