@@ -9,32 +9,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 
 from app.main import create_app
 from app.metrics import Metrics
 from app.settings import Settings
+from tests.applications import client_of
 from tests.tiny import TEXT
 
 
 @pytest.fixture
 def settings(models_dir: Path) -> Settings:
     return Settings(models_dir=models_dir, provider="cpu", threads=1, poll_seconds=0.05)
-
-
-@asynccontextmanager
-async def client_of(app: FastAPI, prefix: str = "") -> AsyncIterator[httpx.AsyncClient]:
-    """A client in this process, once the default model answers."""
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://nerve") as client,
-        asyncio.timeout(300),
-    ):
-        while (await client.get(f"{prefix}/readyz")).status_code != 200:
-            await asyncio.sleep(0.02)
-        yield client
 
 
 def mounting(inner: FastAPI) -> FastAPI:

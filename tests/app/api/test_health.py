@@ -112,17 +112,6 @@ def test_metrics_count(server: Server) -> None:
     }
 
 
-def test_errors_count_by_status(server: Server) -> None:
-    def count(route: str, status: str) -> float:
-        return server.metric("nerve_requests_total", route=route, status=status)
-
-    before = count("/ner", "422"), count("other", "404")
-    server.client.post("/ner", json={})
-    server.client.get("/nowhere/at/all")
-    server.client.get("/nowhere/else")
-    assert (count("/ner", "422") - before[0], count("other", "404") - before[1]) == (1, 2)
-
-
 def test_the_active_provider_is_told(server: Server) -> None:
     told = server.metric(
         "nerve_model_info", model="ner-en", precision="fp32", provider="CPUExecutionProvider", threads="1"

@@ -2,9 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
+
 from app.api.solitude import Solitude
+from tests.answers import spans
+from tests.servers import Server, until
+from tests.tiny import SPANS, TEXT
 
 ENOUGH = 8
 
@@ -73,3 +79,33 @@ def test_a_request_that_fails_counts_as_gone() -> None:
         assert await alone(solitude, 1) == [True]
 
     in_a_loop(scene)
+
+
+# with a server
+
+
+def test_a_lone_caller_and_several_at_once_get_the_same_answers(server: Server) -> None:
+    """Whoever runs a batch, the event loop or a runner's thread, it is counted."""
+    of = {"model": "ner-en", "version": "1"}
+
+    def counts() -> dict[str, float]:
+        names = ("batch_rows_sum", "batch_rows_count", "inference_seconds_count", "queue_seconds_count")
+        return {name: server.metric(f"nerve_{name}", **of) for name in names}
+
+    def ask(client: httpx.Client, times: int) -> list[Any]:
+        return [client.post("/ner", json={"text": TEXT}).json() for _ in range(times)]
+
+    before = counts()
+    with server.fresh_client() as lone:
+        answers = ask(lone, 30)
+    assert spans(answers[0]) == SPANS
+    assert answers == answers[:1] * 30
+    until(lambda: counts() == {name: count + 30 for name, count in before.items()})
+
+    with server.clients(4) as clients, ThreadPoolExecutor(4) as pool:
+        several = list(pool.map(ask, clients, [10] * 4))
+    assert several == [answers[:1] * 10] * 4
+    until(lambda: counts()["batch_rows_sum"] == before["batch_rows_sum"] + 30 + 40)
+    after = {name: count - before[name] for name, count in counts().items()}
+    assert after["queue_seconds_count"] == 70
+    assert after["batch_rows_count"] == after["inference_seconds_count"] <= 70
