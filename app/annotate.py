@@ -1,8 +1,7 @@
-"""Annotate: texts in, their entities out, whatever protocol they come by.
+"""Annotate: finds the entities of texts, for every protocol.
 
-A `Service` leases a version for each caller, and an `Annotator` is that version together with what its
-caller wants of it. Whoever has loaded a version without a service, as a corpus does, makes an annotator of
-it: submitting, checking labels and filtering are the same.
+A `Service` leases a version for each caller. An `Annotator` joins a version with the options of its caller.
+Code that loads a version without a service, such as `nerve annotate`, makes an annotator directly.
 """
 
 import asyncio
@@ -21,23 +20,22 @@ from app.versions.rollout.manager import VersionManager
 from app.versions.rollout.registry import Lease
 
 Wait = Callable[["Future[list[Prediction]]"], Awaitable[list[Prediction]]]
-"""How a caller waits for predictions. Nobody wants what it gives up: it cancels the future then."""
+"""Waits for predictions, and cancels the future when it gives up."""
 
 _SHORT = 512
-"""Characters of a text that may be annotated while its caller's event loop waits: some milliseconds."""
+"""Most characters of a text that may be annotated on the event loop, which it blocks for milliseconds."""
 
 _AT_ONCE = 64
-"""Texts that are filtered and counted before other requests have a turn: about a millisecond of an
-article's length each."""
+"""Texts that are filtered and counted before other requests have a turn: about 1 ms for articles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which entities a caller wants.
+    """Says which entities a caller wants.
 
     Attributes:
-        labels: only entities of these; None for all.
-        min_score: only entities whose score reaches this and their label's threshold.
+        labels: the labels of these entities; None stands for all.
+        min_score: the least score, 0 to 1; an entity must reach its label's threshold too.
     """
 
     labels: Sequence[str] | None = None
@@ -46,12 +44,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask(Wanted):
-    """What a request asks. A protocol that must remember more until it answers extends it.
+    """Holds what a request asks; a protocol adds fields by a subclass.
 
     Attributes:
-        texts: what to annotate; empty where the texts come later, as a stream's do.
-        model: its name; None for the server's default.
-        version: the one that is pinned; None for the one that serves.
+        texts: the texts to annotate; empty for a stream, whose texts come later.
+        model: the name of the model; None stands for the server's default.
+        version: the pinned version; None stands for the one that serves.
     """
 
     texts: Sequence[str] = ()
@@ -61,12 +59,12 @@ class Ask(Wanted):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What was found.
+    """Holds the answer to a request.
 
     Attributes:
-        model, version: what answered all of it.
-        texts: as they were asked.
-        predictions: of each text, with the entities that are wanted.
+        model, version: the model and version that answered.
+        texts: the texts of the request.
+        predictions: the wanted entities of each text, in the order of the texts.
     """
 
     model: str
@@ -76,10 +74,10 @@ class Annotation:
 
 
 class Annotator:
-    """A loaded version and what one caller wants of it. Many texts may be in flight at a time.
+    """Annotates with a loaded version as one caller wants it.
 
     Args:
-        loaded: the version; whoever loaded it closes it.
+        loaded: the version; the code that loaded it closes it.
     """
 
     def __init__(self, loaded: LoadedVersion, wanted: Wanted):
@@ -89,24 +87,23 @@ class Annotator:
 
     @property
     def failing(self) -> bool:
-        """Whether the version's batches keep failing, so that it will not answer again."""
+        """Say whether the version's batches keep failing, so that it will not answer again."""
         return self._loaded.model.failing
 
     def check_labels(self) -> None:
-        """Raises Unprocessable for a wanted label that the version does not have."""
+        """Raise Unprocessable for a wanted label that the version does not have."""
         check_labels(self._wanted.labels, self.manifest.labels)
 
     def submit(self, texts: Sequence[str], deadline: float | None = None) -> "Future[list[Prediction]]":
-        """All entities of each text, those that are not wanted too. Cancelling the future drops what has
-        not run.
+        """Find all entities of each text, wanted or not. Cancelling the future drops rows not yet run.
 
         Args:
-            deadline: when nobody waits any more, on the clock of `time.monotonic()`.
+            deadline: the time on the clock of `time.monotonic()` at which the caller gives up.
         """
         return self._loaded.model.submit(texts, deadline)
 
     def kept(self, found: Sequence[Prediction]) -> Sequence[Prediction]:
-        """The predictions with the entities that are wanted."""
+        """Return the predictions with only the wanted entities."""
         least = self._wanted.min_score
         if self._wanted.labels is None:
             if least <= 0:
@@ -124,13 +121,13 @@ class Annotator:
 
 
 class LeasedAnnotator(Annotator):
-    """An annotator of a service: `with await service.lease(ask) as annotator`.
+    """Annotates for one request of a service: `with await service.lease(ask) as annotator`.
 
-    Its lease ends with the block. What `annotate` took, and whether it failed, is what a canary is judged
-    by; texts that are submitted one group after another say nothing of a request's latency.
+    The lease ends with the block. A canary is judged by the duration and failure of `annotate`, but not by
+    texts that are given to `submit`, because groups of a stream say nothing of a request's latency.
 
     Attributes:
-        of: the model and the version, as metrics are labelled.
+        of: the model and the version, the labels of its metrics.
     """
 
     def __init__(self, lease: Lease, wanted: Wanted, manager: VersionManager, metrics: Metrics):
@@ -156,16 +153,15 @@ class LeasedAnnotator(Annotator):
         wait: Wait = asyncio.wrap_future,
         may_hold: Callable[[], bool] = lambda: False,
     ) -> Annotation:
-        """Annotate a request's texts. Where there are many, other requests have their turn in between.
+        """Annotate the texts of a request. Between many texts, other requests have their turn.
 
         Args:
-            deadline: when the request is given up, on the clock of `time.monotonic()`; whoever waits sees
-                to it.
-            may_hold: asked before a short text is annotated on the caller's own event loop, which saves
-                waking other threads.
+            deadline: the time on the clock of `time.monotonic()` at which `wait` gives up.
+            may_hold: says whether a short text may be annotated on the event loop, which saves waking
+                other threads.
 
         Raises:
-            Unprocessable: the version does not have a label that is wanted.
+            Unprocessable: the version does not have a wanted label.
             Busy, DeadlineExceeded, InferenceFailed, NotReady: see `app.errors`.
         """
         self.check_labels()
@@ -192,10 +188,10 @@ class LeasedAnnotator(Annotator):
     def answered(
         self, texts: Sequence[str], found: Sequence[Prediction], kept: Sequence[Prediction]
     ) -> None:
-        """Texts that were submitted are answered: shadows may have copies of them, and they count.
+        """Count submitted texts as answered, and offer them to the model's shadows.
 
         Args:
-            found, kept: of each text all entities, and those that are wanted.
+            found, kept: each text's prediction with all entities, and with the wanted ones.
         """
         self._manager.shadow(self._loaded, texts, found)
         self._metrics.answered(*self.of, kept)
@@ -205,7 +201,7 @@ class Service:
     """Annotates with the versions that a manager serves.
 
     Args:
-        default_model: the name of the model where a request names none.
+        default_model: the model of requests that name none.
     """
 
     def __init__(self, manager: VersionManager, metrics: Metrics, default_model: str):
@@ -216,11 +212,11 @@ class Service:
     async def lease(
         self, ask: Ask, metadata: Callable[[str], str | None] = lambda name: None
     ) -> LeasedAnnotator:
-        """The version that answers a request, until the end of the block that it is entered for.
+        """Lease the version that answers a request; the lease ends with the annotator's `with` block.
 
         Args:
-            metadata: what the protocol knows of the request under a name, such as a header of HTTP; a
-                canary may stick to it.
+            metadata: returns the request's value of a name, such as an HTTP header; a canary may stick
+                to it.
 
         Raises:
             NotFound: unknown model or version. VersionRefused: the pinned version fails its checks.
@@ -236,12 +232,12 @@ class Service:
         while (lease := self._manager.lease(name, ask.version, key)) is None:
             assert ask.version is not None  # only a pinned version may not be loaded
             await asyncio.to_thread(self._manager.load_pinned, name, ask.version)
-            # Others may have pinned something else by now, and so it is asked for again.
+            # Other requests may have pinned versions and pushed this one out, so the lease is retried.
         return LeasedAnnotator(lease, ask, self._manager, self._metrics)
 
 
 def check_labels(wanted: Sequence[str] | None, known: Sequence[str]) -> None:
-    """Raises Unprocessable for a label that a model does not have."""
+    """Raise Unprocessable for a label that a model does not have."""
     for label in wanted or ():
         if label not in known:
             raise Unprocessable(
@@ -251,9 +247,9 @@ def check_labels(wanted: Sequence[str] | None, known: Sequence[str]) -> None:
 
 
 def _is_fault(error: BaseException, deadline: float | None) -> bool:
-    """Whether it is the server's fault that a request was not answered."""
+    """Say whether a request failed by the server's fault."""
     if isinstance(error, NerveError):
         return error.kind in FAULTS
-    if isinstance(error, asyncio.CancelledError):  # given up at the deadline, or with the server
+    if isinstance(error, asyncio.CancelledError):  # at the deadline, or at the server's shutdown
         return deadline is not None and time.monotonic() >= deadline
     return isinstance(error, Exception)

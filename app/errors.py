@@ -1,23 +1,22 @@
-"""Everything that can go wrong, as a tree.
+"""Errors: the tree of everything that can go wrong.
 
 * NerveError
-  * RequestError (bad_request): the caller can mend it
+  * RequestError (bad_request): the caller can fix the request
     * BadRequest (bad_request): the body is not what its content type says
     * NotFound (not_found): unknown model, version or route
     * TooLarge (too_large): body, text, or number of texts
     * UnsupportedMediaType (unsupported_media_type)
     * Unprocessable (unprocessable): a field is missing, unknown or of the wrong kind
-    * ClientLeft (client_left): the caller hung up
-  * VersionRefused (refused): a model version failed its checks, and why
-  * Busy (busy): the queue is full; `retry_after` says when to come again
-  * NotReady (not_ready): nothing to serve yet, or shutting down
-  * DeadlineExceeded (deadline): the answer was not there in time
+    * ClientLeft (client_left): the caller closed the connection
+  * VersionRefused (refused): a model version failed its checks
+  * Busy (busy): the queue is full; `retry_after` says in how many seconds to retry
+  * NotReady (not_ready): no version serves yet, or the server is shutting down
+  * DeadlineExceeded (deadline): the answer was not ready in time
   * InferenceFailed (failed): the session failed on this batch
-  * SettingsError (settings): the server cannot start like this
+  * SettingsError (settings): the server cannot start with these settings
 
-An error has a `kind`, which says what a protocol makes of it (`app.api.statuses` has the HTTP status of
-each), a `code`, stable snake_case for programs, and a message for people that names the thing, the value
-and the remedy.
+An error has a `kind`, which each protocol maps to a status (for HTTP see `app.api.statuses`), a stable
+snake_case `code` for programs, and a message for people that names the thing, the value and the remedy.
 """
 
 from typing import Literal
@@ -39,11 +38,11 @@ Kind = Literal[
 ]
 
 FAULTS: frozenset[Kind] = frozenset({"failed", "deadline"})
-"""The kinds that are the server's fault: a canary is judged by them."""
+"""The kinds that are the server's fault; a canary is judged by them."""
 
 
 class NerveError(Exception):
-    """Root of the tree; by itself, a bug of the server."""
+    """Root of the tree; an instance of this class itself reports a bug of the server."""
 
     kind: Kind = "failed"
     code = "internal_error"
@@ -55,7 +54,7 @@ class NerveError(Exception):
 
 
 class RequestError(NerveError):
-    """The caller can mend it."""
+    """The caller can fix the request."""
 
     kind: Kind = "bad_request"
     code = "bad_request"
@@ -66,53 +65,53 @@ class BadRequest(RequestError):
 
 
 class NotFound(RequestError):
-    """There is no such thing."""
+    """The model, version or route does not exist."""
 
     kind = "not_found"
     code = "not_found"
 
 
 class TooLarge(RequestError):
-    """More than a limit allows; limits are settings."""
+    """A size is over a limit of the settings."""
 
     kind = "too_large"
     code = "body_too_large"
 
 
 class UnsupportedMediaType(RequestError):
-    """A content type, charset or content encoding that is not understood."""
+    """The content type, charset or content encoding is not supported."""
 
     kind = "unsupported_media_type"
     code = "unsupported_media_type"
 
 
 class Unprocessable(RequestError):
-    """Well-formed, but a field is missing, unknown or of the wrong kind."""
+    """The body is well-formed, but a field is missing, unknown or of the wrong kind."""
 
     kind = "unprocessable"
     code = "invalid_request"
 
 
 class ClientLeft(RequestError):
-    """The caller hung up before there was an answer, so nobody reads this one."""
+    """The caller closed the connection before the answer was ready."""
 
     kind = "client_left"
     code = "client_left"
 
 
 class VersionRefused(NerveError):
-    """A model version failed its checks; the message says which and what to do."""
+    """A model version failed its checks; the message says which ones and what to do."""
 
     kind = "refused"
     code = "version_refused"
 
 
 class Busy(NerveError):
-    """The queue is full, or what waits in it would outlast the caller's deadline.
+    """The queue is full, or its waiting rows would take longer than the caller's deadline allows.
 
     Attributes:
-        retry_after: seconds until it will have room again, measured from its rate.
-        late: whether it is the deadline that leaves no room, so that allowing more time helps.
+        retry_after: seconds until the queue will have room, estimated from its measured rate.
+        late: whether the deadline is the reason, so that allowing more time helps.
     """
 
     kind = "busy"
@@ -125,27 +124,27 @@ class Busy(NerveError):
 
 
 class NotReady(NerveError):
-    """There is nothing to serve with, yet or any more."""
+    """No version can answer: none is loaded yet, or the server is shutting down."""
 
     kind = "not_ready"
     code = "not_ready"
 
 
 class DeadlineExceeded(NerveError):
-    """The answer was not there by the time that the request allowed; what had not run was dropped."""
+    """The answer was not ready by the request's deadline; rows that had not run were dropped."""
 
     kind = "deadline"
     code = "deadline_exceeded"
 
 
 class InferenceFailed(NerveError):
-    """The session failed on the batch a text was in."""
+    """The session failed on the batch that held a text."""
 
     code = "inference_failed"
 
 
 class SettingsError(NerveError):
-    """The server cannot start like this."""
+    """The server cannot start with these settings."""
 
     kind = "settings"
     code = "bad_settings"

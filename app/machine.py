@@ -1,4 +1,4 @@
-"""Machine: what this process has of the machine that it runs on, and how others there know it."""
+"""Machine says which CPUs this process may use, and identifies processes, servers and hosts."""
 
 import math
 import os
@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 
 SERVER_ID = "NERVE_SERVER_ID"
-"""The environment variable that the workers of one server share."""
+"""Names the environment variable with the server's id, which the supervisor sets for its workers."""
 
 
 def available_cpus() -> int:
-    """CPUs this process may use: its affinity, further limited by the cgroup's quota."""
+    """Return how many CPUs this process may use: its affinity, limited by the cgroup's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = _cgroup_quota()
     cpus = allowed or 1
@@ -20,7 +20,7 @@ def available_cpus() -> int:
 
 
 def _cgroup_quota() -> float | None:
-    """CPUs the cgroup (v2, then v1) grants, or None where it grants all."""
+    """Return how many CPUs the cgroup (v2, else v1) grants; None if it sets no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -37,13 +37,13 @@ def _cgroup_quota() -> float | None:
 
 @cache
 def server_id() -> str:
-    """What the workers of this server have in common: from the environment, or this process's own."""
+    """Return the id of this server, which all its workers share; a single process makes one up."""
     return os.environ.get(SERVER_ID) or uuid.uuid4().hex
 
 
 @cache
 def host() -> str:
-    """This machine; of a container, its own processes' part of it."""
+    """Return the name of this machine together with its process namespace, which a container has alone."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -52,7 +52,8 @@ def host() -> str:
 
 
 def process_start(pid: int) -> str:
-    """When a process began, in a unit of the system's own; empty where there is no such process."""
+    """Return when a process started, in clock ticks since boot; "" if it does not live, "unknown" without
+    /proc. It tells apart two processes that had the same number."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -60,7 +61,7 @@ def process_start(pid: int) -> str:
             return ""
     else:
         return "" if fields[0] == "Z" else fields[19]
-    try:  # a system without /proc: better to take a reused number for alive than a living process for dead
+    try:  # there is no /proc; taking a reused number for alive is the smaller mistake
         os.kill(pid, 0)
     except ProcessLookupError:
         return ""

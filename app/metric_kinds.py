@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms as `prometheus_client` has them, with less work a request."""
+"""Metric kinds are the counters, gauges and histograms of `prometheus_client`, made faster."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -10,38 +10,38 @@ from prometheus_client.samples import Sample
 
 
 class _Remembering(MetricWrapperBase):
-    """Remembers its children by their labels: one is found again without checks and without a lock."""
+    """Caches its children by their labels, so that a child is found without checks and without a lock."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._known: dict[tuple[str, ...], Self] = {}
 
     def labels(self, *values: str) -> Self:  # type: ignore[override]
-        """The child with these labels, in the order of the metric's label names."""
+        """Return the child with these label values, given in the order of the metric's label names."""
         child = self._known.get(values)
         if child is None:
             child = self._known[values] = super().labels(*values)
         return child
 
     def _child_samples(self) -> Iterable[Sample]:
-        """Without the time at which a child was made. The library leaves it out by a switch for the whole
-        process, which may not be ours."""
+        """Return the samples without a child's time of creation. The library's own switch for that would
+        change the whole process, which another application may own."""
         return [sample for sample in super()._child_samples() if sample.name != "_created"]
 
 
 class Counter(_Remembering, prometheus_client.Counter):
-    """A count that only grows."""
+    """Counts something, and only grows."""
 
 
 class Gauge(_Remembering, prometheus_client.Gauge):
-    """A value that goes up and down."""
+    """Holds a value that goes up and down."""
 
 
 class Histogram(_Remembering, prometheus_client.Histogram):
-    """How often values fell into which range."""
+    """Counts how many values fell into each range."""
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """As `observe` of each: one step for the sum, and one for each bucket that values fall into."""
+        """Do as `observe` for each value, with one step for the sum and one for each bucket."""
         self._raise_if_not_observable()  # type: ignore[no-untyped-call]
         self._sum.inc(sum(values))
         counts: dict[int, int] = {}

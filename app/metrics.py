@@ -1,4 +1,4 @@
-"""Metrics: every Prometheus metric of the server in one place."""
+"""Metrics defines every Prometheus metric of the server."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,14 +14,14 @@ _MODEL = ("model", "version")
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own.
+    """Holds the metrics of one server.
 
     Args:
-        whole_server: from the registry of this process, the one that tells of the whole server; by default
-            this process is the server.
+        whole_server: takes the registry of this process, and returns the registry that is read for
+            `exposition` and `samples`. It is needed if several processes count for one server.
 
     Attributes:
-        registry: what this process counts.
+        registry: the registry in which this process counts.
     """
 
     def __init__(self, whole_server: Callable[[CollectorRegistry], CollectorRegistry] | None = None):
@@ -156,7 +156,7 @@ class Metrics:
         )
 
     def batch(self, model: str, version: str, report: BatchReport) -> None:
-        """Count one batch of a version."""
+        """Count one batch of a version, as the engine reports it."""
         of = (model, version)
         self.inference_seconds.labels(*of).observe(report.seconds)
         self.batch_rows.labels(*of).observe(report.rows)
@@ -173,7 +173,7 @@ class Metrics:
             self.batch_failures.labels(*of).inc()
 
     def answered(self, model: str, version: str, predictions: Sequence[Prediction]) -> None:
-        """Count texts that were answered, and the entities that were returned."""
+        """Count texts that were answered, and their entities by label and score."""
         scores: dict[str, list[float]] = {}
         for prediction in predictions:
             for entity in prediction.entities:
@@ -184,12 +184,13 @@ class Metrics:
             self.entity_scores.labels(model, version, label).observe_all(found)
 
     def exposition(self) -> bytes:
-        """The whole server's metrics, all workers together, as Prometheus reads them."""
+        """Return the metrics of the whole server in Prometheus' text format."""
         return generate_latest(self._server)
 
     def samples(self, *names: str, **labels: str) -> list[Sample]:
-        """The whole server's samples that are called so (such as `nerve_requests_total`) and have these
-        labels. Each call reads the files of all workers, so ask for all that you need at once."""
+        """Return the whole server's samples with these names, such as `nerve_requests_total`, and labels.
+
+        Each call reads the files of all workers, so ask for all names at once."""
         return [
             sample
             for family in self._server.collect()

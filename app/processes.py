@@ -1,4 +1,4 @@
-"""Processes: how a module of ours is run in a process of its own."""
+"""Processes says how to run a module of Nerve in a separate process."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ _PACKAGES = Path(__file__).resolve().parents[1]
 
 
 def own_process(module: str) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment that run a module of ours in a process of its own.
+    """Return the command and the environment that run a module of Nerve in a separate process.
 
-    What lies in the working folder is never imported there, and our packages are found wherever they lie.
+    The process imports Nerve from where this one did, and never imports from the working folder.
     """
     paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
     return [sys.executable, "-P", "-m", module], os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

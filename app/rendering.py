@@ -1,4 +1,4 @@
-"""Rendering: entities as plain values, their offsets in the caller's unit."""
+"""Rendering: turns entities into plain values, with offsets in the caller's unit."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -14,10 +14,10 @@ OffsetUnit = Literal["codepoint", "utf16", "byte"]
 def render(
     text: str, entities: Sequence[Entity], unit: OffsetUnit = "codepoint", agreement: bool = False
 ) -> list[dict[str, Any]]:
-    """The entities of one text, each with `text`, `label`, `start`, `end` and `score`.
+    """Return the entities of one text, each with `text`, `label`, `start`, `end` and `score`.
 
     Args:
-        agreement: add the share of an ensemble's members that found exactly it.
+        agreement: add `agreement`, the share of an ensemble's members that found exactly this entity.
     """
     position = positions(text, unit) if entities else int
     rendered = []
@@ -37,7 +37,7 @@ def render(
 
 
 def positions(text: str, unit: OffsetUnit) -> Callable[[int], int]:
-    """From an offset in code points to one in `unit`."""
+    """Return a function that maps an offset in code points to one in `unit`."""
     if unit == "codepoint" or text.isascii():
         return int
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")

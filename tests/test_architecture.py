@@ -56,9 +56,6 @@ FLOORS = {
 FOR_TRAINING = ("engine", "versions", "manifest", "files", "machine", "errors", "labels")
 """The rooms of `app` that `training` may know: what is evaluated is what is served."""
 
-KNOWN: frozenset[str] = frozenset()
-"""What is still wrong, as the tests tell it but without the line. What is right by now must go."""
-
 
 # imports
 
@@ -248,25 +245,11 @@ CHECKS: Mapping[str, Callable[[str], Iterator[tuple[str, str]]]] = {
 }
 
 
-def known_as(where: str, what: str) -> str:
-    """What is wrong, without the line, which other changes move."""
-    return f"{where.partition(':')[0]} {what}"
-
-
 @pytest.mark.parametrize("package", FLOORS)
 @pytest.mark.parametrize("check", CHECKS)
 def test_imports_go_down(package: str, check: str) -> None:
-    wrong = [
-        f"{where} {what}" for where, what in CHECKS[check](package) if known_as(where, what) not in KNOWN
-    ]
+    wrong = [f"{where} {what}" for where, what in CHECKS[check](package)]
     assert not wrong, "\n" + "\n".join(wrong)
-
-
-def test_what_is_known_is_still_wrong() -> None:
-    wrong = {
-        known_as(*found) for check in CHECKS.values() for package in FLOORS for found in check(package)
-    }
-    assert not KNOWN - wrong, "no longer wrong, take it out of KNOWN:\n" + "\n".join(sorted(KNOWN - wrong))
 
 
 def test_a_circle_is_found_however_long() -> None:

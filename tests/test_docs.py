@@ -97,6 +97,7 @@ def test_targets_of_make_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_are_well_formed(page: str) -> None:
+    """Whatever is not makes its parser raise."""
     for block in blocks(read(page)):
         if block.language == "python":
             ast.parse(block.body)
@@ -166,9 +167,10 @@ def test_requests_get_the_answers_that_are_shown(committed: Server, page: str) -
         assert _rounded(committed.client.post("/ner", json=request).json()) == _rounded(answer)
 
 
-def test_the_python_example_runs(committed: Server) -> None:
+def test_the_python_example_runs(committed: Server, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = [block.body for block in blocks(read("docs/api.md")) if block.language == "python"]
     exec(compile(example.replace("http://localhost:8000", committed.url), "docs/api.md", "exec"), {})
+    assert "PER Angela Merkel" in capsys.readouterr().out
 
 
 def _rounded(answer: Any) -> Any:

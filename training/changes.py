@@ -1,4 +1,4 @@
-"""Changes: `--set table.key=value` on the tables of a TOML file."""
+"""This module applies changes, such as `--set table.key=value`, to the tables of a TOML file."""
 
 import tomllib
 from typing import Any
@@ -8,11 +8,11 @@ def apply_change(tables: dict[str, Any], change: str) -> None:
     """Set one value of nested tables in place.
 
     Args:
-        change: `table.key=value`, with the value in TOML; a bare word is a string. One of several tables
-            goes by its name: `students.ner-en.seed=2`.
+        change: `table.key=value`, with the value in TOML; a bare word is a string. In a list of tables,
+            a table is addressed by its `name`: `students.ner-en.seed=2`.
 
     Raises:
-        ValueError: the change is not of that form, or names no table.
+        ValueError: the change does not have that form, or its key names no table.
     """
     key, equals, value = change.partition("=")
     if not equals:
@@ -22,7 +22,7 @@ def apply_change(tables: dict[str, Any], change: str) -> None:
 
 
 def _place(table: dict[str, Any], key: str, change: str) -> tuple[dict[str, Any], str]:
-    """The table that a dotted key leads to, and the key's last part."""
+    """Return the table that a dotted key leads to, and the last part of the key."""
     while "." in key:
         parent, _, key = key.partition(".")
         found = table.setdefault(parent, {})

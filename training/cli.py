@@ -1,4 +1,4 @@
-"""`nerve-train`: from labelled text, or a checkpoint, to a version that the server loads."""
+"""`nerve-train` makes a version that the server loads from labelled text, or from a checkpoint."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ cli = typer.Typer(
 
 RecipeFile = Annotated[Path, typer.Argument(help="a recipe, such as training/recipes/ner-en.toml")]
 Changes = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads it
+    Optional[list[str]],  # noqa: UP045 - typer reads this annotation
     typer.Option("--set", help="change one value: --set finetune.lr=1e-4"),
 ]
 Students = Annotated[
@@ -50,7 +50,7 @@ def run(
     from training.stages.run_folder import check_given_members, find_students
 
     loaded = _recipe(recipe, set_)
-    find_students(loaded, student or ())  # a wrong name is told before hours of work
+    find_students(loaded, student or ())  # report a wrong name now, before hours of training
     if loaded.students:
         check_given_members(loaded)
     if loaded.finetune.seeds:
@@ -305,7 +305,7 @@ def _published(folder: Path) -> None:
 
 
 def main() -> None:
-    """Entry point: what the user can mend is a message, not a traceback."""
+    """Run the command line; print errors that the user can fix as messages, without a traceback."""
     warnings.filterwarnings("ignore")
     logging.basicConfig(level=logging.ERROR)
     try:

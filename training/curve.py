@@ -1,7 +1,7 @@
-"""The learning curve: how good a student gets with how much labelled text, alone and distilled.
+"""This module measures a student's F1 by amount of labelled text, trained alone and distilled.
 
-The rest of the labelled texts is taken as text without labels, as it would be before anyone labelled
-it: the teacher of a share knows no more labels than its student.
+The labelled texts outside a share serve as unlabelled text. The teacher of a share is trained on the
+labels of that share only.
 """
 
 import hashlib
@@ -35,24 +35,25 @@ from training.stages.publish import publish
 from training.stages.run_folder import CHECKPOINT, teacher_folder, teacher_members, transfer_made_of
 from training.teacher import member_key
 
-SHARES = (0.05, 0.2, 1.0)
+SHARES = (0.05, 0.2, 1.0)  # of the labelled texts, by default
 CURVE = "learning_curve.json"
 
 UNLABELLED = "labels not used"
-"""The origin of training texts outside of a share."""
+"""The origin, in the counts of a transfer set, of training texts outside the share."""
 
-_WHOLE_TEACHER = "distilled-whole-teacher"
+_WHOLE_TEACHER = "distilled-whole-teacher"  # name of a student whose teacher was trained on all labels
 
-_RESAMPLES = 2000
+_RESAMPLES = 2000  # of the bootstrap, for each interval
 
 
 @dataclass(frozen=True)
 class _Share:
-    """A share of the labelled texts.
+    """Holds a share of the labelled texts and the recipes that train on it.
 
     Attributes:
-        recipe: for what is trained on it without a teacher, and for its own teacher.
-        taught: for what is distilled.
+        share: the fraction of the labelled texts, in (0, 1].
+        recipe: trains the student alone, and the teacher of the share.
+        taught: trains the student by distillation.
         labelled: the texts of the share.
         rest: the other texts, without their labels.
     """
@@ -71,24 +72,24 @@ class _Share:
 def learning_curve(
     recipe: Recipe, student: Student, sizes: Sequence[float], say: Say, whole_teacher: bool = False
 ) -> Path:
-    """Train a student on shares of the labelled texts, with and without a teacher, or go on with it.
+    """Train a student on shares of the labelled texts, with and without a teacher; resumable.
 
-    For each share a teacher is fine-tuned on it with the first seed; it labels the share, the rest of
-    the training texts without their labels, raw text, and variations of the share. Everything is
-    exported as fp32 into `<run>/models` and measured there, on the recipe's test files.
+    A teacher is fine-tuned on each share with the first seed. It labels the share, the other training
+    texts, raw text, and variations of the share. Every network is exported as fp32 into `<run>/models`
+    and measured on the recipe's test files.
 
     Args:
-        sizes: shares of each training corpus, in (0, 1]; a smaller one is part of a larger one.
-        whole_teacher: have the run's own teacher, which has seen all labels, teach at every share.
+        sizes: shares of each training corpus, in (0, 1]; a larger share contains a smaller one.
+        whole_teacher: distill from the run's teacher, which was trained on all labels, at every share.
 
     Returns:
-        `<run>/learning_curve.json`: for each of `shares` the labelled texts (`sizes`) and the average F1
-        in percent of `alone`, `distilled` and `teacher` with the ends of 95 % intervals (`alone_low`, …);
-        `teacher_saw` is `share` or `all`, and `teacher` is missing for `all`.
+        `<run>/learning_curve.json`: for each of `shares` the number of labelled texts (`sizes`) and the
+        average F1 in percent of `alone`, `distilled` and `teacher`, with the ends of 95 % intervals
+        (`alone_low`, …). `teacher_saw` is `share` or `all`; `teacher` is missing for `all`.
 
     Raises:
-        ValueError: a share is none, the recipe has no test files or no seed, the student has no `alone`
-            stage, or a folder holds something that was made otherwise.
+        ValueError: a share is outside (0, 1], the recipe has no test files or no seed, the student has no
+            `alone` stage, or a folder holds the results of another recipe or share.
     """
     if processes().num_processes > 1:
         raise ValueError("a learning curve is one process; start it without accelerate launch")
@@ -129,7 +130,10 @@ def learning_curve(
 
 
 def subset(documents: Sequence[Document], share: float, seed: str) -> tuple[Document, ...]:
-    """About a share of documents, whole articles, in their order; of one seed a smaller is in a larger."""
+    """Draw about this share of the documents, as whole articles, in the documents' order.
+
+    With one seed, a larger share contains a smaller one.
+    """
     units: dict[str, list[int]] = {}
     for number, document in enumerate(documents):
         units.setdefault(document.group or f"\0{number}", []).append(number)
@@ -145,15 +149,15 @@ def subset(documents: Sequence[Document], share: float, seed: str) -> tuple[Docu
 
 
 def _share(recipe: Recipe, corpora: Sequence[LoadedCorpus], share: float, whole_teacher: bool) -> _Share:
-    """A share of each corpus and what is trained by it. The whole is the run's own, as far as that goes."""
+    """Split each corpus, and make the share's recipes; share 1 takes over the run's trainings if it can."""
     labelled, rest = [], []
     for corpus in corpora:
         taken = subset(corpus.documents, share, f"{recipe.transfer.seed}/{corpus.name}")
-        keys = {document.key for document in taken}  # no two training documents have one key
+        keys = {document.key for document in taken}  # unique: loading drops duplicates
         left = (replace(one, spans=()) for one in corpus.documents if one.key not in keys)
         labelled.append(replace(corpus, documents=taken))
         rest.append(replace(corpus, documents=tuple(left)))
-    # Everything is published in fp32: the curve is about learning, not about what a precision costs.
+    # Publish fp32 only, so that the loss of a precision does not blur the curve.
     recipe = recipe.model_copy(
         update={"export": recipe.export.model_copy(update={"precision": "fp32", "fp16": False})}
     )
@@ -170,7 +174,7 @@ def _share(recipe: Recipe, corpora: Sequence[LoadedCorpus], share: float, whole_
 
 
 def _moved(recipe: Recipe, folder: Path, seeds: Sequence[int], members: Sequence[Path]) -> Recipe:
-    """The recipe in another folder, with another teacher."""
+    """Return a recipe with another run folder and another teacher."""
     changes = {
         "output": str(folder),
         "finetune": recipe.finetune.model_copy(update={"seeds": tuple(seeds)}),
@@ -180,7 +184,7 @@ def _moved(recipe: Recipe, folder: Path, seeds: Sequence[int], members: Sequence
 
 
 def _trained(part: _Share, student: Student, whole_teacher: bool, say: Say) -> dict[str, Path]:
-    """Train what a share has, or what is left of it; the checkpoints by what the curve calls them."""
+    """Train the networks of a share, or resume; return each checkpoint by its name in the curve."""
     if part.share < 1:
         texts = "\0".join(document.text for corpus in part.labelled for document in corpus.documents)
         made_of = {"share": part.share, "texts": hashlib.sha256(texts.encode()).hexdigest()}
@@ -194,7 +198,7 @@ def _trained(part: _Share, student: Student, whole_teacher: bool, say: Say) -> d
 
 
 def _share_data(part: _Share, say: Say) -> DistillationData:
-    """As `distillation_data` gives it, of a share: no label of the rest is in it."""
+    """Return distillation data that holds the labels of the share only."""
     recipe = part.taught
     held_out = load_held_out((*recipe.dev, *recipe.test), recipe)
     made_of = recipe.model_dump(mode="json", include={"dev", "test"})
@@ -214,10 +218,9 @@ def share_transfer_set(
     rest: Sequence[LoadedCorpus],
     held_out: Sequence[LoadedCorpus],
 ) -> TransferSet:
-    """The transfer set where only some of the training texts are labelled.
+    """Build a transfer set from labelled texts and other training texts, whose labels are not used.
 
-    The rest is in it whole, as the labelled ones are, but only these are varied. `transfer.words` limits
-    all together.
+    It holds all of both, and variations of the labelled texts only. `transfer.words` limits the total.
     """
     plain = recipe.transfer.model_copy(update={"texts": (), "augment": Augmentation(), "words": 0})
     unlabelled = build_transfer_set(recipe.model_copy(update={"transfer": plain}), rest, held_out)
@@ -230,7 +233,7 @@ def share_transfer_set(
 
 
 def _published(part: _Share, student: Student, name: str, checkpoint: Path, models: Path, say: Say) -> Path:
-    """The version of a checkpoint, made once."""
+    """Publish a version of a checkpoint, unless it exists; return its folder."""
     version = models / f"{student.name}-curve-{part.share:g}-{name}" / "1"
     made = member_key(checkpoint)
     if version.exists():
@@ -244,7 +247,7 @@ def _published(part: _Share, student: Student, name: str, checkpoint: Path, mode
 
 
 def _measured(version: Path, recipe: Recipe) -> Interval:
-    """The average F1 on the test files, through the serving engine."""
+    """Measure the average F1 on the test files, through the serving engine."""
     loaded = load_version(version)
     try:
         answers = [ask(loaded.model, corpus) for corpus in load_held_out(recipe.test, recipe)]

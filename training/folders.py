@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""This module writes folders that appear complete or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from app.files import sync
 
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `target` when the block ends without error.
+    """Yield a new folder to fill; it replaces `target` when the block ends without error.
 
-    Everything in it is flushed to disk before the rename, so that not even a power cut leaves half.
+    Its files are flushed to disk before the rename, so that a power cut leaves no partial folder.
     """
     new = target.with_name(f".{target.name}.new")
     shutil.rmtree(new, ignore_errors=True)

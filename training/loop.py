@@ -1,4 +1,4 @@
-"""The one training loop, to be read from top to bottom. A training that is killed at any moment goes on.
+"""This module holds the training loop of every stage. A killed training resumes from its last save.
 
 `accelerate launch` runs it on several devices: each process takes its share of every step's batches.
 """
@@ -39,21 +39,22 @@ from training.recipe import Recipe, Stage
 from training.teacher import TeacherAnswers
 
 _LOGGED = 20
-"""Steps between two points of the loss in TensorBoard."""
+"""Steps between two points of the loss in TensorBoard; each point is the mean of these steps."""
 
 Step = list[list[Example]]
-"""The batches whose gradients make one step of the optimizer."""
+"""The batches whose gradients are averaged for one step of the optimizer."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a network learns from, and what tells how well.
+    """Holds the data of one training.
 
     Attributes:
         examples: texts with the annotators' tags, with rows of the teacher's answers, or with both.
-        dev: chooses the epoch.
-        answers: the teacher's, which the examples' rows point into.
-        hidden: tells how far the hidden states are from the teacher's, where a stage wants that.
+        tokenizer: the network's tokenizer, saved beside it.
+        dev: corpora whose F1 chooses the best epoch.
+        answers: the teacher's answers; the examples hold row numbers of them.
+        hidden: the loss on hidden states, where the stage gives it a weight.
     """
 
     examples: Sequence[Example]
@@ -64,7 +65,7 @@ class TrainingData:
 
 
 class _Learner(nn.Module):
-    """The tagger and the projections of its hidden states, as one network to be trained."""
+    """Joins the tagger and the projections of its hidden states, so that both are trained as one module."""
 
     def __init__(self, tagger: Tagger, hidden: HiddenStateLoss | None):
         super().__init__()
@@ -88,17 +89,20 @@ def train(
     folder: Path,
     watch: Watch | None = None,
 ) -> Path:
-    """Train a network; returns the folder of the best epoch's checkpoint.
+    """Train a network; return the folder of the best epoch's checkpoint.
 
-    Stops early when `patience` epochs bring no better dev F1. Killed at any moment and called again
-    with the same arguments, it goes on from its last save and ends with the same weights.
+    Training stops early when `patience` epochs bring no better dev F1. After a kill, a call with the same
+    arguments resumes from the last save and ends with the same weights.
+
+    Raises:
+        ValueError: the folder holds a training by another number of processes.
     """
     best, state = folder / "checkpoint", state_folder(folder)
     saved = Progress.read(state)
     progress = saved or Progress()
     gradual = stage.unfreeze == "gradual"
     accelerator = Accelerator(
-        mixed_precision="no",  # the stage says, below
+        mixed_precision="no",  # autocast in `_learn` follows the stage's precision
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=gradual)],
     )
@@ -116,9 +120,9 @@ def train(
 
     if stage.dropout is not None:
         for module in tagger.modules():
-            if isinstance(module, nn.Dropout) and module.p:  # where there was none, none comes
+            if isinstance(module, nn.Dropout) and module.p:  # a layer made without dropout stays so
                 module.p = stage.dropout
-    _freeze(tagger, stage, epoch=stage.epochs)  # what is never trained needs no gradient anywhere
+    _freeze(tagger, stage, epoch=stage.epochs)  # a weight that no epoch trains is not optimized
     groups = tagger.parameter_groups(stage.lr, stage.head_lr, stage.layer_decay, stage.weight_decay)
     if data.hidden is not None:
         groups.append({"params": list(data.hidden.parameters()), "lr": stage.head_lr})
@@ -127,7 +131,7 @@ def train(
         optimizer, lambda step: min((step + 1) / warm, max(0, whole - step) / (whole - warm + 1))
     )
     learner, optimizer = accelerator.prepare(_Learner(tagger, data.hidden), optimizer)
-    accelerator.register_for_checkpointing(schedule)  # prepared, it would count each process's steps
+    accelerator.register_for_checkpointing(schedule)  # `prepare` would advance it once per process
     averaged: AveragedModel | None = None
     if stage.average:
         averaged = AveragedModel(tagger, multi_avg_fn=moving_average(stage.average))
@@ -202,7 +206,7 @@ def train(
 
 
 def _plan(data: TrainingData, stage: Stage, seed: int, epoch: int) -> list[list[Example]]:
-    """The batches of one epoch, the same whenever they are made."""
+    """Return the batches of one epoch; the same arguments give the same batches."""
     rng = random.Random(f"{seed}/{epoch}")
     size = stage.max_length - data.tokenizer.frame.count
     windows = list(training_windows(data.examples, size, stage.passages, rng))
@@ -210,14 +214,14 @@ def _plan(data: TrainingData, stage: Stage, seed: int, epoch: int) -> list[list[
 
 
 def _count(plan: Sequence[list[Example]], share: int) -> int:
-    """Steps of an epoch; its last ones may be short of batches, but every process has one."""
+    """Return the number of steps of an epoch, counting a last step that lacks batches."""
     return -(-len(plan) // share)
 
 
 def _shares(
     plan: Sequence[list[Example]], share: int, accelerator: Accelerator, accumulate: int
 ) -> Iterator[Step]:
-    """This process's batches of each step. Where the last step lacks some, the first ones come again."""
+    """Yield this process's batches of each step; the plan's first batches fill up the last step."""
     padded = [*plan, *(list(plan) * share)[: -len(plan) % share]]
     for at in range(0, len(padded), share):
         first = at + accelerator.process_index * accumulate
@@ -227,7 +231,7 @@ def _shares(
 def _learn(
     learner: nn.Module, step: Step, data: TrainingData, stage: Stage, accelerator: Accelerator
 ) -> float:
-    """Compute the gradients of one step; returns its loss in this process."""
+    """Compute the gradients of one step; return the mean loss of this process's batches."""
     losses = []
     for number, rows in enumerate(step):
         batch = Batch.of(rows, data.tokenizer).to(accelerator.device)
@@ -265,7 +269,7 @@ def _loss_inputs(
 
 
 def _freeze(tagger: Tagger, stage: Stage, epoch: int) -> None:
-    """Have those parameters learn that an epoch trains, and no other."""
+    """Enable gradients for the layers that an epoch trains, and disable them for the others."""
     layers = stage.trained_layers
     if layers >= 0 and stage.unfreeze == "gradual":
         layers += epoch - 1
@@ -275,7 +279,7 @@ def _freeze(tagger: Tagger, stage: Stage, epoch: int) -> None:
 
 
 def _save_state(accelerator: Accelerator, state: Path, progress: Progress) -> None:
-    """Save all that a training goes on from; each process adds its random state to the one folder."""
+    """Save what a resumed training needs; each process adds its random state to the shared folder."""
     with replaced_folder(state) if accelerator.is_main_process else nullcontext() as new:
         shared = [new]
         broadcast_object_list(shared)
@@ -287,11 +291,10 @@ def _save_state(accelerator: Accelerator, state: Path, progress: Progress) -> No
 
 
 def moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """The exponential moving average of the weights after each step, free of those before the first.
+    """Return the update of an exponential moving average of weights, without the initial weights.
 
-    A short training would otherwise end near where it began: after 250 steps with a decay of 0.998, sixty
-    percent of the average would be the weights before the first. The correction is that of Adam's moments
-    (Kingma and Ba 2015, section 3).
+    The bias correction of Adam's moments (Kingma and Ba 2015, section 3) removes the initial weights: after
+    250 steps with a decay of 0.998 they would make up 60 % of the average.
     """
 
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor | int) -> None:

@@ -1,4 +1,4 @@
-"""Losses: a table of functions. A stage names those it wants and their weights."""
+"""This module holds the table of losses. A stage names the losses that it uses, and their weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from training.recipe import Loss
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a network says of a batch, and what it should say.
+    """Holds a network's logits for a batch, and the targets of its losses.
 
     Attributes:
-        logits: the network's for the labelled decisions, shape (labelled, tags).
-        tags: the annotators' for these, shape (labelled,).
-        student: the network's logits for the decisions that the teacher knows, shape (known, tags).
-        teacher: the teacher's log-probabilities for these, shape (known, tags).
-        hidden: mean squared distance of the hidden states, see `HiddenStateLoss`; None where no stage
-            wants it.
-        temperature, label_smoothing: the stage's.
+        logits: the network's logits for decisions with an annotated tag, shape (labelled, tags).
+        tags: the annotated tags of these decisions, shape (labelled,).
+        student: the network's logits for decisions with a teacher's answer, shape (known, tags).
+        teacher: the teacher's log-probabilities for these decisions, shape (known, tags).
+        hidden: mean squared distance of the hidden states, see `HiddenStateLoss`; None where the stage
+            does not use it.
+        temperature, label_smoothing: the fields of the stage.
     """
 
     logits: torch.Tensor
@@ -35,17 +35,17 @@ class LossInputs:
 
 
 def cross_entropy(given: LossInputs) -> torch.Tensor:
-    """Cross-entropy of the annotators' tags."""
+    """Return the cross-entropy of the annotators' tags."""
     if not len(given.tags):
         return given.logits.sum()
     return F.cross_entropy(given.logits, given.tags, label_smoothing=given.label_smoothing)
 
 
 def mse(given: LossInputs) -> torch.Tensor:
-    """Squared distance of the logits, each side centred on its mean over the tags.
+    """Return the mean squared distance of the logits, each side centred on its mean over the tags.
 
-    A constant added to all logits changes no probability, so none is learned (Ba and Caruana 2014,
-    "Do deep nets really need to be deep?"; the centring makes log-probabilities as good as logits).
+    The loss is that of Ba and Caruana 2014, "Do deep nets really need to be deep?". Centring removes the
+    constant by which log-probabilities differ from logits.
     """
     if not len(given.teacher):
         return given.student.sum()
@@ -54,9 +54,9 @@ def mse(given: LossInputs) -> torch.Tensor:
 
 
 def kl(given: LossInputs) -> torch.Tensor:
-    """KL divergence from the teacher at a temperature T, times T² so that its gradient keeps its size.
+    """Return the KL divergence from the teacher at temperature T, times T² to keep the gradient's scale.
 
-    Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network".
+    The formula is that of Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network".
     """
     if not len(given.teacher):
         return given.student.sum()
@@ -67,7 +67,7 @@ def kl(given: LossInputs) -> torch.Tensor:
 
 
 def hidden(given: LossInputs) -> torch.Tensor:
-    """Distance of the hidden states (Jiao et al. 2020, "TinyBERT", without its attention maps)."""
+    """Return the distance of the hidden states (Jiao et al. 2020, "TinyBERT", without attention maps)."""
     assert given.hidden is not None
     return given.hidden
 
@@ -81,22 +81,22 @@ LOSSES: Mapping[Loss, Callable[[LossInputs], torch.Tensor]] = {
 
 
 def total(given: LossInputs, weights: Mapping[Loss, float]) -> torch.Tensor:
-    """The weighted sum of a stage's losses, a scalar."""
+    """Return the weighted sum of a stage's losses, a scalar."""
     parts = [weight * LOSSES[name](given) for name, weight in weights.items() if weight]
     return torch.stack(parts).sum()
 
 
 class HiddenStateLoss(nn.Module):
-    """How far a student's hidden states are from those of a teacher with the same tokenizer.
+    """Measures the distance of a student's hidden states from those of a teacher with the same tokenizer.
 
-    A projection takes student layer `i` of `n` to teacher layer `round(i * m / n)` of `m`, and the
-    embeddings to the embeddings. The teacher runs beside the student, without gradients; the projections
-    are trained with the student and dropped after it.
+    A linear projection maps student layer `i` of `n` to teacher layer `round(i * m / n)` of `m`; layer 0
+    is the embeddings. The teacher runs without gradients. The projections are trained with the student and
+    discarded afterwards.
     """
 
     def __init__(self, teacher: Tagger, student: Tagger):
         super().__init__()
-        self._teacher = (teacher.eval().requires_grad_(False),)  # a tuple: no part of this module's state
+        self._teacher = (teacher.eval().requires_grad_(False),)  # the tuple keeps it out of the state dict
         probe = torch.ones((1, 1), dtype=torch.int64)
         with torch.no_grad():
             theirs, ours = (tagger.hidden_states(probe, probe, probe)[1] for tagger in (teacher, student))
@@ -114,7 +114,7 @@ class HiddenStateLoss(nn.Module):
         attention_mask: torch.Tensor,
         word_shape: torch.Tensor,
     ) -> torch.Tensor:
-        """Mean squared distance over real sub-tokens, averaged over the layers; a scalar."""
+        """Return the mean squared distance over real sub-tokens, averaged over the layers; a scalar."""
         teacher = self._teacher[0].to(input_ids.device)
         with torch.no_grad():
             _, wanted = teacher.hidden_states(input_ids, attention_mask, word_shape)

@@ -1,4 +1,4 @@
-"""Progress: where a training stands, how its epochs went, and who is told of it."""
+"""This module holds the progress of a training and the results of its epochs."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 Say = Callable[[str], None]
-"""Is told, a line at a time, what a command does."""
+"""Receives messages about what a command does, one line each."""
 
 _STATE = "state"
 _HISTORY = "history.json"
@@ -14,12 +14,13 @@ _HISTORY = "history.json"
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch gave.
+    """Holds the results of an epoch.
 
     Attributes:
-        loss: the mean over its steps.
+        number: counted from 1.
+        loss: the mean over the epoch's steps.
         dev: F1 on each dev corpus, in percent.
-        average: the unweighted mean of these.
+        average: the unweighted mean of `dev`.
     """
 
     number: int
@@ -29,18 +30,18 @@ class Epoch:
 
 
 Watch = Callable[[Path, Epoch], None]
-"""Is told of each epoch of the training in a folder, once it is saved; raises to end the training."""
+"""Receives a training's folder and each epoch, after its save; an exception ends the training."""
 
 
 @dataclass
 class Progress:
-    """Where a training stands, as its state is saved.
+    """Holds the progress of a training, as it is saved.
 
     Attributes:
-        history: the epochs that ended.
-        steps: steps of the epoch after those.
+        history: the finished epochs.
+        steps: finished steps of the current epoch.
         losses: the loss of each of these steps.
-        processes: how many processes train together.
+        processes: the number of processes that train together.
     """
 
     history: list[Epoch] = field(default_factory=list)
@@ -55,7 +56,7 @@ class Progress:
 
     @classmethod
     def read(cls, folder: Path) -> "Progress | None":
-        """What `write` wrote into a folder; None where nothing was saved."""
+        """Read what `write` wrote into a folder; return None where nothing was saved."""
         if not (folder / "progress.json").exists():
             return None
         history = [Epoch(**epoch) for epoch in json.loads((folder / _HISTORY).read_text())]
@@ -63,25 +64,25 @@ class Progress:
 
     @property
     def best(self) -> Epoch | None:
-        """The first of the epochs with the highest dev F1."""
+        """Return the first of the epochs with the highest average dev F1; None before the first epoch."""
         return max(self.history, key=lambda epoch: epoch.average, default=None)
 
     def exhausted(self, patience: int) -> bool:
-        """Whether the last `patience` epochs brought no better dev F1."""
+        """Say whether the last `patience` epochs brought no better dev F1."""
         return self.best is not None and self.history[-1].number - self.best.number >= patience
 
 
 def state_folder(folder: Path) -> Path:
-    """Where the training in a folder saves its state."""
+    """Return the folder in which a training saves its state."""
     return folder / _STATE
 
 
 def read_history(folder: Path) -> list[Epoch]:
-    """The epochs of the training in a folder."""
+    """Read the finished epochs of the training in a folder."""
     text = (state_folder(folder) / _HISTORY).read_text(encoding="utf-8")
     return [Epoch(**epoch) for epoch in json.loads(text)]
 
 
 def best_f1(folder: Path) -> float:
-    """The average dev F1 of the best epoch of a training, in percent; that epoch is its checkpoint."""
+    """Return the average dev F1, in percent, of a training's best epoch, which is its checkpoint."""
     return max(epoch.average for epoch in read_history(folder))

@@ -1,4 +1,4 @@
-"""Recipes: one TOML file says everything a run depends on. `--set finetune.lr=1e-4` changes one value."""
+"""This module reads recipes: TOML files that hold every setting of a run."""
 
 import tomllib
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from training.changes import apply_change
 Loss = Literal["cross_entropy", "mse", "kl", "hidden"]
 
 READERS = ("conll", "jsonl", "re3d", "redocred", "uner")
-"""The corpus formats that a recipe may name; `training.data.readers` has a reader for each."""
+"""The corpus formats that a recipe may name; `training.data.readers` holds a reader for each."""
 
 CLEANING = ("articles", "demonyms", "handles", "names", "nested")
-"""The cleaning steps that a recipe may name; `training.data.cleaning` has a function for each."""
+"""The cleaning steps that a recipe may name; `training.data.cleaning` holds a function for each."""
 
 
 class _Table(BaseModel):
@@ -24,7 +24,7 @@ class _Table(BaseModel):
 
 
 class Corpus(_Table):
-    """One `[[train]]`, `[[dev]]` or `[[test]]` entry."""
+    """Describes a corpus: one `[[train]]`, `[[dev]]` or `[[test]]` entry."""
 
     name: str = Field(description="what reports call it")
     paths: tuple[str, ...] = Field(description="files or folders, under data_root")
@@ -49,7 +49,7 @@ class Corpus(_Table):
 
 
 class Encoder(_Table):
-    """The pretrained network to start from."""
+    """Names the pretrained network to start from."""
 
     path: str = Field(
         description="a hub id, a local folder, or package:NAME/FOLDER inside an installed package"
@@ -65,7 +65,7 @@ class Encoder(_Table):
 
 
 class Stage(_Table):
-    """One pass through the training loop: how the weights move, and what they are pulled towards."""
+    """Configures one training: its optimization and its losses."""
 
     epochs: int = Field(4, ge=1)
     lr: float = Field(2e-4, gt=0, description="peak learning rate")
@@ -121,12 +121,12 @@ class Stage(_Table):
 
     @property
     def wanted(self) -> set[Loss]:
-        """The losses that have a weight."""
+        """Return the losses whose weight is not 0."""
         return {name for name, weight in self.losses.items() if weight}
 
 
 class Finetune(Stage):
-    """Fine-tuning the encoder on labelled text: one run a seed."""
+    """Configures the fine-tuning of the encoder on labelled text, once for each seed."""
 
     seeds: tuple[int, ...] = Field((1,), description="several make an ensemble teacher")
 
@@ -138,7 +138,7 @@ class Finetune(Stage):
 
 
 class Teacher(_Table):
-    """Whose knowledge students learn: the average of its members' log-probabilities."""
+    """Names members of the teacher, whose answer is the mean of their log-probabilities."""
 
     members: tuple[str, ...] = Field(
         (), description="checkpoint or version folders that teach beside the fine-tuned seeds"
@@ -146,7 +146,7 @@ class Teacher(_Table):
 
 
 class Augmentation(_Table):
-    """Variations of the labelled texts, each as copies of all of them: 0.5 varies every second text."""
+    """Sets the number of variations for each labelled text, by kind; 0.5 varies every second text."""
 
     mentions: float = Field(0.0, ge=0, description="names replaced by others of their label")
     words: float = Field(0.0, ge=0, description="words replaced by others of their tag")
@@ -155,7 +155,7 @@ class Augmentation(_Table):
 
 
 class Transfer(_Table):
-    """The transfer set: texts that the teacher labels for its students."""
+    """Configures the transfer set: the texts that the teacher labels for its students."""
 
     root: str = Field("../shared/data/unlabelled", description="where raw text lies")
     texts: tuple[str, ...] = Field((), description="files under root, one text a line; * is allowed")
@@ -167,7 +167,7 @@ class Transfer(_Table):
 
 
 class Student(_Table):
-    """A small network that learns from the teacher, and the version it becomes."""
+    """Describes a small network that learns from the teacher, and the version it becomes."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
@@ -201,7 +201,7 @@ class Student(_Table):
 
 
 class Export(_Table):
-    """What becomes of the fine-tuned network."""
+    """Configures how a trained network becomes a version."""
 
     max_length: int = Field(128, ge=16, description="window, in sub-tokens")
     stride: int = Field(32, ge=0, description="overlap of windows")
@@ -215,7 +215,7 @@ class Export(_Table):
 
 
 class Range(_Table):
-    """What a search tries for one value: numbers between two, or choices."""
+    """Bounds one value of a search: numbers from `low` to `high`, or a list of choices."""
 
     low: int | float | None = Field(None, description="whole numbers are tried where both are whole")
     high: int | float | None = None
@@ -235,7 +235,7 @@ class Range(_Table):
 
 
 class Search(_Table):
-    """What `nerve-train search` tries, and how long."""
+    """Configures `nerve-train search`: the ranges of values, and the limits on trials and time."""
 
     trials: int = Field(20, ge=1)
     minutes: float = Field(0, ge=0, description="no new trial starts after so many; 0: no limit")
@@ -246,7 +246,7 @@ class Search(_Table):
 
 
 class Recipe(_Table):
-    """A whole run."""
+    """Describes a whole run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
@@ -302,10 +302,11 @@ class Recipe(_Table):
 
 
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """A recipe from its file, with `table.key=value` changes (values in TOML).
+    """Read a recipe from its file, and apply `table.key=value` changes (values in TOML).
 
     Raises:
-        ValueError: no such file, no TOML, or a field is unknown or wrong; names all of them.
+        ValueError: the file is missing or is not TOML, or fields are unknown or wrong; the message names
+            all of these fields.
     """
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -317,7 +318,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """A recipe with more changes, as if `load_recipe` had been given them too. Raises as it does."""
+    """Return a recipe with more changes applied; it raises the errors of `load_recipe`."""
     return _validated(recipe.model_dump(mode="json", exclude_unset=True), changes, recipe.file)
 
 

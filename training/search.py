@@ -1,7 +1,7 @@
-"""Hyper-parameter search with Optuna, over the ranges that a recipe declares.
+"""This module searches hyper-parameters with Optuna, over the ranges that a recipe declares.
 
-A trial is a training of its own, done by the stages of a run, and is worth its dev F1. Test files are not
-read. The study is an SQLite file, so a killed search goes on.
+A trial is a complete training by the stages of a run; its value is the average dev F1. Test files are not
+read. The study is an SQLite file, so that a killed search can resume.
 """
 
 import random
@@ -34,32 +34,32 @@ from training.teacher import member_key
 from training.trials import ERROR, Value, as_changes, complete, counts, draw, spelled, table
 
 FINETUNE = "finetune"
-"""The target of ranges of fine-tuning; others are students' names."""
+"""The name of the target for ranges of fine-tuning; every other target has a student's name."""
 
 _SEARCHED = ("architecture", "encoder", "labelled", "size", "transfer")
-"""What a search may change of a student: all that `distill` makes it of, but its seed."""
+"""The fields of a student that a search may change: everything that `distill` uses except the seed."""
 
 _HOPELESS = 3
-"""A search ends when so many trials at its start all failed: then the ranges are to blame, not chance."""
+"""A search ends when its first trials, at least this many, all fail: the ranges are then the cause."""
 
 _RETRY = "retry of"
-"""The attribute of a trial that tries an interrupted one again; it holds that one's number."""
+"""The attribute of a trial that repeats an interrupted one; its value is the interrupted trial's number."""
 
 _STAGE = 1000
-"""Steps of the pruner between two stages, so that the same step is the same epoch in all trials."""
+"""The pruner's step for epoch N of the second stage is this plus N, whatever the first stage's length."""
 
 TrainTrial = Callable[[Recipe, Watch], Path]
-"""Trains what a trial's recipe says; returns the folder of the training that counts."""
+"""Trains a trial's recipe and returns the folder of the training that gives the trial's value."""
 
 
 @dataclass(frozen=True)
 class _Target:
-    """What is searched.
+    """Holds the target of a search.
 
     Attributes:
-        name: `finetune` or a student's.
-        ranges: of its values.
-        folder: where trials lie.
+        name: `finetune`, or a student's name.
+        ranges: the ranges by the dotted keys of their values.
+        folder: the folder of the trials.
     """
 
     name: str
@@ -71,25 +71,25 @@ class _Target:
 
 
 def search(recipe: Recipe, student: str | None, say: Say) -> Path:
-    """Try values of the recipe's ranges, or go on with it; the page that says what came of it.
+    """Run the trials of a search, or resume it; return the page of its results.
 
-    The best trial's checkpoint stays in `<run>/search/<target>/trial-N`, of the others only how they
-    went. `<run>/search/<target>.md` has the trials, best first, and the plots beside it.
+    The best trial's checkpoint stays in `<run>/search/<target>/trial-N`; the other trials keep only their
+    history. `<run>/search/<target>.md` lists the trials, best first, and shows the plots beside it.
 
     Args:
-        student: whose ranges to search; without one those of fine-tuning, where the recipe has some.
+        student: the student to search for; by default fine-tuning is searched, or the only target.
 
     Raises:
         ValueError: a range names no value of the recipe, or one that no search may change; there are
             several targets and none is named; the first trials all fail; or the folder holds a search
-            that was made with something else.
+            of another recipe.
     """
     if processes().num_processes > 1:
         raise ValueError("a search is one process; start it without accelerate launch")
     target = _target(recipe, student)
     for name, one in target.ranges.items():
         for value in one.choices or (one.low, one.high):
-            changed(recipe, as_changes({name: value}))  # type: ignore[dict-item]  # both are there
+            changed(recipe, as_changes({name: value}))  # type: ignore[dict-item]  # `low` and `high` are set together
     train_trial = _prepared(recipe, target, say)
     database = target.folder.with_name(f"{target.name}.db")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -113,11 +113,7 @@ def search(recipe: Recipe, student: str | None, say: Say) -> Path:
 
 
 def _target(recipe: Recipe, student: str | None) -> _Target:
-    """The ranges of one target.
-
-    Raises:
-        ValueError: see `search`.
-    """
+    """Return the target to search, with its ranges; raise ValueError as `search` does."""
     ranges: dict[str, dict[str, Range]] = {}
     names = [one.name for one in recipe.students]
     for key, one in recipe.search.ranges.items():
@@ -146,7 +142,7 @@ def _target(recipe: Recipe, student: str | None) -> _Target:
 
 
 def _touched(key: str, students: Sequence[str]) -> str:
-    """The target of a range."""
+    """Return the name of the target that a range belongs to."""
     if key.startswith("finetune.") and key != "finetune.seeds":
         return FINETUNE
     for name in students:
@@ -159,10 +155,10 @@ def _touched(key: str, students: Sequence[str]) -> str:
 
 
 def _prepared(recipe: Recipe, target: _Target, say: Say) -> TrainTrial:
-    """What trains a trial, with everything made that trials share; claims the target's folder.
+    """Claim the target's folder and prepare the data of all trials; return the function that trains one.
 
     Raises:
-        ValueError: the folder holds a search that was made with something else.
+        ValueError: the folder holds a search of another recipe.
     """
     made_of = data_made_of(recipe)
     made_of["search"] = recipe.search.seed, {k: v.model_dump() for k, v in target.ranges.items()}
@@ -203,11 +199,11 @@ def _prepared(recipe: Recipe, target: _Target, say: Say) -> TrainTrial:
 def _one_more(
     study: optuna.Study, target: _Target, recipe: Recipe, train_trial: TrainTrial, say: Say
 ) -> None:
-    """Train one trial and note how it went."""
+    """Run one trial and record its result in the study."""
     fresh = sum(
         _RETRY not in trial.user_attrs and len(trial.params) == len(target.ranges) for trial in study.trials
     )
-    # Seeded by its number: a search that was killed draws what one that was not would have drawn.
+    # The seed depends on the trial's number, so that a resumed search draws the same values.
     seed = random.Random(f"{recipe.search.seed}/{fresh}").getrandbits(32)
     study.sampler = optuna.samplers.TPESampler(seed=seed)
 
@@ -222,7 +218,7 @@ def _one_more(
         try:
             folder = train_trial(tried, _pruning(trial, tried, target))
             return best_f1(folder)
-        except (ValueError, torch.OutOfMemoryError) as error:  # values that do not go together
+        except (ValueError, torch.OutOfMemoryError) as error:  # values that do not fit together
             trial.set_user_attr(ERROR, str(error))
             raise
 
@@ -243,7 +239,7 @@ def _one_more(
 
 
 def _pruning(trial: Trial, recipe: Recipe, target: _Target) -> Watch:
-    """Feeds the pruner after each epoch; after the last one there is nothing to save any more."""
+    """Return a watch that reports each epoch to the pruner, which may end the trial before the last."""
     last = recipe.finetune.epochs
     if target.name != FINETUNE:
         student = _student(recipe, target.name)
@@ -259,7 +255,7 @@ def _pruning(trial: Trial, recipe: Recipe, target: _Target) -> Watch:
 
 
 def _resume(study: optuna.Study, target: _Target, say: Say) -> None:
-    """Queue trials again that never came to an end; they go on where they stood."""
+    """Queue interrupted trials again; each takes over the folder of its predecessor and resumes."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     again = {trial.user_attrs.get(_RETRY) for trial in study.trials}
@@ -275,7 +271,7 @@ def _resume(study: optuna.Study, target: _Target, say: Say) -> None:
 
 
 def _tidy(study: optuna.Study, target: _Target) -> None:
-    """Delete the weights of each finished trial but the best; how it went stays."""
+    """Delete the saved states of finished trials, and all checkpoints but the best; keep histories."""
     best = study.best_trial.number if complete(study) else None
     for trial in filter(counts, study.trials):
         for state in target.trial(trial.number).rglob("state"):

@@ -1,8 +1,8 @@
-"""Soups: several runs of one network averaged into one, no slower than any of them.
+"""This module makes soups: it averages the weights of several runs into one network of the same size.
 
-Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy
-without increasing inference time" (arXiv 2203.05482). It works for runs that started from the same
-weights, as fine-tunings of one encoder with several seeds or rates do.
+The method is that of Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models
+improves accuracy without increasing inference time" (arXiv 2203.05482). The runs must start from the same
+weights, such as fine-tunings of one encoder with several seeds or learning rates.
 """
 
 import json
@@ -27,7 +27,7 @@ from training.recipe import Recipe
 from training.teacher import member_key
 
 SOUP = "soup.json"
-"""What a soup's folder says of its members."""
+"""The file in a soup's folder that lists its members."""
 
 _TOKENIZER = "tokenizer.json"
 
@@ -36,27 +36,27 @@ _Weights = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class _Member:
-    """A checkpoint that may go into the soup, and its dev F1 in percent where it was measured."""
+    """Holds a checkpoint that may join the soup, and its dev F1 in percent, None if not measured."""
 
     folder: Path
     dev_f1: float | None
 
 
 def soup(checkpoints: Sequence[Path], output: Path, recipe: Recipe | None, greedy: bool, say: Say) -> Path:
-    """Average the weights of checkpoints into a new checkpoint folder, which appears whole.
+    """Average the weights of checkpoints into a new checkpoint folder.
 
-    Beside weights and tokenizer it holds `soup.json`: the members with the hashes of their files, whether
-    each was taken, and the dev F1 (percent, averaged over the recipe's dev corpora) of each and the soup.
+    The folder also holds `soup.json`: the members with the hashes of their files, whether each was taken,
+    and the dev F1 (percent, averaged over the recipe's dev corpora) of each member and of the soup.
 
     Args:
-        output: the new folder; an older soup there is replaced.
-        recipe: whose dev corpora measure; without it nothing is measured.
-        greedy: take the members in the order of their dev F1, and each only if the soup's does not fall;
-            otherwise all are taken.
+        output: the new folder; it replaces an older soup.
+        recipe: names the dev corpora; without a recipe no F1 is measured.
+        greedy: add members in the order of their dev F1, and keep each only if the soup's F1 does not
+            fall; otherwise take all.
 
     Raises:
-        ValueError: two checkpoints differ in more than weights, `greedy` has no recipe, or `output` holds
-            something else than a soup.
+        ValueError: two checkpoints differ in more than weights, `greedy` has no recipe, or `output` is a
+            folder without a soup.
     """
     _check_folders(checkpoints, output)
     if greedy and recipe is None:
@@ -102,9 +102,9 @@ def soup(checkpoints: Sequence[Path], output: Path, recipe: Recipe | None, greed
 
 
 def average(checkpoints: Sequence[Path]) -> _Weights:
-    """The mean of each weight over checkpoints of one architecture, summed in float64.
+    """Return the mean of each weight over checkpoints of one architecture, summed in float64.
 
-    What is not floating, such as position ids, is the first one's.
+    Integer tensors, such as position ids, come from the first checkpoint.
     """
     first = load_tagger(checkpoints[0]).state_dict()
     sums = {name: value.double() for name, value in first.items() if value.is_floating_point()}
@@ -118,7 +118,7 @@ def average(checkpoints: Sequence[Path]) -> _Weights:
 def _chosen(
     members: Sequence[_Member], network: Tagger, measure: Callable[[Tagger], float], say: Say
 ) -> list[_Member]:
-    """The greedy soup's members, best first; the F1 of what is taken never falls."""
+    """Return the greedy soup's members, best first; no member lowers the soup's F1."""
     best, *others = sorted(members, key=lambda member: -(member.dev_f1 or 0.0))
     taken, reached = [best], best.dev_f1 or 0.0
     for member in others:
@@ -131,7 +131,7 @@ def _chosen(
 
 
 def _measure(recipe: Recipe, folder: Path, network: Tagger) -> Callable[[Tagger], float]:
-    """What gives the dev F1 of a network that is like this one."""
+    """Return a function that measures the dev F1, in percent, of a network like this one."""
     tags = tuple(tags_of(recipe.labels, recipe.scheme))
     if (found := network.tags) != tags:
         raise ValueError(
@@ -167,7 +167,7 @@ def _check_folders(checkpoints: Sequence[Path], output: Path) -> None:
 
 
 def _check_alike(checkpoints: Sequence[Path], base: Tagger) -> None:
-    """Refuse checkpoints that differ from the first in anything but weights, and name what differs."""
+    """Raise ValueError, naming each difference, if checkpoints differ in more than their weights."""
     first, wanted = checkpoints[0], _described(base)
     tokenizer = json.loads((first / _TOKENIZER).read_text(encoding="utf-8"))
     for folder in checkpoints[1:]:
@@ -182,7 +182,7 @@ def _check_alike(checkpoints: Sequence[Path], base: Tagger) -> None:
 
 
 def _described(tagger: Tagger) -> dict[str, Any]:
-    """All that a soup's members share: architecture, tags, config without dropout, sizes of weights."""
+    """Return what a soup's members share: architecture, tags, config without dropout, shapes of weights."""
     config: dict[str, Any] = {}
     if isinstance(tagger, ConfiguredTagger):
         config = vars(tagger.config)
@@ -195,4 +195,4 @@ def _described(tagger: Tagger) -> dict[str, Any]:
 
 
 _INCIDENTAL = ("_name_or_path", "transformers_version", "id2label", "label2id", "torch_dtype", "dtype")
-"""What a Hugging Face config says that is not the network."""
+"""Keys of a Hugging Face config that do not describe the network."""

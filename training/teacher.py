@@ -1,8 +1,8 @@
-"""The teacher: one or several fine-tuned networks, and what they say of a text, word by word.
+"""This module runs the teacher: one or more fine-tuned networks that give each word tag probabilities.
 
-Labels live on words, so a student may have another tokenizer than its teacher. Each member's
-log-probabilities are computed once, kept in fp16 on disk and read through the page cache; the teacher
-is their mean (Hinton et al. 2015 average the members' distributions, here geometrically).
+Answers are stored by word, so that a student may use another tokenizer than its teacher. Each member's
+log-probabilities are computed once and kept on disk in fp16. The teacher's answer is their mean: a
+geometric mean of the distributions, where Hinton et al. 2015 take the arithmetic mean.
 """
 
 import hashlib
@@ -32,28 +32,28 @@ from training.recipe import Recipe
 Floats = npt.NDArray[np.float32]
 
 _TEXTS_A_SAVE = 2_000
-"""Texts that are labelled between two saves: a kill loses no more."""
+"""Texts that are labelled between two saves; a kill loses the work on at most this many."""
 
 
 class Member(Protocol):
-    """One network of the teacher.
+    """Answers texts with one network of the teacher.
 
     Attributes:
-        rule: how it splits words.
+        rule: the rule by which it splits text into words.
     """
 
     rule: WordRule
 
     def answer(self, texts: Sequence[str]) -> list[tuple[EncodedText, Floats]]:
-        """Each text's decisions and their log-probabilities, shape (decisions, tags)."""
+        """Return each text's decisions and their log-probabilities, shape (decisions, tags)."""
         ...
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release the network."""
 
 
 class CheckpointMember:
-    """A fine-tuned network of this package, run by PyTorch."""
+    """Runs a checkpoint of this package in PyTorch."""
 
     def __init__(self, folder: Path, tags: Sequence[str], recipe: Recipe):
         self.rule = recipe.encoder.words
@@ -75,7 +75,7 @@ class CheckpointMember:
 
 
 class VersionMember:
-    """A published version, run by the serving engine: any network that `nerve-train import` takes."""
+    """Runs a published version in the serving engine; `nerve-train import` makes one of a checkpoint."""
 
     def __init__(self, folder: Path, tags: Sequence[str]):
         loaded = load_single(folder.resolve(), LoadOptions(provider="auto"))
@@ -100,10 +100,10 @@ class VersionMember:
 
 
 def open_member(folder: Path, tags: Sequence[str], recipe: Recipe) -> Member:
-    """A member from its folder, a version's or a checkpoint's; the caller closes it.
+    """Open a member from the folder of a version or checkpoint; the caller closes it.
 
     Raises:
-        ValueError: it speaks of other tags or words than the recipe.
+        ValueError: its tags or its rule for words differ from the recipe's.
     """
     is_version = (folder / MANIFEST).exists()
     member: Member = VersionMember(folder, tags) if is_version else CheckpointMember(folder, tags, recipe)
@@ -117,13 +117,13 @@ def open_member(folder: Path, tags: Sequence[str], recipe: Recipe) -> Member:
 
 
 def member_key(folder: Path) -> str:
-    """What tells a member from any other: a hash of its files.
+    """Return a hash of a member's files, which identifies it.
 
     Raises:
-        ValueError: it is neither a version nor a checkpoint.
+        ValueError: the folder holds neither a version nor a checkpoint.
     """
     if (folder / MANIFEST).exists():
-        files = [folder / MANIFEST]  # which lists the others' hashes
+        files = [folder / MANIFEST]  # it lists the hashes of the other files
     elif (folder / "tokenizer.json").exists():
         files = [*sorted(folder.glob("*.safetensors")), folder / "tokenizer.json"]
     else:
@@ -134,12 +134,12 @@ def member_key(folder: Path) -> str:
 
 
 class TeacherAnswers:
-    """The teacher's answers for the words of some texts.
+    """Holds the teacher's answers for the words of some texts.
 
     Args:
         files: one array for each member, fp16 of shape (words of all texts, tags); NaN where a word is not
             the first of a decision.
-        counts: how many words each text has.
+        counts: the number of words of each text.
     """
 
     def __init__(self, files: Sequence[Path], counts: Sequence[int]):
@@ -148,11 +148,11 @@ class TeacherAnswers:
         self._known = ~np.any([np.isnan(member[:, 0]) for member in self._members], axis=0)
 
     def rows(self, rows: Ints) -> Floats:
-        """The teacher's log-probabilities of these words, shape (rows, tags); not normalised."""
+        """Return the teacher's log-probabilities of these words, shape (rows, tags); not normalised."""
         return np.asarray(np.mean([member[rows].astype(np.float32) for member in self._members], axis=0))
 
     def of_text(self, number: int) -> Ints:
-        """The row of each word of a text, `NO_TARGET` where some member has no answer; shape (words,)."""
+        """Return the row of each word of a text, shape (words,); `NO_TARGET` if a member has no answer."""
         start = int(self._ends[number - 1]) if number else 0
         rows = np.arange(start, int(self._ends[number]))
         return np.where(self._known[rows], rows, NO_TARGET)
@@ -166,7 +166,7 @@ def label(
     cache: Path,
     say: Say,
 ) -> TeacherAnswers:
-    """Have each member label the texts, or go on with it; files in `cache` are keyed by member and texts.
+    """Have each member label the texts, or resume; files in `cache` are keyed by member, tags and texts.
 
     Raises:
         ValueError: a member cannot be loaded or does not fit the recipe.
@@ -189,7 +189,7 @@ def label(
 
 
 def _label(member: Member, texts: Sequence[str], counts: Sequence[int], tags: int, file: Path) -> None:
-    """Fill one member's array; killed and called again, it goes on after the last save."""
+    """Fill one member's array, or resume after the last save."""
     part, mark = file.with_suffix(".part"), file.with_suffix(".json")
     done = json.loads(mark.read_text())["texts"] if mark.exists() and part.exists() else 0
     shape = (sum(counts), tags)
@@ -212,7 +212,7 @@ def _label(member: Member, texts: Sequence[str], counts: Sequence[int], tags: in
 
 
 def _columns(folder: Path, own: Sequence[str], tags: Sequence[str]) -> list[int]:
-    """Where a member has each of the recipe's tags."""
+    """Return the member's logit column of each of the recipe's tags."""
     if set(own) != set(tags):
         raise ValueError(
             f"teacher {folder}: its tags are {', '.join(own)}, the recipe's {', '.join(tags)}; "

@@ -1,4 +1,4 @@
-"""Trials: what a search tried, as a page with plots."""
+"""This module writes the trials of a search as a page with plots."""
 
 import json
 import shlex
@@ -14,37 +14,37 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
 ERROR = "error"
-"""The attribute of a failed trial that would fail again."""
+"""The attribute of a trial that failed because of its values; it holds the error message."""
 
 Value = bool | int | float | str
 
 
 def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial came to an end of its own: whole, ended early, or failed by its values."""
+    """Say whether a trial ended without an interruption: complete, pruned, or failed by its values."""
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or ERROR in trial.user_attrs
 
 
 def complete(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that were trained to their end."""
+    """Return the trials that were trained to their end."""
     found: list[FrozenTrial] = study.get_trials(states=(TrialState.COMPLETE,))
     return found
 
 
 def as_changes(values: Mapping[str, Value]) -> list[str]:
-    """Values as `--set` takes them, to the last bit."""
+    """Return the values in the form of `--set`, without rounding."""
     return [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
 
 
 def spelled(values: Mapping[str, Value]) -> str:
-    """Values for a line of a log."""
+    """Return the values, rounded, for a line of a log."""
     return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
 
 
 def table(study: optuna.Study, names: Sequence[str], title: str) -> str:
-    """The trials as Markdown, best first, and the `--set` options that reproduce the best.
+    """Return the trials as Markdown, best first, and the `--set` options that reproduce the best.
 
     Args:
-        names: of the values that were searched.
+        names: the dotted keys of the searched values.
     """
     trials = sorted(filter(counts, study.trials), key=_rank)
     lines = [
@@ -66,19 +66,19 @@ def table(study: optuna.Study, names: Sequence[str], title: str) -> str:
 
 
 def draw(study: optuna.Study, stem: Path) -> str:
-    """Write the plots there is data for, `<stem>-<plot>.svg`; returns the Markdown that shows them."""
+    """Write the plots that the trials allow as `<stem>-<plot>.svg`; return the Markdown that shows them."""
     values = {trial.value for trial in complete(study)}
     wanted: dict[str, Callable[..., Any]] = {}
     if values:
         wanted |= {"history": plots.plot_optimization_history, "slice": plots.plot_slice}
     if len(values) > 1:
         wanted["importances"] = plots.plot_param_importances
-    matplotlib.use("agg")  # draws into files, with or without a screen
+    matplotlib.use("agg")  # this backend needs no screen
     lines = []
     for name, plot in wanted.items():
         file = stem.with_name(f"{stem.name}-{name}.svg")
         with matplotlib.rc_context(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # optuna calls its plots experimental
+            warnings.simplefilter("ignore")  # optuna warns that its plots are experimental
             plot(study, target=_value, target_name="dev F1")
             pyplot.gcf().savefig(file, bbox_inches="tight", metadata={"Date": None})
         pyplot.close("all")
@@ -92,7 +92,7 @@ def _value(trial: FrozenTrial) -> float:
 
 
 def _rank(trial: FrozenTrial) -> tuple[int, float]:
-    """Complete trials by their worth, then those that ended early, then failed ones."""
+    """Return a sort key: complete trials by falling F1, then pruned ones, then failed ones."""
     order = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL).index(trial.state)
     return order, 0.0 if trial.value is None else -trial.value
 

@@ -1,1 +1,1 @@
-"""The API: everything HTTP."""
+"""API: answers requests over HTTP."""

@@ -1,4 +1,4 @@
-"""`/models`: which versions there are, which serves, and changing that."""
+"""Admin: the routes of `/models`, which show versions and change what is served."""
 
 import asyncio
 import time
@@ -143,10 +143,10 @@ def show_history(
     },
 )
 async def change_deployment(name: str, request: Request) -> Response:
-    """Versions that it brings are verified, loaded and checked first; if one fails, nothing changes.
+    """New versions are verified, loaded and checked first; if one fails, nothing changes.
 
-    Fields that are left out stay, `null` ends a canary or shadows. The answer comes once every worker of
-    this server has followed.
+    Omitted fields stay; `null` ends a canary or shadows. The answer comes once every worker of this
+    server has followed.
     """
     limit = request.app.state.settings.max_body_bytes
     _, content = await read_content(request, limit, ("application/json",))
@@ -194,7 +194,7 @@ async def abort(name: str, request: Request) -> Response:
 async def _changed(
     request: Request, name: str, change: Callable[[Operations, str], Deployment]
 ) -> Response:
-    """Make a change and wait until every worker of this server follows: 200, or 202 where one does not."""
+    """Make a change and wait for every worker of this server: 200, or 202 if one is too late."""
     manager: VersionManager = request.app.state.manager
     seconds = request.app.state.settings.converge_timeout
     by = f"client {request.client.host}" if request.client else "client"
@@ -213,10 +213,10 @@ async def _changed(
 
 
 def _expected(request: Request) -> int | None:
-    """The generation that `If-Match` names.
+    """Return the generation that `If-Match` names; None if it names none.
 
     Raises:
-        BadRequest: it is no generation.
+        BadRequest: the header holds no generation.
     """
     given = request.headers.get("if-match", "*").strip()
     if given == "*":

@@ -1,4 +1,4 @@
-"""Bodies of `/models`: what there is of each model, and what should be served."""
+"""Admin schemas: the bodies of `/models`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from app.versions.rollout.workers import Lagging
 
 
 class DeploymentBody(Deployment):
-    """What should be served, after a change: and whether it already is."""
+    """What should be served after a change, and whether it already is."""
 
     converged: bool = Field(description="Whether every worker of this server serves it.")
     waiting_for: list[Lagging] = Field(description="Workers that do not, and what keeps each.")
@@ -40,7 +40,7 @@ class VersionBody(BaseModel):
 
 
 class ShadowBody(BaseModel):
-    """A shadow, and how far it agrees with the version that is stable now, on the copies that it ran."""
+    """A shadow, and how far it agrees with the present stable version, on the copies that it ran."""
 
     version: int = Field(description="The version.", examples=[5])
     percent: float = Field(description="Share of the requests that it gets copies of.", examples=[10])

@@ -33,7 +33,7 @@ class Annotating:
         self._solitude = Solitude()
 
     def routes_of(self, dialect: Dialect[Any]) -> list[BaseRoute]:
-        """The routes of a dialect, as an application has them."""
+        """Return the routes of a dialect for an application."""
         router = APIRouter(tags=[dialect.tag], route_class=DirectRoute)
 
         async def annotate(request: Request) -> Response:
@@ -48,7 +48,7 @@ class Annotating:
         return router.routes
 
     async def _answer(self, dialect: Dialect[Any], request: Request) -> Response:
-        """Decode, annotate, encode."""
+        """Decode a request, annotate its texts and encode the answer."""
         settings, record = self._settings, request.scope["nerve"]
         ask = None
         try:
@@ -81,7 +81,7 @@ class Annotating:
 
 
 def _shown(dialect: Dialect[Any], show: Endpoint) -> Endpoint:
-    """A route that answers by itself; its failures have its dialect's shape."""
+    """Return the endpoint of a route that annotates nothing; it fails in the shape of its dialect."""
 
     async def endpoint(request: Request) -> Response:
         try:

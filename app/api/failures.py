@@ -1,4 +1,4 @@
-"""Failures: what went wrong with a request, as HTTP tells it."""
+"""Failures: turns errors into HTTP answers."""
 
 import logging
 import math
@@ -16,18 +16,18 @@ from app.errors import Busy, NerveError, NotFound
 log = logging.getLogger("nerve.request")
 
 MORE_TIME = "(X-Request-Timeout-Ms, NERVE_REQUEST_TIMEOUT)"
-"""How a caller allows a request more time, and how the operator does."""
+"""The header by which a caller allows more time, and the setting by which the operator does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong with a request, for whoever encodes it.
+    """Holds what went wrong with a request, for a dialect to encode.
 
     Attributes:
-        code: stable, for programs.
-        message: for people.
-        request_id: what the log calls the request.
-        retry_after: seconds until it is worth coming again, where that is known.
+        code: the stable code for programs.
+        message: the explanation for people.
+        request_id: the id of the request in the log.
+        retry_after: seconds until a retry makes sense, if known.
     """
 
     status: int
@@ -38,14 +38,14 @@ class Failure:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every answer with this failure has, whatever its body."""
+        """Return the headers of every answer with this failure."""
         if self.retry_after is None:
             return {}
         return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
 
 def failure_of(error: NerveError, request_id: str) -> Failure:
-    """An error as HTTP tells it."""
+    """Return an error as a failure with its HTTP status."""
     status = STATUSES[error.kind]
     if not isinstance(error, Busy):
         return Failure(status, error.code, error.message, request_id)
@@ -54,13 +54,13 @@ def failure_of(error: NerveError, request_id: str) -> Failure:
 
 
 def crash_of(error: Exception, request_id: str) -> NerveError:
-    """What callers are told of a bug. Called where it is caught: the log gets its trace."""
+    """Return the error that callers see for a bug, and log the bug's trace; call it in the handler."""
     log.exception("request %s crashed", request_id)
     return NerveError(f"the server failed ({type(error).__name__}); see its log")
 
 
 def error_response(failure: Failure) -> Response:
-    """A failure as every route of our own answers it."""
+    """Return the JSON answer that all native routes give to a failure."""
     body: dict[str, Any] = {
         "error": failure.message,
         "code": failure.code,
@@ -73,13 +73,13 @@ def error_response(failure: Failure) -> Response:
 
 
 async def on_error(request: Request, error: Exception) -> Response:
-    """The answer to what a route raised; an exception handler of Starlette's."""
+    """Answer a NerveError that a route raised (an exception handler of Starlette)."""
     assert isinstance(error, NerveError)
     return error_response(failure_of(error, request.scope["nerve"].id))
 
 
 async def on_http(request: Request, error: Exception) -> Response:
-    """The answer where the framework has no such route, or not with this method."""
+    """Answer an unknown route or method (an exception handler of Starlette)."""
     assert isinstance(error, HTTPException)
     where, request_id = f"{request.method} {request.url.path}", request.scope["nerve"].id
     if error.status_code == 404:

@@ -1,4 +1,4 @@
-"""Groups: the lines of a stream on their way through the engine, several groups at a time, in order."""
+"""Groups: takes the lines of a stream through the engine, several groups at a time, in order."""
 
 import asyncio
 from collections import deque
@@ -12,17 +12,17 @@ from app.engine.decoding.entities import Prediction
 from app.errors import Busy, InferenceFailed, NerveError, NotReady
 
 _TEXTS, _CHARACTERS = 32, 32_768
-"""The most texts and characters of a group, unless a single text is longer."""
+"""Most texts and characters of a group: enough for full batches. A longer text is a group alone."""
 
 _MOST_GROUPS, _MOST_CHARACTERS = 8, 262_144
-"""The most groups and characters that are in the engine at a time."""
+"""Most groups and characters of a stream in the engine at a time, which bounds its memory."""
 
 Answers = Sequence[Prediction | NerveError]
 
 
 @dataclass
 class Group:
-    """Lines that are annotated together."""
+    """Holds lines that are annotated together; `size` counts the characters of their texts and ids."""
 
     records: list[Record] = field(default_factory=list)
     size: int = 0
@@ -30,33 +30,33 @@ class Group:
 
     @property
     def texts(self) -> list[str]:
-        """The texts of the records that have one."""
+        """Return the texts of the records that can be annotated."""
         return [record.text for record in self.records if not record.error]
 
     def has_room(self, record: Record) -> bool:
-        """Whether a record may still join."""
+        """Say whether there is room for another record."""
         fits = self.size + _size(record) <= _CHARACTERS
         return not self.records or (fits and len(self.records) < _TEXTS)
 
     def add(self, record: Record) -> None:
-        """Let a record join."""
+        """Add a record."""
         self.records.append(record)
         self.size += _size(record)
 
     async def answered(self) -> Answers:
-        """An answer to every record, those that are errors themselves too."""
+        """Return an answer to every record, which may be an error."""
         assert self.answers
         left = iter(await self.answers)
         return [record.error or next(left) for record in self.records]
 
 
 class Groups:
-    """A queue of groups: one coroutine adds, another takes the oldest once it is answered.
+    """Queues groups: one coroutine adds them, another takes the oldest once it is answered.
 
     Args:
-        annotator: what they are annotated with.
-        tasks: where the annotating runs.
-        request_id: what the log calls the stream.
+        annotator: annotates the texts.
+        tasks: runs the annotating tasks.
+        request_id: the id of the stream in the log.
     """
 
     def __init__(self, annotator: Annotator, tasks: asyncio.TaskGroup, request_id: str):
@@ -69,7 +69,7 @@ class Groups:
         self._grown, self._shrunk = asyncio.Event(), asyncio.Event()
 
     async def room_for(self, group: Group) -> None:
-        """Wait until a group may be added."""
+        """Wait until there is room for a group."""
         while self._groups and (
             len(self._groups) >= _MOST_GROUPS or self._characters + group.size > _MOST_CHARACTERS
         ):
@@ -89,7 +89,7 @@ class Groups:
         self._grown.set()
 
     async def oldest(self) -> Group | None:
-        """The group whose turn it is; None when there is none and none will come."""
+        """Wait for the oldest group; return None when there is none and none will come."""
         while not self._groups:
             if self._complete:
                 return None
@@ -98,12 +98,12 @@ class Groups:
         return self._groups[0]
 
     def remove_oldest(self) -> None:
-        """Make room: the oldest group has had its turn."""
+        """Remove the oldest group, which makes room for another."""
         self._characters -= self._groups.popleft().size
         self._shrunk.set()
 
     def clear(self) -> None:
-        """Drop all groups and what is still being annotated."""
+        """Cancel and remove all groups."""
         for group in self._groups:
             assert group.answers
             group.answers.cancel()
@@ -111,8 +111,8 @@ class Groups:
         self._shrunk.set()
 
     async def _annotated(self, texts: list[str]) -> Answers:
-        """The answer to each text. A full queue is waited for; where the batch of one text fails, the
-        others are run without it."""
+        """Return the answer to each text, after waiting while the queue is full. If a batch fails, run each
+        text alone, so that only those that fail get an error."""
         while texts:
             error: NerveError
             try:

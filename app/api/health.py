@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics`: for orchestrators and Prometheus."""
+"""Health: serves `/healthz` and `/readyz` for orchestrators, and `/metrics` for Prometheus."""
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST

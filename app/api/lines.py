@@ -1,4 +1,4 @@
-"""Lines: a body in pieces is cut into lines; what each line of a stream asks, and the line it gets."""
+"""Lines: cuts the body of a stream into lines, reads each line, and writes its answer line."""
 
 import json
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a stream that wants an answer.
+    """Holds one line of a stream that gets an answer.
 
     Attributes:
-        line: its number, from 1; every line counts, also a blank one.
-        id: its `id` as JSON, which comes back with the answer; empty where it has none.
-        text: what to annotate; empty where there is an error.
-        error: why it cannot be annotated.
+        line: the number of the line, from 1; blank lines count too.
+        id: the line's `id` as JSON, which its answer repeats; empty if it has none.
+        text: the text to annotate; empty if there is an error.
+        error: the reason why the line cannot be annotated.
     """
 
     line: int
@@ -33,11 +33,11 @@ class Record:
 
 
 class LineSplitter:
-    """Cuts bytes into lines, which end with LF or CR LF and with nothing else: JSON strings and texts may
-    hold every other character that Unicode calls a line's end.
+    """Cuts bytes into lines, which end only with LF or CR LF, because JSON strings and texts may hold the
+    other line ends of Unicode.
 
     Args:
-        max_bytes: a longer line is never held; None comes in its place.
+        max_bytes: most bytes of a line; a longer one is dropped and yields None.
     """
 
     def __init__(self, max_bytes: int):
@@ -47,7 +47,7 @@ class LineSplitter:
         self._first = True
 
     def feed(self, piece: bytes) -> Iterator[bytes | None]:
-        """The lines that end in this piece. Take them all before the next one is fed."""
+        """Yield the lines that end in this piece; take all before you feed the next piece."""
         start = 0
         while (end := piece.find(b"\n", start)) >= 0:
             self._add(piece[start:end])
@@ -56,7 +56,7 @@ class LineSplitter:
         self._add(piece[start:])
 
     def end(self) -> Iterator[bytes | None]:
-        """The last line, if the body does not end with a line's end."""
+        """Yield the last line if the body does not end with a line end."""
         if self._begun or self._too_long:
             yield self._line()
 
@@ -77,7 +77,7 @@ class LineSplitter:
 
 
 class _Digits(str):
-    """A number as it was written, so that an `id` comes back with every digit."""
+    """A number as it was written, so that an `id` keeps every digit in the answer."""
 
 
 def _no_number(name: str) -> NoReturn:
@@ -88,16 +88,16 @@ _DECODER = json.JSONDecoder(parse_int=_Digits, parse_float=_Digits, parse_consta
 
 
 def longest_line(max_text_chars: int) -> int:
-    """Bytes of the longest line of a stream: its text with every character as two `\\u` escapes, its id."""
+    """Return the most bytes of a line: 12 per character (two `\\u` escapes), and 64 KiB for its id."""
     return 12 * max_text_chars + 65_536
 
 
 def read_record(number: int, line: bytes | None, plain: bool, max_text_chars: int) -> Record | None:
-    """What a line asks; None for a blank one, which asks nothing.
+    """Read a line; return None for a blank line of JSON, which needs no answer.
 
     Args:
-        line: None for one that was too long to be held.
-        plain: it is the text itself, blank or not, and no JSON.
+        line: None if the line was too long.
+        plain: the line is a text, blank or not, and not JSON.
     """
     if line is None:
         error = f"the line has more than {longest_line(max_text_chars)} bytes; see NERVE_MAX_TEXT_CHARS"
@@ -162,7 +162,7 @@ def _text(fields: dict[str, object]) -> str:
 
 
 def _whole(name: str, value: str) -> str:
-    """A string that is one in every encoding."""
+    """Return a string if it can be encoded as UTF-8; raise Unprocessable for half a surrogate pair."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -175,9 +175,9 @@ def _whole(name: str, value: str) -> str:
 
 
 def answer_line(about: dict[str, Any], identity: bytes = b"") -> bytes:
-    """A line of the answer, with the `id` that was asked with.
+    """Return a line of the answer with the `id` of its request line.
 
-    Some readers end lines where Unicode does: such characters are escaped.
+    Other line ends of Unicode are escaped, because some readers split lines at them.
     """
     line = pydantic_core.to_json(about)
     for character in "\x85\u2028\u2029":

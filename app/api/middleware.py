@@ -1,4 +1,4 @@
-"""Around every request: its id, its log line, its metrics, and an answer even to a crash."""
+"""Middleware: gives every request an id, a log line, metrics, and an answer even after a crash."""
 
 import logging
 import random
@@ -20,10 +20,10 @@ _ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is known of a request by its end; routes fill in what they learn. Never its text.
+    """Holds what is logged of a request; routes fill it in. It never holds a text.
 
     Attributes:
-        started: when it came, a point of `time.monotonic()`.
+        started: the time of arrival on the clock of `time.monotonic()`.
     """
 
     id: str
@@ -35,7 +35,7 @@ class RequestRecord:
 
 
 class RequestMiddleware:
-    """ASGI middleware; the record is `scope["nerve"]`."""
+    """Wraps an ASGI application; each request's record is `scope["nerve"]`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
         self._app = app
@@ -104,8 +104,8 @@ class RequestMiddleware:
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's id if it is fit for a log, else a new one. That is no secret: one from the system would
-    have the thread wait for its turn again, which is long where all processors are busy."""
+    """Return the caller's id if it is fit for a log, else a new one. It needs no secure randomness, whose
+    system call can make the thread wait for the interpreter's lock again."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             if _ID.fullmatch(value):

@@ -1,4 +1,4 @@
-"""Requests: reading a body within its limits, and what is wrong with one."""
+"""Requests: reads bodies within their limits, and says what is wrong with them."""
 
 import json
 import re
@@ -19,7 +19,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def check_limits(texts: Sequence[str], settings: Settings) -> None:
-    """Raises TooLarge for more texts than a request may hold, and for a text that is too long."""
+    """Raise TooLarge for more texts than a request may hold, and for a text that is too long."""
     if len(texts) > settings.max_texts:
         raise TooLarge(
             f"{len(texts)} texts, a request may hold {settings.max_texts} (NERVE_MAX_TEXTS)",
@@ -35,10 +35,10 @@ def check_limits(texts: Sequence[str], settings: Settings) -> None:
 
 
 def read_timeout(request: Request, default: float) -> float | None:
-    """Seconds that a request may take: its `X-Request-Timeout-Ms`, else `default`; None is no limit.
+    """Return the seconds that a request may take: `X-Request-Timeout-Ms`, else `default`; None is no limit.
 
     Raises:
-        Unprocessable: the header is no positive whole number.
+        Unprocessable: the header is not a positive whole number.
     """
     given = request.headers.get("x-request-timeout-ms")
     if given is None:
@@ -51,19 +51,19 @@ def read_timeout(request: Request, default: float) -> float | None:
 
 
 async def read_content(request: Request, limit: int, accepted: Sequence[str]) -> tuple[str, bytes]:
-    """The media type of a body, and the body, which says that it is UTF-8; see `media_type`.
+    """Return the media type of a body (see `media_type`) and its bytes.
 
     Raises:
-        ClientLeft: the caller hung up before its end. TooLarge: over `limit` bytes.
+        ClientLeft: the caller closed the connection. TooLarge: the body has over `limit` bytes.
     """
     return media_type(request, accepted), await _read_body(request, limit)
 
 
 def media_type(request: Request, accepted: Sequence[str]) -> str:
-    """The media type of a body that is plain UTF-8.
+    """Return the media type of a body that is declared as plain UTF-8.
 
     Raises:
-        UnsupportedMediaType: none of `accepted`, another charset than UTF-8, or compressed.
+        UnsupportedMediaType: the type is not in `accepted`, the charset not UTF-8, or it is compressed.
     """
     media, _, parameters = request.headers.get("content-type", "").partition(";")
     media = media.strip().lower()
@@ -79,7 +79,7 @@ def media_type(request: Request, accepted: Sequence[str]) -> str:
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    """The body, read no further than the limit."""
+    """Read the body, no further than the limit."""
     too_large = f"the body has more than {limit} bytes (NERVE_MAX_BODY_BYTES)"
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
@@ -98,16 +98,16 @@ async def _read_body(request: Request, limit: int) -> bytes:
 
 
 def parse_json(model: type[M], body: bytes) -> M:
-    """A body of JSON.
+    """Parse a body of JSON.
 
     Raises:
-        BadRequest: it is not UTF-8, or no JSON. Unprocessable: a field is wrong.
+        BadRequest: the body is not UTF-8, or not JSON. Unprocessable: a field is wrong.
     """
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         problem = error
-    content = decoded(body)  # the library tells no more of wrong bytes than of any other character
+    content = decoded(body)  # pydantic does not tell invalid UTF-8 from other errors
     if problem.errors()[0]["type"] != "json_invalid":
         raise invalid(problem.errors())
     reason = problem.errors()[0]["msg"]
@@ -125,7 +125,7 @@ def parse_json(model: type[M], body: bytes) -> M:
 
 
 def decoded(body: bytes) -> str:
-    """A body of plain text. Raises BadRequest where it is not UTF-8."""
+    """Decode a body of plain text. Raise BadRequest if it is not UTF-8."""
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -133,7 +133,7 @@ def decoded(body: bytes) -> str:
 
 
 def invalid(errors: Any) -> Unprocessable:
-    """The error of a body that has the wrong fields; names each, and never repeats a text."""
+    """Return the error for a body with wrong fields; it names them, but never repeats a text."""
     problems = []
     for error in errors[:5]:
         where = ".".join(str(part) for part in error["loc"] if part != "body")

@@ -1,27 +1,27 @@
-"""Solitude: whether requests come one at a time, so that one may be answered on the event loop itself.
+"""Solitude: detects that requests come one at a time and may run on the event loop itself.
 
-The loop hears nobody while it runs a network. A caller who is alone loses nothing by that, and saves the
-time in which two threads wake each other. As soon as two callers meet, requests go to the runners' threads.
+The event loop is blocked while it runs a network. With a single caller that delays no other request, and it
+saves waking other threads. As soon as two requests overlap, all go to the runners' threads.
 """
 
 import asyncio
 from types import TracebackType
 
 _ENOUGH = 8
-"""Requests that must have come alone, one after another, before one is answered on the loop."""
+"""Requests in a row without overlap before one may run on the loop; fewer could be chance."""
 
 _TURNS = 3
-"""Turns of the loop after an answer in which a request must have been waiting for the loop: whoever gets
-the answer first and asks then comes later."""
+"""Turns of the loop after the network's run in which an arriving request counts as one that had to wait:
+the caller's next request, sent after the answer, arrives later than that."""
 
 
 class Solitude:
-    """Counts the requests of one event loop: `with solitude:` around each."""
+    """Counts the present requests of one event loop: put `with solitude:` around each."""
 
     def __init__(self) -> None:
         self._present = 0
         self._alone_in_a_row = 0
-        self._held = False  # the loop ran a network, and whoever came meanwhile may be waiting still
+        self._held = False  # the loop ran a network, and requests may still wait for it
 
     def __enter__(self) -> None:
         self._present += 1
@@ -34,7 +34,7 @@ class Solitude:
         self._present -= 1
 
     def may_hold(self) -> bool:
-        """Whether the request at hand may hold the loop for a moment, which it then does."""
+        """Say whether the current request may block the loop; True marks the loop as blocked."""
         if self._alone_in_a_row <= _ENOUGH or self._held:
             return False
         self._held = True

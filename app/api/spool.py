@@ -1,4 +1,4 @@
-"""Spool: bytes that wait for somebody who does not take them yet, in memory and then on disk."""
+"""Spool: keeps bytes that wait for a slow reader, in memory and then on disk."""
 
 import asyncio
 import tempfile
@@ -9,19 +9,19 @@ from typing import BinaryIO
 from app.errors import TooLarge
 
 _BLOCK = 65_536
-"""Bytes that are kept in memory before any goes to disk, and that are read from it at a time."""
+"""Bytes that are kept in memory before they go to disk, and most bytes of one read from disk."""
 
 
 class Spool:
-    """A queue of bytes with one coroutine that puts and one that takes.
+    """Queues bytes between one coroutine that puts them and one that takes them.
 
-    The file has no name, so that nothing of it is left whatever happens to the process. It is a ring: its
-    positions start again at 0 where it would grow beyond `max_bytes`, and it is emptied when all is read.
+    The file has no name, so that it vanishes with the process. It is a ring: positions beyond `max_bytes`
+    start again at 0. It is emptied when all is read.
 
     Args:
         max_bytes: largest size of the file.
         patience: seconds that `put` waits for `take` when the file is full.
-        folder: where the file lies; the system's place for temporary files (`TMPDIR`) by default.
+        folder: the folder of the file; by default the system's for temporary files (`TMPDIR`).
     """
 
     def __init__(self, max_bytes: int, patience: float, folder: str | None = None):
@@ -46,14 +46,14 @@ class Spool:
 
     @property
     def on_disk(self) -> int:
-        """Bytes that wait in the file; those in memory are newer."""
+        """Return the number of bytes that wait in the file; bytes in memory are newer."""
         return self._written - self._read
 
     async def put(self, data: bytes) -> None:
-        """Add to the end.
+        """Add data at the end.
 
         Raises:
-            TooLarge: the file is full and nobody took anything for `patience` seconds, or it cannot be
+            TooLarge: the file is full and nothing was taken for `patience` seconds, or it cannot be
                 written; the data was not added.
         """
         if len(self._memory) + len(data) > _BLOCK:
@@ -61,13 +61,13 @@ class Spool:
         self.put_last(data, last=False)
 
     def put_last(self, data: bytes, last: bool = True) -> None:
-        """Add to the end whatever waits already, and say that it is the end."""
+        """Add data at the end, even over the limit, and by default mark the end."""
         self._memory += data
         self._ended = last
         self._came.set()
 
     async def take(self) -> bytes:
-        """The oldest bytes, as soon as there are any; empty at the end."""
+        """Wait for the oldest bytes and return them; empty at the end."""
         while not self.on_disk and not self._memory:
             if self._ended:
                 return b""
@@ -83,14 +83,14 @@ class Spool:
         return block
 
     def close(self) -> None:
-        """Drop what waits."""
-        with self._using:  # or a thread that still writes would write to whatever gets the file's number
+        """Drop the bytes that wait and close the file."""
+        with self._using:  # a thread may still write, and the descriptor could be reused
             self._closed = True
             if self._file:
                 self._file.close()
 
     async def _make_room(self) -> None:
-        """Bring what is in memory to disk, unless it is taken first."""
+        """Move the bytes in memory to disk, unless they are taken first."""
         while self._memory:
             async with self._moving:
                 if self.on_disk + len(self._memory) <= self._max_bytes:

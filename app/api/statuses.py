@@ -1,4 +1,4 @@
-"""Statuses: the one table from a kind of error to an HTTP status, and what each status means."""
+"""Statuses: maps each kind of error to an HTTP status, and explains each status."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ STATUSES: Mapping[Kind, int] = {
     "unsupported_media_type": 415,
     "unprocessable": 422,
     "busy": 429,
-    "client_left": 499,  # nginx has the number; nobody reads it
+    "client_left": 499,  # the number that nginx logs; the caller has gone
     "failed": 500,
     "settings": 500,
     "not_ready": 503,
@@ -45,7 +45,7 @@ _MEANINGS = {
 
 
 class ErrorBody(BaseModel):
-    """Any error."""
+    """The body of every error."""
 
     error: str = Field(
         description="What is wrong and what to do, for people.",
@@ -64,5 +64,5 @@ class ErrorBody(BaseModel):
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that can fail with these statuses."""
+    """Return the `responses` argument for a route that can fail with these statuses."""
     return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}

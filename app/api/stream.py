@@ -1,4 +1,4 @@
-"""`POST /ner/stream`: lines in, lines out; what a stream does is in `app.api.streaming`."""
+"""Stream: the route `POST /ner/stream`; `app.api.streaming` answers it."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -69,7 +69,7 @@ _ANSWER = {
     openapi_extra={"requestBody": _BODY, "parameters": option_parameters()},
 )
 async def stream(request: Request) -> Response:
-    """Lines are answered as they come, while the body is still being sent, however long it is."""
+    """Lines are answered as they come, while the body is still being sent; it may be of any length."""
     plain = media_type(request, _ACCEPTED) == "text/plain"
     ask = ask_of(query_options(request))
     if request.app.state.draining.is_set():

@@ -1,8 +1,8 @@
-"""Streaming: records in, a line each, and their entities out, in order and in constant memory.
+"""Streaming: reads a text per line and answers with its entities, in order and in constant memory.
 
-Three coroutines share the work: one reads lines and has them annotated, several groups at a time; one
-takes the answers in order; one sends them. Reading waits for the engine, and answers wait for the client
-in a spool: so a client that reads nothing before it has sent everything gets its answers all the same.
+Three coroutines share the work: one reads lines and submits them in groups, one collects the answers in
+order, one sends them. Reading waits for the engine. Answers wait for the client in a spool, so a client may
+send everything before it reads.
 """
 
 import asyncio
@@ -27,28 +27,28 @@ from app.errors import InferenceFailed, NerveError, NotReady
 NDJSON = "application/x-ndjson"
 
 _LINES_AT_ONCE = 1_000
-"""Lines that are read before other requests have a turn, be they blank."""
+"""Lines, blank ones included, that are read before other requests have a turn."""
 
 _CHECK_SECONDS = 0.25
-"""Seconds after which a stream checks again whether it was ended, or the server shuts down."""
+"""Seconds between two checks whether the stream was ended or the server shuts down."""
 
 _FULL_SECONDS = 10.0
-"""How long a client may take nothing while its spool is full. One that would first send everything waits
-for us as we wait for it."""
+"""Seconds that a client may take nothing while its spool is full. A client that sends everything before it
+reads would otherwise wait for the server for ever, and the server for it."""
 
 _STALL_SECONDS, _STALL_SECONDS_DRAINING = 300.0, 10.0
-"""How long a client may neither take nor send anything while there are answers for it."""
+"""Seconds that a client may neither take nor send anything while answers wait for it."""
 
 _LINGER_SECONDS = 10.0
-"""How long a client may go on sending after its stream was ended: closing before it stops could cost it
-the last lines."""
+"""Seconds that a client may go on sending after its stream was ended; closing the connection earlier could
+lose the last lines of the answer."""
 
 
 class Stream(Response):
-    """An answer that is written while its request is still being read.
+    """Writes its answer while its request is still being read.
 
     Args:
-        plain: each line is a text itself, and no JSON.
+        plain: each line is a text and not JSON.
     """
 
     def __init__(self, request: Request, ask: NativeAsk, plain: bool):
@@ -65,10 +65,11 @@ class Stream(Response):
         self._spool: Spool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """
+        """Read and answer the stream.
+
         Raises:
-            NotFound, NotReady, VersionRefused, Unprocessable: there is nothing to answer with.
-            ClientDisconnect: the client hung up, or took nothing for long.
+            NotFound, NotReady, VersionRefused, Unprocessable: no version can answer.
+            ClientDisconnect: the client closed the connection, or did nothing for too long.
         """
         record = scope["nerve"]
         with (
@@ -85,7 +86,7 @@ class Stream(Response):
                         tasks.create_task(self._watch()),
                     ]
                     tasks.create_task(self._collect())
-                    # The body is asked for before the answer begins: so whoever waits for a 100 gets it.
+                    # Reading starts before the answer, so a client that waits for 100 Continue gets it.
                     await asyncio.sleep(0)
                     await self._write(send)
                     for task in running:
@@ -93,10 +94,10 @@ class Stream(Response):
             except BaseExceptionGroup as several:
                 raise several.exceptions[0] from None
 
-    # in
+    # reading
 
     async def _read(self, receive: Receive) -> None:
-        """Read and have annotated what arrives, until the body or the stream ends; then only watch."""
+        """Read lines and submit them until the body or the stream ends; then only watch the connection."""
         limit = self._settings.max_text_chars
         lines = LineSplitter(longest_line(limit))
         number = 0
@@ -125,10 +126,10 @@ class Stream(Response):
             await self._body(receive, until_ended=False)
 
     async def _body(self, receive: Receive, until_ended: bool = True) -> bytes:
-        """The next piece of the body; empty when the stream was ended meanwhile.
+        """Return the next piece of the body; empty if the stream was ended in the meantime.
 
         Args:
-            until_ended: give up waiting when the stream is ended; else only the client can end it.
+            until_ended: stop waiting when the stream is ended; else wait for the client.
         """
         message: Message | None = None
         while message is None:
@@ -138,7 +139,7 @@ class Stream(Response):
                 async with asyncio.timeout(_CHECK_SECONDS if until_ended else None):
                     message = await receive()
         if message["type"] != "http.request":
-            if self._finished:  # the server says so too when all is sent
+            if self._finished:  # uvicorn reports a disconnect also after the whole answer
                 await asyncio.Event().wait()
             raise ClientDisconnect
         self._alive = time.monotonic()
@@ -148,15 +149,15 @@ class Stream(Response):
         return body
 
     async def _start(self, group: Group) -> None:
-        """Have a group annotated, as soon as there is room for it."""
+        """Add a group to the queue as soon as there is room."""
         await self._groups.room_for(group)
         if group.records and not self._ended_by:
             self._groups.add(group)
 
-    # through
+    # collecting answers
 
     async def _collect(self) -> None:
-        """Bring the answers to the spool, in order, and what there is to say at the end."""
+        """Put the answers into the spool, in order, and then the last line."""
         try:
             while group := await self._groups.oldest():
                 await self._bring(group, await group.answered())
@@ -166,10 +167,10 @@ class Stream(Response):
         self._spool.put_last(self._last_line())
 
     async def _bring(self, group: Group, answers: Answers) -> None:
-        """Bring the answers of the oldest group to the spool, and count what lies there.
+        """Put the answers of the oldest group into the spool, and count them.
 
         Raises:
-            NotReady: the version is closed. InferenceFailed: it will not answer again.
+            NotReady: the version is closed. InferenceFailed: its batches keep failing.
             TooLarge: there is no room for the answers.
         """
         found = [answer for answer in answers if isinstance(answer, Prediction)]
@@ -191,7 +192,7 @@ class Stream(Response):
     def _lines(
         self, group: Group, answers: Answers, kept: Sequence[Prediction]
     ) -> tuple[list[bytes], list[str]]:
-        """A line for each record, and the texts that were annotated."""
+        """Return a line for each record, and the texts that were annotated."""
         lines, texts = [], []
         left = iter(kept)
         for record, answer in zip(group.records, answers, strict=True):
@@ -212,17 +213,17 @@ class Stream(Response):
             about |= {"error": f"{error.message}; go on after line {self._line}", "code": error.code}
         return answer_line(about | {"records": self._records, "failed": self._failed, "line": self._line})
 
-    # out
+    # sending
 
     async def _write(self, send: Send) -> None:
-        """Send what comes to the spool, until its end."""
+        """Send the content of the spool until its end."""
         model, version = self._annotator.of
         headers = {
             "content-type": NDJSON,
             "x-nerve-model": model,
             "x-nerve-version": version,
-            "x-accel-buffering": "no",  # of nginx, which would keep lines back
-            "connection": "close",  # a stream that is ended early leaves a body that nobody will read
+            "x-accel-buffering": "no",  # nginx would otherwise hold lines back
+            "connection": "close",  # an ended stream may leave body unread
         }
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self._deliver(send, {"type": "http.response.start", "status": 200, "headers": raw})
@@ -241,7 +242,7 @@ class Stream(Response):
         self._sending = False
 
     async def _watch(self) -> None:
-        """End the stream when the server shuts down, and let go of a client that does nothing more."""
+        """End the stream when the server shuts down, and disconnect a client that does nothing."""
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             draining = self._draining.is_set()

@@ -1,4 +1,4 @@
-"""Waiting for an answer: no longer than a request allows, and only while its caller is there."""
+"""Waiting: waits for an answer until the deadline, while the caller stays connected."""
 
 import asyncio
 import time
@@ -15,15 +15,15 @@ from app.errors import ClientLeft, DeadlineExceeded
 T = TypeVar("T")
 
 _PATIENCE = 0.1
-"""Seconds that a request waits before it is checked whether its caller is still there: that takes a task of
-its own, and what has waited for less is about to be answered."""
+"""Seconds before the caller's connection is watched. Watching needs a task, which is not worth it for a
+request that is answered sooner."""
 
 
 class Deadline:
-    """What a block awaits is given up at the deadline: `async with Deadline(deadline)`.
+    """Cancels its block at a deadline: `async with Deadline(deadline)`.
 
     Args:
-        at: a point of `time.monotonic()`; None sets no limit.
+        at: the time on the clock of `time.monotonic()`; None sets no limit.
 
     Raises:
         DeadlineExceeded: the block had not ended in time.
@@ -50,14 +50,14 @@ class Deadline:
 
 
 async def answer_of(future: "Future[T]", receive: Receive) -> T:
-    """The result of other threads' work. The future is cancelled once nobody waits for it, be it that the
-    caller hung up or that this is cancelled.
+    """Return the result of other threads' work. The future is cancelled if the caller closes the connection
+    or this coroutine is cancelled.
 
     Args:
-        receive: the request's, whose body has been read.
+        receive: the request's ASGI function; the body has been read.
 
     Raises:
-        ClientLeft: the caller hung up. Exception: what the work failed with.
+        ClientLeft: the caller closed the connection. Exception: the work failed with it.
     """
     if future.done():
         return future.result()
@@ -69,7 +69,7 @@ async def answer_of(future: "Future[T]", receive: Receive) -> T:
             waiter.set_exception(error) if error else waiter.set_result(None)
 
     def done(_: "Future[T]") -> None:
-        with suppress(RuntimeError):  # the loop has ended, and whoever waited with it
+        with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settled)
 
     async def watch() -> None:

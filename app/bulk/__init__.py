@@ -1,1 +1,1 @@
-"""Whole corpora: files in, files with entities out, in constant memory and resumable."""
+"""Bulk annotates whole corpora, from file to file, in constant memory; a stopped run can go on."""

@@ -1,4 +1,4 @@
-"""Arrow: `pyarrow`, an optional library that only Parquet needs, and tables of text in its form."""
+"""Arrow imports `pyarrow`, an optional library that only Parquet needs, and makes tables of text."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from app.bulk.errors import BulkError
 
 
 def libraries() -> tuple[Any, Any]:
-    """`pyarrow` and `pyarrow.parquet`.
+    """Return `pyarrow` and `pyarrow.parquet`.
 
     Raises:
         BulkError: they are not installed.
@@ -23,13 +23,13 @@ def libraries() -> tuple[Any, Any]:
 
 
 def text_schema(columns: Sequence[str]) -> Any:
-    """The schema of columns that are all text."""
+    """Return the schema of columns that are all text."""
     pyarrow, _ = libraries()
     return pyarrow.schema([(name, pyarrow.string()) for name in columns])
 
 
 def text_batch(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A `pyarrow.RecordBatch` of rows that are all text."""
+    """Return a `pyarrow.RecordBatch` of rows that are all text."""
     pyarrow, _ = libraries()
     arrays = [
         pyarrow.array([row[place] for row in rows], pyarrow.string()) for place in range(len(columns))

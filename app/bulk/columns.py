@@ -1,4 +1,4 @@
-"""Columns: the one that a text is in."""
+"""Columns finds the column that holds the text."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from app.bulk.errors import BulkError
 
 
 def column_of(column: str, columns: Sequence[str], name: str) -> int:
-    """The place of a column.
+    """Return the place of a column; `name` is the file's name, for the message.
 
     Raises:
-        BulkError: there is none, or several; names those there are.
+        BulkError: no column has this name, or several have.
     """
     found = [place for place, other in enumerate(columns) if other == column]
     if len(found) == 1:

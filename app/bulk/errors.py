@@ -1,11 +1,11 @@
-"""What can go wrong with a corpus, beside what `app.errors` has.
+"""Errors that a corpus can cause, beside those of `app.errors`.
 
 * RequestError
-  * BulkError: the files or options do not do; the message says which and what to do
-    * OutputExists: there is one already
-    * JournalDiffers: what is half done was begun otherwise
-    * BadRecord: a record cannot be read, and none may be set aside
-* Stopped: a signal asked for it; no error
+  * BulkError: the files or the options are wrong; the message says which, and what to do
+    * OutputExists: the output exists already
+    * JournalDiffers: the earlier run had another input, other options or another version
+    * BadRecord: a record cannot be read, and --strict forbids to set it aside
+* Stopped: a signal ended the run; not an error
 """
 
 import signal
@@ -17,35 +17,35 @@ from app.errors import RequestError
 
 
 class BulkError(RequestError):
-    """The files or options do not do."""
+    """Says that the files or the options are wrong."""
 
     code = "cannot_annotate"
 
 
 class OutputExists(BulkError):
-    """There is an output already."""
+    """Says that the output exists already."""
 
     code = "output_exists"
 
 
 class JournalDiffers(BulkError):
-    """What is half done was begun with another input, other options or another version."""
+    """Says that the earlier run had another input, other options or another version."""
 
     code = "journal_differs"
 
 
 class BadRecord(BulkError):
-    """A record cannot be read, and none may be set aside."""
+    """Says that a record cannot be read, and that --strict forbids to set it aside."""
 
     code = "bad_record"
 
 
 class Stopped(BaseException):
-    """A signal asked to end; like `KeyboardInterrupt`, no error.
+    """Says that a signal ended the run; like `KeyboardInterrupt`, it is not an `Exception`.
 
     Attributes:
-        number: of the signal.
-        records: made safe by then; None where there is nothing to go on from.
+        number: the number of the signal.
+        records: how many records are safe on disk; None if the run cannot be continued.
     """
 
     def __init__(self, number: int):
@@ -55,20 +55,20 @@ class Stopped(BaseException):
 
     @property
     def name(self) -> str:
-        """Of the signal, such as `SIGTERM`."""
+        """Return the name of the signal, such as `SIGTERM`."""
         return signal.Signals(self.number).name
 
 
 @contextmanager
 def explained(output: Path | None) -> Iterator[None]:
-    """Where files are read and written: what the system says becomes an error that says what to do.
+    """Turn errors of the operating system into a `BulkError` that says what to do.
 
     Args:
-        output: named where the system names no file; None for standard output.
+        output: the file that the message names if the system names none; None for standard output.
     """
     try:
         yield
-    except BrokenPipeError:  # whoever read standard output has gone
+    except BrokenPipeError:  # the reader of standard output has closed it, and the command handles that
         raise
     except OSError as error:
         raise BulkError(

@@ -1,4 +1,4 @@
-"""Formats: what a corpus is written in, from its name or as it is told."""
+"""Formats tells the format of a file from its name or from an option."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ _SPELLED = "text, jsonl, csv, text.gz, jsonl.gz, csv.gz or parquet"
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file, and whether gzip compresses it."""
+    """Names a kind of file, and says whether it is compressed by gzip."""
 
     kind: Kind
     gzipped: bool = False
@@ -33,10 +33,10 @@ class Format:
 
 
 def input_format(path: Path | None, given: str | None) -> Format:
-    """The format of an input; `path` is None for standard input.
+    """Return the format of an input: `given`, or else that of the name; `path` is None for standard input.
 
     Raises:
-        BulkError: it is not known, or cannot be read from there.
+        BulkError: the format is unknown, or standard input cannot have it.
     """
     if given is not None:
         found = _parse(given, "--format")
@@ -49,10 +49,10 @@ def input_format(path: Path | None, given: str | None) -> Format:
 
 
 def output_format(path: Path | None, given: str | None) -> Format:
-    """The format of an output; `path` is None for standard output, which is JSONL where not told.
+    """Return the format of an output, as `input_format` does; standard output has JSONL by default.
 
     Raises:
-        BulkError: it is not known, or cannot be written there.
+        BulkError: the format is unknown, has no place for entities, or cannot be streamed.
     """
     if given is not None:
         found = _parse(given, "--output-format")

@@ -1,7 +1,6 @@
-"""Groups: records that are annotated at once, with what of each must come out again.
+"""Groups hold records that are annotated together, with the parts of each that the output repeats.
 
-A record that cannot be read is no error here but a `Reject` in its group, so that it stays in order with
-the others.
+A record that cannot be read becomes a `Reject` of its group, so that it stays in order with the others.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,26 +10,25 @@ from typing import Any, NamedTuple, Protocol
 from app.bulk.lines import Position
 
 ENTITIES = "entities"
-"""The field or column that is added; one of this name in the input is replaced."""
+"""Names the field or column that is added; it replaces one of this name in the input."""
 
 GROUP_TEXTS = 512
 GROUP_CHARACTERS = 1 << 17
 GROUP_SIZE = 1 << 22
-"""A group ends with the text, the character of texts, or the character of whole records that reaches one of
-these. The texts of a group run in the order of their lengths, and a smaller group has few texts of about
-the same length."""
+"""A group ends at this many records, characters of texts or characters of whole records. Its texts run in
+the order of their lengths, and a smaller group has too few texts of about the same length."""
 
 _SHOWN = 1_000
-"""Characters of a bad record that are kept."""
+"""Only this many characters of a bad record are kept."""
 
 
 class Record(NamedTuple):
-    """One record as it was read.
+    """Holds one record that was read.
 
     Attributes:
-        number: of its first line, or of its row; from 1.
-        kept: what must come out again, in the form that its reader's rows take.
-        size: about how many characters that is.
+        number: the number of its first line or of its row, from 1.
+        kept: what the output repeats, in the form that its reader uses for `Rows`.
+        size: the approximate number of characters of `kept`.
     """
 
     number: int
@@ -40,13 +38,13 @@ class Record(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """A record that is set aside.
+    """Holds a record that is set aside.
 
     Attributes:
-        number: as a record's.
+        number: the number of its first line or of its row, from 1.
         code: what is wrong, for programs.
-        reason: the same for people.
-        record: the record itself, or as much of it as is kept.
+        reason: what is wrong, for people.
+        record: the start of the record.
     """
 
     number: int
@@ -56,35 +54,35 @@ class Reject(NamedTuple):
 
 
 class Rows(Protocol):
-    """What must come out again of a group's records, in the form that each kind of output wants."""
+    """Holds what the output repeats of a group's records, and returns it in each output's form."""
 
     def objects(self) -> list[bytes]:
-        """A JSON object a record, without its last brace."""
+        """Return a JSON object for each record, without its closing brace."""
         ...
 
     def cells(self) -> list[list[str]]:
-        """The columns of a record, as CSV has them."""
+        """Return the CSV cells of each record."""
         ...
 
     def batch(self) -> Any:
-        """All of them as a `pyarrow.RecordBatch`."""
+        """Return all records as a `pyarrow.RecordBatch`."""
         ...
 
     def take(self, places: Sequence[int]) -> "Rows":
-        """Some of them."""
+        """Return the rows at these places."""
         ...
 
 
 @dataclass(frozen=True)
 class Group:
-    """Records that follow one another.
+    """Holds consecutive records.
 
     Attributes:
-        numbers, texts, rows: of each record that could be read.
-        rejects: the others.
-        end: where the input goes on.
-        characters: of the texts.
-        size: characters of all that is kept, about.
+        numbers, texts, rows: the parts of the records that could be read, in their order.
+        rejects: the records that could not be read.
+        end: the position after the group.
+        characters: the number of characters of the texts.
+        size: the approximate number of characters of all that is kept.
     """
 
     numbers: list[int]
@@ -97,13 +95,13 @@ class Group:
 
 
 class Reader(Protocol):
-    """An input that is read once, from the start or from a position.
+    """Reads an input once, from the start or from a position.
 
     Attributes:
-        unit: what is counted, `line` or `row`.
-        columns: what each record has beside its entities; None where each may have others.
-        schema: the same as a `pyarrow.Schema`, for Parquet.
-        total: what `progress` comes to; None where it cannot be known.
+        unit: what record numbers count, `line` or `row`.
+        columns: the columns of the output beside the entities; None if records have no fixed columns.
+        schema: these columns as a `pyarrow.Schema`, if the input is Parquet; else None.
+        total: the value of `progress` at the end; None if unknown.
     """
 
     unit: str
@@ -113,18 +111,18 @@ class Reader(Protocol):
 
     @property
     def progress(self) -> int:
-        """How far it has been read: bytes of the file, or rows of Parquet."""
+        """Return how much has been read: bytes of the file, or rows of Parquet."""
         ...
 
     def groups(self, start: Position) -> Iterator[Group]:
-        """All records from there on."""
+        """Yield all records from a position on."""
         ...
 
 
 def gather(
     records: Iterator[Record | Reject], position: Callable[[], Position], rows: Callable[[list[Any]], Rows]
 ) -> Iterator[Group]:
-    """Put records into groups; the last may be small, and one long text may be a group of its own."""
+    """Put records into groups; `position` returns the position after the record that was read last."""
     good: list[Record] = []
     rejects: list[Reject] = []
     characters = size = 0
@@ -150,17 +148,17 @@ def gather(
 
 
 def reject(number: int, code: str, reason: str, record: str) -> Reject:
-    """A record set aside, with no more of it than is kept."""
+    """Make a `Reject`, with the start of the record only."""
     return Reject(number, code, reason, record[:_SHOWN])
 
 
 def not_utf8(error: UnicodeDecodeError) -> tuple[str, str]:
-    """Code and reason of a record that is no UTF-8."""
+    """Return the code and the reason for a record that is not UTF-8."""
     return "invalid_utf8", f"not UTF-8 (byte {error.start} of its line)"
 
 
 def too_long(characters: int, limit: int) -> tuple[str, str]:
-    """Code and reason of a text that is too long."""
+    """Return the code and the reason for a text that is too long."""
     return (
         "text_too_long",
         f"the text has {characters} characters, a text may have {limit} (NERVE_MAX_TEXT_CHARS)",

@@ -1,4 +1,4 @@
-"""Job: what to annotate, and how."""
+"""Job says what to annotate, and how."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +18,17 @@ from app.versions.loading.options import LoadOptions
 
 @dataclass(frozen=True)
 class Job:
-    """What to annotate, and how.
+    """Holds the options of `nerve annotate`.
 
     Attributes:
-        source, output: None for standard input and output.
+        source, output: the files; None for standard input and output.
         field: the JSON field or the column with the text.
-        wanted, offset_unit: which entities, and what their offsets count.
-        folder: of the version.
-        strict: the first record that cannot be read is an error.
-        force: replace an output that is there.
-        restart: throw away what is half done.
-        checkpoint_seconds: a kill loses the work of so many seconds at most.
+        wanted, offset_unit: which entities to write, and what their offsets count.
+        folder: the folder of the version.
+        strict: stop at the first record that cannot be read, instead of setting it aside.
+        force: replace an output that exists.
+        restart: discard the unfinished output of an earlier run.
+        checkpoint_seconds: seconds between checkpoints, the most work that a kill can lose.
     """
 
     source: Path | None
@@ -47,12 +47,12 @@ class Job:
     checkpoint_seconds: float = 5.0
 
     def check(self) -> None:
-        """What can be told before anything is begun.
+        """Check the files and options before any work begins.
 
         Raises:
-            BulkError: the files or options do not do.
-            NotFound, VersionRefused: there is no such version, or no manifest.
-            Unprocessable: it lacks a label that is asked for.
+            BulkError: the files or the options are wrong.
+            NotFound, VersionRefused: the version or its manifest is missing or invalid.
+            Unprocessable: the version lacks a label that is asked for.
         """
         if self.field == ENTITIES:
             raise BulkError(
@@ -70,7 +70,7 @@ class Job:
         check_labels(self.wanted.labels, read_manifest(self.folder).labels)
 
     def setup(self) -> Setup:
-        """What must be the same for another process to go on with it."""
+        """Return the settings that must be the same for another process to continue the run."""
         return Setup(
             input=identify(self.source, str(self.source_format)),
             output_format=str(self.output_format),
@@ -87,16 +87,16 @@ class Job:
         )
 
     def reader(self) -> Reader:
-        """The reader of its input.
+        """Open the input.
 
         Raises:
-            BulkError: the input is not what its format says, or has no such column.
+            BulkError: the input does not have its format, or lacks the column.
         """
         path, limit = self.source, self.max_text_chars
         if self.source_format.kind == "parquet":
             assert path is not None
             return ParquetReader(path, limit, self.field)
-        # JSON makes at most 12 bytes of a code point; the rest is for other fields.
+        # JSON writes a code point in at most 12 bytes; 1 MiB is for the other fields.
         line_limit = 12 * limit + (1 << 20)
         lines = Lines(path, self.source_format.gzipped, line_limit)
         total = path.stat().st_size if path else None

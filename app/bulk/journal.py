@@ -1,6 +1,6 @@
-"""Journal: how far a run has come, beside its output, so that the same command goes on after a kill.
+"""Journal records the progress of a run in a file beside its output, so that a killed run can be continued.
 
-It is written once the outputs up to there are safe on disk. What they have beyond it is cut off again.
+It is written once the outputs are safe on disk. A continued run cuts off what was written after that.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ _HEAD = 65_536
 
 
 class InputIdentity(BaseModel):
-    """What tells one input from another; all but the format is None for standard input."""
+    """Identifies an input; for standard input only the format is set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +27,7 @@ class InputIdentity(BaseModel):
 
 
 class Setup(BaseModel):
-    """What must be the same for a run to go on."""
+    """Holds what must be the same for a run to be continued."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,14 +46,14 @@ class Setup(BaseModel):
 
 
 class Journal(BaseModel):
-    """How far a run has come.
+    """Holds the progress of a run.
 
     Attributes:
-        number, offset, digest: where the input goes on, a `Position`.
-        records, entities: written.
-        output, rejects: how much of them is whole: bytes, or parts of a Parquet file.
-        rejected: records set aside, by code.
-        finished: all is written; the files have yet to get their names.
+        number, offset, digest: the `Position` up to which the input is done.
+        records, entities: how many were written.
+        output, rejects: how much of these files is complete: bytes, or parts of a Parquet file.
+        rejected: the number of records set aside, by code.
+        finished: whether all is written; the files may still have to be renamed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,12 +70,12 @@ class Journal(BaseModel):
     finished: bool = False
 
     def write(self, path: Path) -> None:
-        """Replace the journal."""
+        """Replace the journal's file."""
         write_whole(path, self.model_dump_json(indent=1) + "\n")
 
 
 def identify(path: Path | None, form: str) -> InputIdentity:
-    """The identity of an input; `path` is None for standard input."""
+    """Return the identity of an input; `path` is None for standard input."""
     if path is None:
         return InputIdentity(format=form)
     with path.open("rb") as file:
@@ -85,10 +85,10 @@ def identify(path: Path | None, form: str) -> InputIdentity:
 
 
 def read_journal(path: Path, setup: Setup) -> Journal | None:
-    """The journal of a run that was begun like this one; None where none was begun.
+    """Return the journal of an earlier run with the same setup; None if there was no run.
 
     Raises:
-        JournalDiffers: it was begun otherwise, or cannot be read; names each difference.
+        JournalDiffers: the setup differs, or the journal cannot be read.
     """
     try:
         journal = Journal.model_validate_json(path.read_bytes())

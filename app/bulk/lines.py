@@ -1,4 +1,4 @@
-"""Lines: what a corpus of lines is read from, each line bounded, and how far it has been read."""
+"""Lines reads a corpus line by line, limits the length of a line, and tracks the position."""
 
 import gzip
 import hashlib
@@ -17,12 +17,12 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Position:
-    """How far an input has been read.
+    """Says how far an input has been read.
 
     Attributes:
-        number: lines read, or rows of Parquet.
-        offset: bytes read, uncompressed; rows of Parquet.
-        digest: SHA-256 of these bytes, where the input can be read only once.
+        number: the number of lines read, or of rows of Parquet.
+        offset: the number of bytes read, after decompression, or of rows of Parquet.
+        digest: the SHA-256 of these bytes, if the input is standard input; else None.
     """
 
     number: int = 0
@@ -31,7 +31,7 @@ class Position:
 
 
 class LineTooLong(Exception):
-    """A line is over the limit, and has been passed over."""
+    """Says that a line is over the limit and was skipped."""
 
 
 class _Stream(Protocol):
@@ -43,11 +43,11 @@ class _Stream(Protocol):
 
 
 class Lines:
-    """The lines of a file, of a gzip file, or of standard input.
+    """Reads the lines of a file, of a gzip file, or of standard input.
 
     Args:
         path: None for standard input.
-        limit: most bytes of a line.
+        limit: the most bytes that a line may have.
     """
 
     def __init__(self, path: Path | None, gzipped: bool, limit: int):
@@ -65,24 +65,24 @@ class Lines:
 
     @property
     def number(self) -> int:
-        """Lines read."""
+        """Return the number of lines read."""
         return self._number
 
     @property
     def position(self) -> Position:
-        """Where the next line starts."""
+        """Return the position of the next line."""
         return Position(self._number, self._offset, self._digest.hexdigest() if self._digest else None)
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of the file, compressed or not, that have been asked for; some are read ahead."""
+        """Return how many bytes of the file, compressed or not, were read; a gzip file is read ahead."""
         return self._raw.tell() if self._compressed and self._seekable else self._offset
 
     def next(self) -> bytes:
-        """The next line with its end, empty at the end of the input; without the mark that may begin it.
+        """Return the next line with its line feed, or nothing at the end; drop a byte order mark.
 
         Raises:
-            LineTooLong: it is over the limit; the next call gives the line after it.
+            LineTooLong: the line is over the limit; the next call returns the line after it.
             BulkError: the input is damaged.
         """
         try:
@@ -106,10 +106,10 @@ class Lines:
         return line
 
     def skip_to(self, position: Position) -> None:
-        """Go on where an earlier run was; what was read before may be of the header at most.
+        """Skip to the position of an earlier run; at most the header may have been read before.
 
         Raises:
-            JournalDiffers: the input can be read only once, and its start is another.
+            JournalDiffers: standard input does not begin like that of the earlier run.
         """
         if position.offset <= self._offset:
             return

@@ -1,4 +1,4 @@
-"""Outputs: the files that an output has until it is whole."""
+"""Outputs manages the files that an unfinished output consists of."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from app.bulk.parquet import remove_parts
 
 
 class OutputFiles:
-    """An output and the files beside it: what is half done, the journal of that, and what is set aside."""
+    """Names an output and the files beside it: the unfinished output, the journal, and the rejects."""
 
     def __init__(self, output: Path):
         self.output = output
@@ -24,10 +24,10 @@ class OutputFiles:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Within it no other process writes this output.
+        """Keep other processes from writing this output, within the context.
 
         Raises:
-            BulkError: one does.
+            BulkError: another process writes it.
         """
         lock = FileLock(self._lock, timeout=0)
         try:
@@ -44,27 +44,27 @@ class OutputFiles:
             lock.release()
 
     def begun(self, setup: Setup, force: bool = False, restart: bool = False) -> Journal | None:
-        """How far an earlier process came with this output; None where none has begun.
+        """Return the journal of an earlier run of this output; None if there is no run to continue.
 
         Args:
-            force: an output that is there may be replaced.
-            restart: throw away what is half done.
+            force: replace an output that exists.
+            restart: discard the unfinished output first.
 
         Raises:
-            OutputExists: there is an output already, and it may not be replaced.
-            JournalDiffers: what is half done was begun otherwise.
+            OutputExists: the output exists, and `force` is not set.
+            JournalDiffers: the earlier run had another setup.
         """
         if restart:
             self.remove_part()
         journal = read_journal(self.journal, setup)
-        ended = journal is not None and journal.finished  # and its files may have their names already
+        ended = journal is not None and journal.finished  # then its files may have their final names
         for path in (self.output, self.rejected):
             if path.exists() and not (force or ended):
                 raise OutputExists(f"{path}: is there already; --force replaces it")
         return journal
 
     def remove_part(self) -> None:
-        """Remove what is half done, or was joined; the journal first, which vouches for it."""
+        """Remove the unfinished files; the journal first, as it must not outlive what it describes."""
         self.journal.unlink(missing_ok=True)
         self.rejected_part.unlink(missing_ok=True)
         if self.part.is_dir():

@@ -1,7 +1,7 @@
-"""Parquet: columns in and out, by row groups.
+"""Parquet reads and writes columns, one row group at a time.
 
-A Parquet file has its table of contents at its end, so a file that was cut off is lost. The writer
-therefore writes parts, each of which is whole with a checkpoint, and joins them when all are there.
+A Parquet file has its table of contents at its end, so a file that was cut off cannot be read. The writer
+therefore completes a part at each checkpoint, and joins the parts at the end.
 """
 
 import os
@@ -21,11 +21,11 @@ from app.files import sync
 
 _ROW_GROUP_ROWS = 65_536
 _ROW_GROUP_BYTES = 16 * 1024 * 1024
-"""A row group is written once it has so many rows or bytes, to hold no more than that in memory."""
+"""A row group is written once it has this many rows or bytes, which bounds memory."""
 
 
 class ArrowRows:
-    """Rows of a Parquet file, with the types of its columns."""
+    """Holds rows of a Parquet file, with the types of its columns; see `Rows`."""
 
     def __init__(self, batch: Any):
         self._batch = batch
@@ -46,10 +46,10 @@ class ArrowRows:
 
 
 class ParquetReader:
-    """A column of a Parquet file, batch by batch.
+    """Reads a Parquet file batch by batch, with the texts of one column.
 
     Raises:
-        BulkError: it is no Parquet file, has no such column, or that is no text.
+        BulkError: it is no Parquet file, lacks the column, or the column is not text.
     """
 
     unit = "row"
@@ -58,7 +58,7 @@ class ParquetReader:
         self._arrow, library = libraries()
         self._max_chars, self._column = max_chars, column
         try:
-            # Pages of a column are read as they are needed, not a whole row group at once.
+            # Pages of a column are read when they are needed, since a whole row group may be large.
             self._file = library.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
         except self._arrow.ArrowException as error:
             raise BulkError(f"{path}: is no Parquet file ({error})") from None
@@ -79,11 +79,11 @@ class ParquetReader:
 
     @property
     def progress(self) -> int:
-        """Rows read."""
+        """Return the number of rows read."""
         return self._read
 
     def groups(self, start: Position) -> Iterator[Group]:
-        """All rows from there on."""
+        """Yield all rows from a position on."""
         self._read = start.number
         batch: Any = None
 
@@ -99,7 +99,7 @@ class ParquetReader:
         return Position(self._read, self._read)
 
     def _batches(self, done: int) -> Iterator[Any]:
-        """Small batches of the rows after those that are done."""
+        """Yield small batches of the rows after the first `done`."""
         metadata, first = self._file.metadata, 0
         while first < metadata.num_row_groups and metadata.row_group(first).num_rows <= done:
             done -= metadata.row_group(first).num_rows
@@ -110,13 +110,14 @@ class ParquetReader:
                 if done < len(batch):
                     yield batch.slice(done)
                 done -= min(done, len(batch))
-        except self._arrow.ArrowException as error:
+        except (self._arrow.ArrowException, OSError) as error:  # a damaged page is an OSError
+            said = " ".join(str(error).split())
             raise BulkError(
-                f"{self._path}: cannot be read after row {self._read} ({error}); write it again"
+                f"{self._path}: cannot be read after row {self._read} ({said}); write it again"
             ) from error
 
     def _records(self, batch: Any) -> Iterator[Record | Reject]:
-        """The batch's records; what is kept of each is its place in the batch."""
+        """Yield a batch's records; what is kept of each is its place in the batch."""
         column, size = batch.column(self._column), batch.nbytes // len(batch)
         for place in range(len(batch)):
             self._read += 1
@@ -136,13 +137,13 @@ class ParquetReader:
 
 
 class ParquetWriter:
-    """Writes a Parquet file: its parts in a folder, which `finish` joins.
+    """Writes the parts of a Parquet file into a folder; `finish` joins them.
 
     Args:
         path: the file.
-        folder: for the parts.
-        schema: what records have beside their entities.
-        parts: so many are kept of what lies in the folder.
+        folder: the folder for the parts.
+        schema: the columns beside the entities.
+        parts: the number of parts in the folder to keep; all other files there are removed.
     """
 
     def __init__(self, path: Path, folder: Path, schema: Any, parts: int):
@@ -173,7 +174,7 @@ class ParquetWriter:
             self._write_row_group()
 
     def checkpoint(self) -> int:
-        """Make what was written safe; returns how many parts there are."""
+        """Save what was written as a part; return the number of parts."""
         if self._waiting:
             self._write_row_group()
         if self._open:
@@ -186,7 +187,7 @@ class ParquetWriter:
         return self._parts
 
     def finish(self) -> None:
-        """Join the parts, after the last checkpoint. Doing it again is the same."""
+        """Join the parts, after the last checkpoint; it may be called again after a kill."""
         whole = self._folder / "whole.tmp"
         with self._library.ParquetWriter(whole, self._schema) as writer:
             for table in self._row_groups():
@@ -196,7 +197,7 @@ class ParquetWriter:
         sync(self._path.parent)
 
     def close(self) -> None:
-        """Let go of the part that is not whole."""
+        """Close the unfinished part."""
         if self._open:
             self._open.close()
             self._open = None
@@ -212,7 +213,7 @@ class ParquetWriter:
         self._waiting = []
 
     def _row_groups(self) -> Iterator[Any]:
-        """The parts' row groups, small ones joined."""
+        """Yield the parts' row groups, and join small ones."""
         waiting: list[Any] = []
         rows = size = 0
         for number in range(1, self._parts + 1):
@@ -241,7 +242,6 @@ def _picked(batch: Any) -> Callable[[list[int]], Rows]:
 
 
 def _cell(value: object) -> str:
-    """A value as CSV has it."""
     if value is None:
         return ""
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, else a line every some seconds."""
+"""Progress is shown on standard error: as a bar on a terminal, else as a line every ten seconds."""
 
 import sys
 import time
@@ -13,11 +13,11 @@ _BAR_SECONDS = 0.5
 
 
 class Meter:
-    """Says how far a run has come.
+    """Shows the progress of a run.
 
     Args:
-        total: what `done` comes to, None where it cannot be known.
-        begun: `done` at the start: what an earlier run has done does not count as speed.
+        total: the value of `done` at the end; None if unknown.
+        begun: the value of `done` at the start, which an earlier run has reached.
     """
 
     def __init__(self, total: int | None, begun: int):
@@ -42,15 +42,15 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """Records a second, since the start of this process's work."""
+        """Return the records a second of this process."""
         return self._records / max(1e-9, time.monotonic() - self._started)
 
     def advance(self, records: int, sum_of_records: int, done: int) -> None:
-        """Count records of this run, and say where it is if that is due.
+        """Count new records, and show the progress if the last time is long enough ago.
 
         Args:
-            sum_of_records: with those of earlier runs.
-            done: of `total`.
+            sum_of_records: all records, those of earlier runs included.
+            done: the progress, in the unit of `total`.
         """
         self._records += records
         now = time.monotonic()
@@ -67,7 +67,7 @@ class Meter:
 
 
 def _bar() -> "Progress":
-    # Imported here: a server never draws a bar, and would hold 4 MB of it.
+    # It is imported here because a server draws no bar, and the library takes 4 MB of memory.
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

@@ -1,4 +1,4 @@
-"""Readers: the records of text, JSONL and CSV."""
+"""Readers yield the records of text, JSONL and CSV files."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ _LINE_TOO_LONG = ("text_too_long", "the line is longer than any text may be (NER
 
 
 class _Lined:
-    """What readers of lines have in common."""
+    """Is the base of the readers of lines."""
 
     unit = "line"
     columns: list[str] | None = None
@@ -42,7 +42,7 @@ class _Lined:
         raise NotImplementedError
 
     def _plain_lines(self) -> Iterator[tuple[int, str] | Reject]:
-        """Number and content of each line."""
+        """Yield the number and the content of each line, or a `Reject`."""
         while True:
             try:
                 line = self._lines.next()
@@ -58,14 +58,14 @@ class _Lined:
                 yield reject(self._lines.number, *not_utf8(error), shown)
 
     def _checked(self, number: int, text: str, kept: Any, record: str) -> Record | Reject:
-        """The record, unless its text is too long."""
+        """Return the record, or a `Reject` if its text is too long."""
         if len(text) <= self._max_chars:
             return Record(number, text, kept, len(record))
         return reject(number, *too_long(len(text), self._max_chars), record)
 
 
 class TextReader(_Lined):
-    """A line is a text; an empty one too."""
+    """Reads each line as a text, empty lines too."""
 
     def __init__(self, lines: Lines, max_chars: int, total: int | None):
         super().__init__(lines, max_chars, total)
@@ -84,7 +84,7 @@ class TextReader(_Lined):
 
 
 class JsonlReader(_Lined):
-    """A line is a JSON object with the text in a field; blank lines are no records."""
+    """Reads each line as a JSON object with the text in a field, and skips blank lines."""
 
     def __init__(self, lines: Lines, max_chars: int, total: int | None, field: str):
         super().__init__(lines, max_chars, total)
@@ -115,7 +115,7 @@ class JsonlReader(_Lined):
         if ENTITIES in found:
             del found[ENTITIES]
             kept = to_json(found)[:-1]
-        else:  # as it was read, to the byte: numbers that no float holds stay what they are
+        else:  # keep the bytes: numbers that no float can hold stay exact
             kept = content[:-1].encode()
         return self._checked(number, text, kept, content)
 
@@ -124,7 +124,7 @@ class JsonlReader(_Lined):
 
 
 class CsvReader(_Lined):
-    """CSV with a header (RFC 4180); the text is in a column."""
+    """Reads CSV with a header (RFC 4180) and the text in a column."""
 
     def __init__(self, lines: Lines, max_chars: int, total: int | None, column: str, name: str, limit: int):
         super().__init__(lines, max_chars, total)
@@ -167,7 +167,7 @@ class CsvReader(_Lined):
             else:
                 if row is None:
                     return
-                if row:  # a blank line is no record
+                if row:  # a blank line is not a record
                     yield self._record(number, row)
 
     def _record(self, number: int, row: list[str]) -> Record | Reject:
@@ -186,7 +186,7 @@ class CsvReader(_Lined):
 
 
 class _Decoded:
-    """An iterator that goes on after an error, as a generator cannot."""
+    """Iterates over a function's results, and continues after an error, unlike a generator."""
 
     def __init__(self, call: Callable[[], str]):
         self._call = call

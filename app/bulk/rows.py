@@ -1,4 +1,4 @@
-"""Rows: what must come out again of records that were read from lines."""
+"""Rows hold what the output repeats of records that were read from lines; see `groups.Rows`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from app.bulk.arrow import text_batch
 
 
 class TableRows:
-    """Rows of columns that are all text."""
+    """Holds rows whose columns are all text."""
 
     def __init__(self, columns: Sequence[str], rows: Sequence[list[str]]):
         self._columns = columns
@@ -29,7 +29,7 @@ class TableRows:
 
 
 class JsonRows:
-    """JSON objects as they were read, byte for byte."""
+    """Holds JSON objects byte for byte as they were read, without their closing braces."""
 
     def __init__(self, objects: Sequence[bytes]):
         self._objects = list(objects)

@@ -1,11 +1,11 @@
-"""Run: annotates a corpus with one version, in its order, with some groups in flight and with checkpoints.
+"""Run annotates a corpus with one version, in the order of the input, with checkpoints.
 
     reader → groups → annotator.submit, several at once → entities → writer
-                                                                   → journal, every some seconds
+                                                                   → journal, at each checkpoint
 
-What is read, in flight and rendered is bounded, and so is memory, whatever the corpus. The texts of a group
-are sent in the order of their lengths. The batching looks only some way ahead, and so it finds rows there
-that need no padding: batches are larger, and each sub-token has less of the fixed cost of a batch.
+Memory does not grow with the corpus, since few groups are in flight. The texts of a group are sent in the
+order of their lengths: rows of about one length then wait side by side, and their batches need little
+padding.
 """
 
 import sys
@@ -38,24 +38,24 @@ from app.versions.loading.loader import load_version
 _GROUPS = 3
 _CHARACTERS = 1 << 19
 _SIZE = 1 << 24
-"""At most so many groups, characters of texts and characters of whole records are in flight at once: enough
-to keep the processor busy, few enough for memory. One group may be larger."""
+"""At most this many groups, characters of texts and characters of whole records are in flight: enough to
+keep the processor busy, few enough for memory. A single group may have more characters."""
 
 _FAILURES = 3
-"""After so many failed records in a row the session is to blame, and not the records."""
+"""After this many failed records in a row, the cause is taken to be the session and not the records."""
 
 
 def annotate(job: Job) -> str:
-    """Annotate a corpus, or go on where an earlier call was stopped or killed.
+    """Annotate a corpus, or continue where an earlier call was stopped or killed.
 
     Returns:
-        What was done, for people.
+        A summary for people.
 
     Raises:
-        BulkError, NotFound, Unprocessable: the files or options do not do.
+        BulkError, NotFound, Unprocessable: the files or the options are wrong.
         VersionRefused: the version cannot be loaded.
-        InferenceFailed: it does not run.
-        Stopped: by a signal; the same job goes on.
+        InferenceFailed: the network does not run.
+        Stopped: a signal ended the run; the same job continues it.
     """
     job.check()
     with explained(job.output), Stop() as stop, ExitStack() as closing:
@@ -74,11 +74,11 @@ def annotate(job: Job) -> str:
         writer = make_writer(job.output_format, reader, job.output, part, journal.output)
         closing.callback(writer.close)
         rejects = None
-        if files and not (journal.finished and not files.rejected_part.exists()):  # it has its name
+        if files and not (journal.finished and not files.rejected_part.exists()):  # else renamed
             rejects = Sink(files.rejected, files.rejected_part, False, journal.rejects)
             closing.callback(rejects.close)
         with stop.waiting():
-            # What is in flight is bounded here, and so the queue needs no bound of its own.
+            # The queue needs no limit, because `_full` bounds what is in flight.
             loaded = load_version(job.folder, replace(job.load, max_queue_tokens=sys.maxsize))
         closing.callback(loaded.close)
         work = _Work(job, reader, writer, rejects, loaded, stop, journal)
@@ -92,10 +92,10 @@ def annotate(job: Job) -> str:
 
 @dataclass(frozen=True)
 class _Flight:
-    """A group in flight.
+    """Holds a group in flight.
 
     Attributes:
-        order: the place in the group of each text that was sent.
+        order: for each text in the order of sending, its place in the group.
     """
 
     group: Group
@@ -103,16 +103,17 @@ class _Flight:
     future: Future[list[Prediction]]
 
     def result(self) -> list[Prediction]:
-        """The prediction of each text, in the group's order; waits until all are there."""
+        """Wait for the predictions, and return them in the group's order."""
         found = zip(self.order, self.future.result(), strict=True)
         return [prediction for _, prediction in sorted(found, key=lambda pair: pair[0])]
 
 
 class _Work:
-    """One process's share of a job.
+    """Does the part of a job that one process does.
 
     Attributes:
-        journal: how far it has come.
+        journal: the last checkpoint.
+        rate: records a second, once all is done.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class _Work:
         self._failed_in_a_row = 0
 
     def to_the_end(self, path: Path | None) -> None:
-        """Annotate all that is left; `path` is the journal's."""
+        """Annotate the rest of the input; `path` is the journal's file."""
         begun, saved = self._end, time.monotonic()
         with Meter(self._reader.total, self._reader.progress) as meter:
             try:
@@ -163,7 +164,7 @@ class _Work:
         self._writer.finish()
 
     def _landed(self, begun: Position) -> Iterator[Group]:
-        """Each group, once it is written; meanwhile others are in flight."""
+        """Yield each group once it is written, while others are in flight."""
         groups = self._reader.groups(begun)
         while True:
             with self._stop.waiting():
@@ -183,7 +184,7 @@ class _Work:
         return _Flight(group, order, self._annotator.submit([group.texts[place] for place in order]))
 
     def _full(self, more: Group) -> bool:
-        """Whether a group must wait until others have landed."""
+        """Say whether a group must wait until others are written."""
         flying = [flight.group for flight in self._flying] + [more]
         return (
             len(flying) > _GROUPS
@@ -216,10 +217,10 @@ class _Work:
         return group
 
     def _one_by_one(self, group: Group) -> tuple[Group, list[Prediction]]:
-        """Annotate a group again, of which a text failed: that text is then among the rejects.
+        """Annotate the texts of a failed group one by one; those that fail become rejects.
 
         Raises:
-            InferenceFailed: several in a row fail.
+            InferenceFailed: `_FAILURES` texts in a row fail.
         """
         places, predictions, rejects = [], [], list(group.rejects)
         for place, text in enumerate(group.texts):
@@ -267,7 +268,7 @@ class _Work:
         return f"{self._job.source or '-'}: {self._reader.unit} {number}"
 
     def _save(self, path: Path | None, finished: bool = False) -> None:
-        """A checkpoint: outputs first, then the journal that vouches for them."""
+        """Write a checkpoint: first the outputs, then the journal, which must not be ahead of them."""
         output = self._writer.checkpoint()
         rejects = self._rejects.checkpoint() if self._rejects else 0
         self.journal = Journal(

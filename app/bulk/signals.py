@@ -1,4 +1,4 @@
-"""Signals: SIGINT and SIGTERM end a run where that loses nothing."""
+"""Signals lets SIGINT and SIGTERM end a run only at points where nothing is lost."""
 
 import signal
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Within it a signal raises `Stopped`, at once where the program waits, else at its next wait."""
+    """Makes a signal raise `Stopped`: at once inside `waiting`, else at the next `waiting`."""
 
     def __init__(self) -> None:
         self._number: int | None = None
@@ -29,7 +29,7 @@ class Stop:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Where the program waits for something that may be left half done."""
+        """Mark a wait that may be interrupted."""
         self._waiting = True
         try:
             if self._number is not None:

@@ -1,4 +1,4 @@
-"""Writers: records with their entities, into a file that is whole up to each checkpoint."""
+"""Writers write records with their entities into a file that is complete up to each checkpoint."""
 
 import csv
 import gzip
@@ -19,37 +19,37 @@ from app.bulk.parquet import ParquetWriter
 from app.files import sync
 
 Answers = Sequence[list[dict[str, Any]]]
-"""The entities of each record, as `POST /ner` renders them."""
+"""Holds the entities of each record, as `POST /ner` renders them."""
 
 
 class Writer(Protocol):
-    """An output on its way."""
+    """Writes an output in one format."""
 
     def write(self, rows: Rows, answers: Answers) -> None:
         """Add records with their entities."""
         ...
 
     def checkpoint(self) -> int:
-        """Make what was written safe from a crash; returns how much that is, in bytes or parts."""
+        """Make what was written safe from a crash; return how much that is, in bytes or parts."""
         ...
 
     def finish(self) -> None:
-        """Put the output in its place, after the last checkpoint. Doing it again is the same."""
+        """Give the output its final name, after the last checkpoint."""
         ...
 
     def close(self) -> None:
-        """Let go of files; what no checkpoint has made safe may be lost."""
+        """Close the files; what was written after the last checkpoint may be lost."""
         ...
 
 
 class Sink:
-    """A file that bytes are added to, and that gets its name when it is whole.
+    """Appends bytes to a file that gets its final name once it is complete.
 
     Args:
-        path: its name.
-        partial: where it is written.
-        gzipped: compress it; each checkpoint ends a gzip member, so that it is whole up to there.
-        keep: so many bytes are kept of what was written before.
+        path: the final name.
+        partial: the name until then.
+        gzipped: compress it; each checkpoint ends a gzip member, so that the file is complete up to there.
+        keep: the number of bytes to keep of an earlier run's file.
     """
 
     def __init__(self, path: Path, partial: Path, gzipped: bool, keep: int):
@@ -77,7 +77,7 @@ class Sink:
             self._file.write(content)
 
     def checkpoint(self) -> int:
-        """Flush all of it to disk; returns its bytes."""
+        """Flush the file to disk; return its size in bytes."""
         if self._member is not None:
             self._member.close()
             self._member = None
@@ -86,24 +86,24 @@ class Sink:
         return self._file.tell()
 
     def finish(self) -> None:
-        """Give it its name."""
+        """Give the file its final name."""
         self._file.close()
         self._partial.replace(self._path)
         sync(self._path.parent)
 
     def discard(self) -> None:
-        """Remove it, and what had its name."""
+        """Remove the file, and an older one with the final name."""
         self._file.close()
         self._partial.unlink()
         self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
 class StandardOutput:
-    """A sink that nothing can be taken back from."""
+    """Writes to standard output, like a `Sink` without checkpoints."""
 
     def __init__(self, gzipped: bool):
         self._out = sys.stdout.buffer
@@ -111,7 +111,7 @@ class StandardOutput:
         self.empty = True
 
     def write(self, content: bytes) -> None:
-        """Add bytes, and hand them on."""
+        """Write bytes and flush them."""
         self.empty = False
         if self._member:
             self._member.write(content)
@@ -121,21 +121,21 @@ class StandardOutput:
         self._out.flush()
 
     def checkpoint(self) -> int:
-        """Nothing is safe until it is read."""
+        """Do nothing, since output that was not read yet may be lost."""
         return 0
 
     def finish(self) -> None:
-        """End what is compressed."""
+        """End the gzip stream."""
         if self._member:
             self._member.close()
         self._out.flush()
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing, as standard output stays open."""
 
 
 class JsonlWriter:
-    """A JSON object a line: what was read, and `entities`."""
+    """Writes a JSON object a line: the record that was read, with `entities`."""
 
     def __init__(self, sink: Sink | StandardOutput):
         self._sink = sink
@@ -150,7 +150,7 @@ class JsonlWriter:
 
 
 class CsvWriter:
-    """The columns that were read, and `entities` as JSON."""
+    """Writes the columns that were read, and `entities` as JSON."""
 
     def __init__(self, sink: Sink | StandardOutput, columns: Sequence[str]):
         self._sink = sink
@@ -172,15 +172,15 @@ class CsvWriter:
 
 
 def make_writer(form: Format, reader: Reader, path: Path | None, partial: Path, keep: int) -> Writer:
-    """The writer of an output.
+    """Return the writer of an output.
 
     Args:
         path: None for standard output.
-        partial: where it is written until it is whole.
-        keep: so much of that is kept, in bytes or parts: what the last checkpoint returned.
+        partial: the file or folder of the unfinished output.
+        keep: how much of that to keep, as the last checkpoint returned it.
 
     Raises:
-        BulkError: what is read cannot be written so.
+        BulkError: the input's columns do not fit the format.
     """
     columns, name = reader.columns, path or "-"
     if columns is None and form.kind != "jsonl":

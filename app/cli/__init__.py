@@ -1,1 +1,1 @@
-"""The command line: one module a group of commands, which imports what a command needs when it runs."""
+"""Commands of `nerve`, one module a group; each command imports what it needs when it runs."""

@@ -1,4 +1,4 @@
-"""`python -m app.cli` is `nerve`."""
+"""Makes `python -m app.cli` run `nerve`."""
 
 from app.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`nerve annotate`."""
+"""Annotate is the command `nerve annotate`."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 OffsetUnit = Literal["codepoint", "utf16", "byte"]
-"""As `app.rendering` has it, which is imported only when a corpus is annotated."""
+"""Repeats the type of `app.rendering`, whose import takes too long for `nerve --help`."""
 
 
 def annotate(
@@ -40,7 +40,7 @@ def annotate(
         float, typer.Option(min=0, help="how often what is done is made safe from a kill")
     ] = 5.0,
 ) -> None:
-    """Add entities to every record of a corpus. The same command goes on after it was killed.
+    """Add entities to every record of a corpus. After a kill, the same command goes on.
 
     Other settings are NERVE_* environment variables, as of nerve serve.
     """
@@ -56,7 +56,7 @@ def annotate(
 
     if models_dir is not None:
         os.environ["NERVE_MODELS_DIR"] = str(models_dir)
-    settings = read_settings().model_copy(update={"workers": 1})  # no others share the CPUs
+    settings = read_settings().model_copy(update={"workers": 1})  # no other process shares the CPUs
     check_installation()
     read, written = (None if name == "-" else Path(name) for name in (source, output))
     wanted = [label for part in labels or () for label in part.split(",") if label]
@@ -84,13 +84,13 @@ def annotate(
         done = f" after {stopped.records:,} records; the same command goes on" if stopped.records else ""
         typer.echo(f"nerve: stopped by {stopped.name}{done}", err=True)
         raise typer.Exit(128 + stopped.number) from None
-    except BrokenPipeError:  # whoever read it has enough; the end must not find that out again
+    except BrokenPipeError:  # the reader closed it; Python's flush at exit must not fail on it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(128 + signal.SIGPIPE) from None
 
 
 def _version_folder(settings: "Settings", name: str, version: int | None) -> Path:
-    """The folder of a version; by default of the one that should serve, or of the highest."""
+    """Return the folder of a version, by default of the stable one, or else of the highest."""
     from app.versions.rollout.store import DeploymentStore
     from app.versions.storage.repository import Repository
 

@@ -1,6 +1,6 @@
-"""`nerve`: serve, annotate, and look after the versions that are served.
+"""Main is the command `nerve`: serve, annotate, and manage the versions that are served.
 
-A command is imported without what it needs, which it imports when it runs: `nerve --help` is there at once.
+Each command imports what it needs when it runs, so that `nerve --help` is fast.
 """
 
 import sys
@@ -26,7 +26,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point: an error of ours is a message, not a traceback."""
+    """Run the command line; show errors of Nerve as a message, without a traceback."""
     try:
         cli()
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""`nerve models`: the versions that are served."""
+"""Models has the commands of `nerve models`, which manage the versions that are served."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ models = typer.Typer(help="The versions that are served.", no_args_is_help=True)
 
 @models.command("list")
 def list_versions() -> None:
-    """Every version in the models folder, and its role; exit with 1 if a model's roles cannot be read."""
+    """List all versions in the models folder with their roles; exit with 1 if roles cannot be read."""
     from app.cli.operating import operations_of, roles_of
     from app.settings import read_settings
     from app.versions.storage.repository import Repository
@@ -113,7 +113,7 @@ def shadow(
     version: Annotated[int | None, typer.Argument(min=1, help="version; none ends the shadow")] = None,
     percent: Percent = 10,
 ) -> None:
-    """Give a version copies of requests, and compare its answers. Without a version: end that."""
+    """Give a version copies of requests, and compare its answers. Without a version, end the shadow."""
     from app.cli.operating import change, explaining
     from app.versions.rollout.desired import DeploymentChange, Shadow
 
@@ -125,7 +125,7 @@ def shadow(
 
 @models.command()
 def history(name: Name) -> None:
-    """Who changed what when."""
+    """Show who changed what, and when."""
     from app.cli.operating import operations_of, said
     from app.settings import read_settings
 
@@ -155,7 +155,7 @@ def add(
 def verify(
     which: Annotated[str | None, typer.Argument(help="NAME or NAME/VERSION; all by default")] = None,
 ) -> None:
-    """Run every check that a load would; exit with 1 if a version fails, or there is none."""
+    """Run the checks of a load; exit with 1 if a version fails, or there is none."""
     from app.cli.operating import versions_of
     from app.settings import read_settings
     from app.versions.loading.from_settings import load_options
@@ -180,7 +180,7 @@ def sign(
     which: Annotated[str, typer.Argument(help="NAME/VERSION")],
     key: Annotated[Path, typer.Option(help="Ed25519 private key, PEM")],
 ) -> None:
-    """Sign a version's manifest, and so all its files. NERVE_TRUSTED_KEYS makes servers ask for it."""
+    """Sign a version's manifest, and so all its files. NERVE_TRUSTED_KEYS makes servers require it."""
     from app.cli.operating import version_of
     from app.settings import read_settings
     from app.versions.storage import signatures

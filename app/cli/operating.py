@@ -1,4 +1,4 @@
-"""Operating: what the commands of `nerve models` share."""
+"""Operating has the functions that the commands of `nerve models` share."""
 
 import getpass
 import os
@@ -22,14 +22,14 @@ from app.versions.storage.repository import Repository
 
 
 def operations_of(settings: Settings) -> Operations:
-    """What operators do, beside the servers that run."""
+    """Return the operations on the models folder and the state folder of these settings."""
     repository = Repository(settings.models_dir)
     checker = Checker(repository, load_options(settings), Metrics())
     return Operations(repository, DeploymentStore(settings.state_folder), checker)
 
 
 def change(name: str, make: Callable[[Operations, str], Deployment]) -> None:
-    """Make a change, say what should be served, and wait for the servers that run."""
+    """Make a change, print the desired state, and exit once the running servers follow, or with 1."""
     settings = read_settings()
     deployment = make(operations_of(settings), user())
     typer.echo(f"{name}: {said(deployment)}")
@@ -43,7 +43,7 @@ def change(name: str, make: Callable[[Operations, str], Deployment]) -> None:
 
 
 def user() -> str:
-    """Who runs this command, for the history."""
+    """Return the user who runs this command, for the history."""
     try:
         return f"user {getpass.getuser()}"
     except (KeyError, OSError):  # in a container a user may have no name
@@ -52,7 +52,7 @@ def user() -> str:
 
 @contextmanager
 def explaining() -> Iterator[None]:
-    """Where a change is built: a value that it cannot have becomes a message that names the value."""
+    """Turn an invalid value of a change, built within the context, into a message that names it."""
     try:
         yield
     except ValidationError as error:
@@ -62,7 +62,7 @@ def explaining() -> Iterator[None]:
 
 
 def version_of(which: str) -> tuple[str, int]:
-    """The model and the version of NAME/VERSION."""
+    """Return the model and the version of NAME/VERSION."""
     name, _, version = which.partition("/")
     if not name or not re.fullmatch(r"[1-9][0-9]*", version):
         raise BadRequest(f"{which!r}: names no version; give NAME/VERSION, such as ner-en/2")
@@ -70,7 +70,7 @@ def version_of(which: str) -> tuple[str, int]:
 
 
 def versions_of(repository: Repository, which: str | None) -> list[tuple[str, int]]:
-    """The versions that NAME or NAME/VERSION means; all without it, of which there must be one."""
+    """Return the versions of NAME or NAME/VERSION; without it, all versions, of which there must be one."""
     if which is not None:
         if "/" in which:
             return [version_of(which)]
@@ -86,7 +86,7 @@ def versions_of(repository: Repository, which: str | None) -> list[tuple[str, in
 
 
 def roles_of(deployment: Deployment) -> dict[int | None, str]:
-    """What each version of a model does now, for people."""
+    """Return the role of each version of a model, for people."""
     roles: dict[int | None, str] = {deployment.previous: "previous", deployment.stable: "stable"}
     roles |= {shadow.version: f"shadow {shadow.percent:g} %" for shadow in deployment.shadow}
     if canary := deployment.canary:
@@ -95,7 +95,7 @@ def roles_of(deployment: Deployment) -> dict[int | None, str]:
 
 
 def said(deployment: Deployment) -> str:
-    """What should be served, for people."""
+    """Return the desired state as text for people."""
     parts = [f"stable {deployment.stable}, previous {deployment.previous}"]
     if canary := deployment.canary:
         parts.append(f"canary {canary.version} with {canary.percent:g} %")

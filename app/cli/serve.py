@@ -1,4 +1,4 @@
-"""`nerve serve`."""
+"""Serve is the command `nerve serve`."""
 
 import os
 from typing import Annotated
@@ -16,5 +16,5 @@ def serve(
     from app.settings import read_settings
 
     if workers is not None:
-        os.environ["NERVE_WORKERS"] = str(workers)  # where each worker reads its settings from
+        os.environ["NERVE_WORKERS"] = str(workers)  # workers read their settings from the environment
     raise typer.Exit(run(read_settings()))

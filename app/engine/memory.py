@@ -1,4 +1,4 @@
-"""Memory: what was freed goes back to the operating system."""
+"""Memory that was freed goes back to the operating system here."""
 
 import ctypes
 
@@ -6,8 +6,8 @@ import ctypes
 def give_memory_back() -> None:
     """Return freed memory to the operating system.
 
-    It is kept for later otherwise: a process that loads and closes versions of some ten megabytes
-    grows by as much again and again.
+    Otherwise glibc keeps it, and a process that loads and closes versions of some ten megabytes grows by
+    as much with each.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:

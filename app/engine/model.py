@@ -1,8 +1,8 @@
-"""Model: a loaded model version, text in, entities out.
+"""Model is a loaded model version: it takes texts and returns entities.
 
-`Network` wires the rooms of the engine: text → rows (`text`), rows → logits (`batching`, `runtimes`),
-logits → entities (`decoding`). `submit` returns at once; runners take what waits through the network.
-Nothing of one text touches another, so its entities do not depend on its batch-mates.
+`Network` connects the rooms of the engine: text → rows (`text`), rows → logits (`batching`, `runtimes`),
+logits → entities (`decoding`). `submit` returns at once, and runners take what waits through the network.
+A text's entities do not depend on the other texts of its batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,68 +38,68 @@ from app.manifest import Manifest
 T = TypeVar("T")
 
 _SHORT = 1_000
-"""Characters up to which a request's only text is read by whoever runs it: a fraction of a millisecond."""
+"""A request's only text of up to this many characters is read by the runner; that takes well below 1 ms."""
 
 
 class Model(Protocol):
-    """A loaded version as whoever serves or evaluates it holds it, be it one network or an ensemble."""
+    """Annotates texts with a loaded version, which is one network or an ensemble."""
 
     manifest: Manifest
 
     @property
     def alive(self) -> bool:
-        """Whether requests can still be run."""
+        """Say whether requests can still be run."""
         ...
 
     @property
     def failing(self) -> bool:
-        """Whether three batches in a row failed, of one network; it stays so."""
+        """Say whether three batches of one network in a row failed; once true, this stays true."""
         ...
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs, so that the processor has time to spare."""
+        """Say whether nothing waits and nothing runs."""
         ...
 
     @property
     def waiting_tokens(self) -> int:
-        """Sub-tokens in its queues."""
+        """Count the sub-tokens in its queues."""
         ...
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The entities of each text, in the texts' order."""
+        """Return the entities of each text, in the texts' order."""
         ...
 
     def submit(self, texts: Sequence[str], deadline: float | None = None) -> "Future[list[Prediction]]":
-        """As `predict`, without waiting. Cancelling the future drops what has not run.
+        """Do as `predict` without waiting. Cancelling the future drops what has not run.
 
         Args:
-            deadline: when nobody waits any more, on the clock of `time.monotonic()`.
+            deadline: when the answer becomes useless, on the clock of `time.monotonic()`.
         """
         ...
 
     def answer_now(self, texts: Sequence[str]) -> list[Prediction] | None:
-        """As `predict`, on the caller's thread, where that is the shortest way; None where it is not."""
+        """Do as `predict` on the calling thread, if that is fastest; else return None and do nothing."""
         ...
 
     def submit_evidence(
         self, texts: Sequence[str], deadline: float | None = None
     ) -> "Future[list[Evidence]]":
-        """As `submit`, with the posteriors that each answer was read from."""
+        """Do as `submit`, and return the posteriors with each answer."""
         ...
 
     def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """Each text's logits before temperature, shape (decisions, tags)."""
+        """Return each text's logits before temperature, shape (decisions, tags)."""
         ...
 
     def close(self) -> None:
-        """Finish what is queued, and give everything back."""
+        """Finish what is queued, and free threads, sessions and memory."""
         ...
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a network takes on.
+    """Limits the work that a network accepts.
 
     Attributes:
         max_queue_tokens: sub-tokens that may wait; see `Admission`.
@@ -109,22 +109,20 @@ class Limits:
 
 
 def _nothing() -> None:
-    """Begin a thread as it is."""
+    """Leave a thread's priority as it is."""
 
 
 class Network:
-    """A model version of one network, ready to run.
+    """Runs a model version of one network.
 
     Args:
-        manifest: its contract.
-        tokenizer: its tokenizer.
-        running: what runs its network; handed over, dropped by `close`.
-        limits: how much it takes on.
-        report: told of every batch.
-        background: its threads give way to all others, and so does its session if it has but one.
+        running: the sessions of the network, which `close` drops.
+        limits: limits of its queue.
+        report: called for every batch.
+        background: its threads give way to all others, and so does a session of one thread.
 
     Raises:
-        InferenceFailed: the network does not run, or gives something else than its logits.
+        InferenceFailed: the network does not run, or its output does not have the shape of its logits.
     """
 
     def __init__(
@@ -156,31 +154,31 @@ class Network:
 
     @property
     def alive(self) -> bool:
-        """Whether requests can still be run."""
+        """Say whether requests can still be run."""
         return self._dispatcher.alive
 
     @property
     def failing(self) -> bool:
-        """Whether three batches in a row failed; a batch that succeeds later does not undo it."""
+        """Say whether three batches in a row failed; this stays true even if a later batch succeeds."""
         return self._dispatcher.failing
 
     @property
     def idle(self) -> bool:
-        """Whether no request is on its way, be it unread, in the queue, in a batch or being decoded."""
+        """Say whether no request is unread, in the queue, in a batch or being decoded."""
         return self._dispatcher.idle
 
     @property
     def waiting_tokens(self) -> int:
-        """Sub-tokens in the queue."""
+        """Count the sub-tokens in the queue."""
         return self._dispatcher.waiting_tokens
 
     @property
     def cost(self) -> Cost:
-        """What a batch costs on this machine: measured at warm-up, refined since."""
+        """Return the cost of a batch on this machine, measured at warm-up and refined since."""
         return self._dispatcher.cost
 
     def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """The entities of each text, in the texts' order.
+        """Return the entities of each text, in the texts' order.
 
         Raises:
             Busy, InferenceFailed, NotReady: see `app.errors`.
@@ -188,19 +186,19 @@ class Network:
         return self.submit(texts).result()
 
     def submit(self, texts: Sequence[str], deadline: float | None = None) -> "Future[list[Prediction]]":
-        """As `predict`, without waiting. Cancelling the future drops what has not run.
+        """Do as `predict` without waiting. Cancelling the future drops what has not run.
 
         Args:
-            deadline: when nobody waits any more, on the clock of `time.monotonic()`. A request that would
-                hardly be answered by then fails with `Busy` at once, one that is not with
+            deadline: when the answer becomes useless, on the clock of `time.monotonic()`. A request that
+                would probably be late fails with `Busy` at once; one that is late fails with
                 `DeadlineExceeded` when its turn comes.
         """
         return self._send(texts, self._answers.predictions, deadline)
 
     def answer_now(self, texts: Sequence[str]) -> list[Prediction] | None:
-        """As `predict`, on the caller's thread: no other has to be woken.
+        """Do as `predict` on the calling thread, so that no other thread has to be woken.
 
-        Returns None, and does nothing, unless the request is one short text and nothing else is on its way.
+        Returns None, and does nothing, unless there is one short text and no other request is on its way.
 
         Raises:
             InferenceFailed: see `app.errors`.
@@ -214,15 +212,15 @@ class Network:
     def submit_evidence(
         self, texts: Sequence[str], deadline: float | None = None
     ) -> "Future[list[Evidence]]":
-        """As `submit`, with the posteriors that each answer was read from."""
+        """Do as `submit`, and return the posteriors with each answer."""
         return self._send(texts, self._answers.evidence, deadline)
 
     def logits(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """Each text's logits before temperature, shape (decisions, tags)."""
+        """Return each text's logits before temperature, shape (decisions, tags)."""
         return self._send(texts, self._answers.logits, None).result()
 
     def close(self) -> None:
-        """Finish what waits, end the threads, drop the sessions and give their memory back."""
+        """Finish what waits, end the threads, drop the sessions and return their memory to the system."""
         self._thread.close()
         if self._runners:
             self._runners.close()
@@ -243,7 +241,7 @@ class Network:
         decode: Callable[[Sequence[Text]], list[T]],
         deadline: float | None,
     ) -> "Future[list[T]]":
-        """What `decode` makes of the texts once they have run; a runner calls it with some of them."""
+        """Return the future of what `decode` makes of the texts; runners call it with some at a time."""
         if not texts:
             nothing: Future[list[T]] = Future()
             nothing.set_result([])
@@ -263,17 +261,17 @@ class Network:
 def _compute(
     running: Running, manifest: Manifest, tokenizer: Tokenizer, rows: Sequence[Row], single: bool
 ) -> npt.NDArray[np.float32]:
-    """The logits of rows, on the session that is made for it."""
+    """Return the logits of rows, shape (rows, length, tags), from the session that suits the batch."""
     session = running.single if single else running.session
     shape = session.shape(len(rows), max(row.length for row in rows))
     return session.run(collate(rows, manifest.inputs, tokenizer.frame, shape))
 
 
 def _warm_up(manifest: Manifest, tokenizer: Tokenizer, running: Running) -> Cost:
-    """Run the network, and find out what a batch costs.
+    """Run the network, and measure what a batch costs.
 
     Raises:
-        InferenceFailed: it does not run, or gives something else than its logits.
+        InferenceFailed: it does not run, or its output does not have the shape of its logits.
     """
     make_batch = sample_batches(manifest.inputs, tokenizer.frame, manifest.max_length)
     batch = make_batch(2, 16)

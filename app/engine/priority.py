@@ -1,4 +1,4 @@
-"""Priority: threads that run only while nothing else wants the processor."""
+"""Priority lets threads run only while no other thread wants the processor."""
 
 import os
 import sys
@@ -6,14 +6,14 @@ import threading
 from contextlib import suppress
 
 LOWEST = 19
-"""The nice value that gives way to every other."""
+"""Is the nice value of the lowest priority."""
 
 
 def give_way(nice: int = LOWEST) -> None:
-    """Lower the priority of the calling thread and of those it starts from here on, for good.
+    """Lower the priority of the calling thread, and of the threads it starts from now on, for good.
 
-    Only Linux knows a priority of a single thread; elsewhere nothing happens.
+    Only Linux has priorities of single threads; on other systems this does nothing.
     """
     if sys.platform == "linux":
-        with suppress(OSError):  # its priority is lower already
+        with suppress(OSError):  # it is lower already, and raising it is not allowed
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)

@@ -1,1 +1,1 @@
-"""The server: its processes, their log and their metrics."""
+"""Server starts the processes of `nerve serve`, and sets up their logs and metrics."""

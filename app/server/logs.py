@@ -1,4 +1,4 @@
-"""Logs: one line a request on a terminal, one JSON object a line for machines. Never any text."""
+"""Logs are lines for people or JSON objects for machines, one a message. No request's text is logged."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; a record's `extra` become fields of their own."""
+    """Formats a record as one line of JSON; the record's `extra` become fields of the object."""
 
     _encode = staticmethod(json.JSONEncoder(default=str).encode)
 
@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """One line a message: what would break it, such as a line feed in a path, is escaped."""
+    """Formats a record as one line; characters that would break it, such as line feeds, are escaped."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
@@ -41,7 +41,7 @@ class TextFormatter(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         second = int(record.created)
-        if self._last[0] != second:  # else it is told as in the line before
+        if self._last[0] != second:  # formatted once a second, which saves time
             self._last = (second, super().formatTime(record, datefmt))
         return self._last[1]
 
@@ -53,8 +53,8 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, style: Literal["text", "json"]) -> None:
-    """Send all logs to standard error, the web server's own with them."""
-    # No line tells where in the code it was written, or on which thread: that takes half of its time.
+    """Send all logs to standard error, uvicorn's too."""
+    # Finding the source line and the thread would take half of the time of a message; none shows them.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)

@@ -1,29 +1,29 @@
-"""Memory: how a process of ours takes memory from the system, and how often it looks for cycles in it.
+"""Memory sets the allocator and the garbage collector of a whole process.
 
-Both hold for the whole process. So `nerve serve` and `nerve annotate` set them, which own theirs, and
-`create_app` and `annotate` do not, which may run in somebody else's.
+Only `nerve serve` and `nerve annotate` do this, because they own their process. `create_app` does not, as
+it may run in another application's process.
 """
 
 import ctypes
 import gc
 
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of mallopt(3)
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # parameters of mallopt(3)
 _LARGE = 1 << 20
-"""Bytes from which on a block is mapped by itself."""
+"""A block of at least this many bytes is mapped separately."""
 
 _ARENAS = 2
-"""Heaps that the process has at most."""
+"""The process has at most this many heaps (arenas), as each heap keeps freed memory."""
 
 _YOUNG = 50_000
-"""Python looks for cycles once there are so many objects more than before; its own number is 700."""
+"""The garbage collector runs after this many new objects; Python's default is 700."""
 
 
 def hold_little() -> None:
-    """Have large blocks, such as weights, mapped one by one and given back as soon as they are freed.
+    """Have large blocks, such as weights, mapped separately, so that they are returned once freed.
 
-    By default, glibc raises the size that it calls large to that of what was freed. It then takes the
-    weights of the next version from heaps, of which each thread may begin one, and heaps never shrink.
-    To be called before other threads allocate.
+    By default glibc raises its limit for large blocks to the size of a freed one. It then takes the weights
+    of the next version from heaps, which never shrink, and each thread may start a heap.
+    It must be called before other threads allocate memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -32,10 +32,10 @@ def hold_little() -> None:
 
 
 def collect_seldom() -> None:
-    """Look for unreachable cycles seldom, and never among the objects that exist now.
+    """Run the garbage collector seldom, and exclude the objects that exist now.
 
-    Reference counts free nearly everything. By default, the collector walks through young objects several
-    times a request, and now and then through all that was ever imported, while every other thread waits.
+    Reference counts free nearly everything. By default the collector visits young objects several times a
+    request, and sometimes everything that was imported, while every other thread waits.
     """
     gc.collect()
     gc.freeze()

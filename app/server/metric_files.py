@@ -1,7 +1,7 @@
-"""Metric files: how the workers of one server share their metrics, and what is kept of dead ones.
+"""Metric files let the workers of one server share their metrics, and keep the counts of dead workers.
 
-Each worker counts in files of its own in one folder, which `prometheus_client` maps into its memory;
-whoever is asked reads them all. What a dead worker has counted goes into one archive a kind of metric.
+Each worker counts in its files of one folder, which `prometheus_client` maps into memory; the worker that
+is asked reads the files of all. The counts of dead workers move to an archive, one for each kind of metric.
 """
 
 import os
@@ -19,23 +19,23 @@ from prometheus_client.registry import Collector
 from app.machine import process_start
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable that `prometheus_client` reads the folder from, as it is imported."""
+"""Names the environment variable from which `prometheus_client` reads the folder when it is imported."""
 
 _ARCHIVE = "archive"
 _KEPT = ("counter", "histogram")
 _HEADER, _ENTRY = 8, 28
-"""Bytes at the start of a file, and, at most, of an entry beside its key."""
+"""Bytes of a file's header, and the most bytes of an entry beside its key; see `MmapedDict`."""
 
 _STAT_CHILDREN_CPU = slice(13, 15)
-"""Where `/proc/<pid>/stat` tells the CPU ticks of children that ended, user's and system's."""
+"""Selects the user and system CPU ticks of ended children in `/proc/<pid>/stat`; see proc(5)."""
 
 
 def whole_server(process: CollectorRegistry) -> CollectorRegistry:
-    """Where the metrics of the whole server are read.
+    """Return the registry with the metrics of the whole server.
 
     Args:
-        process: what this process counts. A server of one process is read from there, and a server of
-            several workers from the files of all.
+        process: the registry of this process. A server of one process reads it; a server of several
+            workers reads the files of all.
     """
     folder = os.environ.get(FOLDER)
     registry = CollectorRegistry() if folder else process
@@ -49,13 +49,13 @@ def whole_server(process: CollectorRegistry) -> CollectorRegistry:
 
 
 def fold_dead(folder: Path, alive: Collection[int]) -> None:
-    """Move what dead workers have counted into the archive, and remove their files.
+    """Move the counts of dead workers into the archive, and remove their files.
 
     Args:
         alive: process numbers of the workers that live.
 
     Raises:
-        OSError: there is no room, or somebody has been reading the files for a second; try again later.
+        OSError: the disk is full, or the lock was not free within a second; try again later.
     """
     dead = {pid for pid in _pids(folder) if pid not in alive}
     if not dead:
@@ -70,7 +70,7 @@ def fold_dead(folder: Path, alive: Collection[int]) -> None:
 
 
 class AllWorkers(Collector):
-    """What all workers have counted, and the gauges of those that live."""
+    """Collects the counts of all workers, and the gauges of those that live."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -86,9 +86,9 @@ class AllWorkers(Collector):
 
 
 class ServerProcesses(Collector):
-    """What `ProcessCollector` tells of one process, summed over the workers and their supervisor.
+    """Collects the metrics of `ProcessCollector`, summed over the workers and their supervisor.
 
-    The start is the supervisor's. CPU seconds include those of workers that ended, so they never fall.
+    The start time is the supervisor's. CPU seconds include ended workers, so that they never fall.
     """
 
     def __init__(self, folder: Path, supervisor: int):
@@ -115,24 +115,24 @@ class ServerProcesses(Collector):
     def _ended_cpu_seconds(self) -> float:
         try:
             stat = Path(f"/proc/{self._supervisor}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it was killed, and this worker is about to end
+        except OSError:  # the supervisor was killed, and this worker is about to end
             return 0
         return sum(map(int, stat[_STAT_CHILDREN_CPU])) / os.sysconf("SC_CLK_TCK")
 
 
 def _locked(folder: Path, seconds: float = 10) -> FileLock:
-    """Guards folding against reading: in between, counts would be missing or there twice."""
+    """Return the lock against reading while files are folded, when counts are missing or double."""
     return FileLock(folder / "lock", timeout=seconds)
 
 
 def _pids(folder: Path) -> set[int]:
-    """The processes that have files."""
+    """Return the process numbers that have files."""
     owners = {path.stem.rpartition("_")[2] for path in folder.glob("*.db")}
     return {int(owner) for owner in owners if owner != _ARCHIVE}
 
 
 def _gone(path: Path) -> bool:
-    """Whether these are the gauges of a worker that died and has not been folded yet."""
+    """Say whether a file has the gauges of a worker that died and is not folded yet."""
     return path.name.startswith("gauge") and not process_start(int(path.stem.rpartition("_")[2]))
 
 
@@ -143,7 +143,7 @@ def _fold(files: list[Path], archive: Path) -> None:
             for key, value, _, _ in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
                 sums[key] += value
     new = archive.with_suffix(".new")
-    # Written beforehand, as a disk that is full is an error here, and would be the end of us there.
+    # Reserve the space first: a full disk raises an error here, and kills the process in `write_value`.
     new.write_bytes(bytes(_HEADER + sum(len(key.encode()) + _ENTRY for key in sums)))
     written = MmapedDict(str(new))  # type: ignore[no-untyped-call]
     for key, value in sums.items():

@@ -1,4 +1,4 @@
-"""Process: what a process that serves sets for itself, and how uvicorn runs there."""
+"""Process sets up a process that serves, and configures uvicorn."""
 
 import logging
 import math
@@ -22,26 +22,26 @@ from app.settings import Settings
 log = logging.getLogger("nerve")
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
-"""What an application does around its life, given the application itself."""
+"""Takes an application and returns the context of its start and end."""
 
 _SWITCH_SECONDS = 0.0005
-"""How long a thread may keep the interpreter while others want it. By default a batch that is done, and a
-request that has come, would wait for ten times as long, and a processor with them."""
+"""Seconds that a thread may keep the interpreter while others want it. Python's default is ten times as
+long, and keeps finished batches and new requests waiting."""
 
 HUNG_SECONDS = 60
-"""A worker that does not even say that it lives for so long is replaced. Its start counts too, and imports
-take their time where many start at once; after them, loading has a time limit of its own."""
+"""A worker that gives no sign of life for this many seconds is replaced. They must suffice for its imports
+at the start, which are slow if many workers start at once; loading has a separate limit."""
 
 _LONG_SECONDS = 600
-"""How long a request without a time limit may take once the server shuts down."""
+"""Seconds that a request without a time limit may take once the server shuts down."""
 
 _LAST_SECONDS = 10
-"""How much longer than its time limit a request may take then, for its answer to be read. A caller that
-never reads it would keep the server up for ever."""
+"""Seconds beyond its time limit that a caller has to read an answer once the server shuts down. Without a
+limit, a caller that never reads would keep the server running."""
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The application, in a process that serves nothing else and is set up for it."""
+    """Return the application, and set up the process, which must serve nothing else."""
     hold_little()
     sys.setswitchinterval(_SWITCH_SECONDS)
     app = create_app(settings, Metrics(whole_server))
@@ -50,7 +50,7 @@ def make_app(settings: Settings) -> FastAPI:
 
 
 def _settled(lifespan: Lifespan) -> Lifespan:
-    """A lifespan after whose start the garbage collector leaves alone what was imported and built."""
+    """Return a lifespan that calls `collect_seldom` after the start."""
 
     @asynccontextmanager
     async def settled(app: FastAPI) -> AsyncIterator[None]:
@@ -62,10 +62,10 @@ def _settled(lifespan: Lifespan) -> Lifespan:
 
 
 def uvicorn_config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
-    """How uvicorn runs an application.
+    """Return uvicorn's configuration.
 
     Args:
-        app: the application, or for workers the import path of what makes it.
+        app: the application, or for workers the import path of the function that makes it.
     """
     return uvicorn.Config(
         app,
@@ -83,13 +83,13 @@ def uvicorn_config(app: FastAPI | str, settings: Settings) -> uvicorn.Config:
 
 
 def drain(app: FastAPI, sig: int) -> None:
-    """Answer from now on that the server is not ready, as a signal asks it to end."""
+    """Make the server answer from now on that it is not ready, because signal `sig` asks it to end."""
     if not app.state.draining.is_set():
         log.info("%s: finishing requests", signal.Signals(sig).name)
     app.state.draining.set()
 
 
 def log_address(sock: socket.socket) -> None:
-    """Say in the log where the server listens."""
+    """Log the address of the server."""
     host, port = sock.getsockname()[:2]
     log.info("listening on http://%s:%d", host, port)

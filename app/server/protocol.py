@@ -1,7 +1,7 @@
-"""Protocol: HTTP/1.1 as uvicorn speaks it, but with the head and the body of an answer in one write.
+"""Protocol is uvicorn's HTTP/1.1 protocol, but writes the head and the body of an answer together.
 
-uvicorn writes each as it gets it, and uvloop hands on at once what is written: two packets, for which the
-system does its work twice, and wakes the caller twice.
+uvicorn writes them one after the other, and uvloop sends each at once. That makes two packets, takes the
+system's work twice, and wakes the caller twice.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ _HEAD = b"HTTP/1."
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with a transport that waits for what follows a head."""
+    """Gives uvicorn's protocol a transport that sends a head together with what follows it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Joining(transport, self.loop)))
 
 
 class _Joining:
-    """A transport that sends an answer's head with what is written next, or by itself if the loop has its
-    turn before that. All else is the transport's own."""
+    """Keeps an answer's head until the next write, or until the event loop's next turn, and sends both in
+    one write. It passes everything else to the transport."""
 
     __slots__ = ("_head", "_loop", "_transport")
 
@@ -34,7 +34,7 @@ class _Joining:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send data, or keep it for a moment if an answer begins with it."""
+        """Send data, or keep it for a moment if it is an answer's head."""
         if self._head and data:
             head, self._head = self._head, b""
             self._transport.writelines((head, data))
@@ -45,7 +45,7 @@ class _Joining:
             self._transport.write(data)
 
     def close(self) -> None:
-        """Send what is kept, and close."""
+        """Send a head that is kept, and close."""
         self._flush()
         self._transport.close()
 

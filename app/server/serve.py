@@ -1,4 +1,4 @@
-"""Serve: `nerve serve` as one process, or as several workers that share a port and a supervisor."""
+"""Serve runs the server as one process, or as several workers that share a port and a supervisor."""
 
 import logging
 import os
@@ -19,10 +19,10 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then finish the requests that run.
 
     Returns:
-        The exit code: 0, or another where the server could not start.
+        The exit code: 0, or another if the server could not start.
 
     Raises:
-        SettingsError: it cannot start like this.
+        SettingsError: the server cannot start with these settings.
     """
     configure_logging(settings.log_level, settings.log_format)
     check_installation()

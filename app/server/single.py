@@ -1,4 +1,4 @@
-"""Single: the server as one process."""
+"""Single runs the server as one process."""
 
 import signal
 import socket
@@ -12,7 +12,7 @@ from app.settings import Settings
 
 
 class _Server(uvicorn.Server):
-    """A server that is unready at the first signal and exits with 0 when the last request is done."""
+    """Answers that it is not ready from the first signal on, and exits with 0 after the last request."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI):
         super().__init__(config)
@@ -20,7 +20,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         drain(self._app, sig)
-        # The base class would raise the signal again at the end, and the exit code would be its number.
+        # The base class would raise the signal again at the end, and so set the exit code to its number.
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
@@ -34,7 +34,7 @@ class _Server(uvicorn.Server):
 
 
 def run_single(settings: Settings) -> int:
-    """Serve in this process; returns the exit code."""
+    """Serve in this process; return the exit code."""
     app = make_app(settings)
     server = _Server(uvicorn_config(app, settings), app)
     server.run()

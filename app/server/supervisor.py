@@ -1,4 +1,4 @@
-"""Supervisor: starts the workers of a server, replaces those that die, and ends them all."""
+"""Supervisor starts the workers of a server, replaces those that die, and ends them all."""
 
 import logging
 import os
@@ -22,11 +22,11 @@ from app.settings import Settings
 log = logging.getLogger("nerve")
 
 WORKER = "app.server.worker:worker_app"
-"""What a worker's process imports and calls to have its application."""
+"""Names the function that a worker's process imports and calls to make its application."""
 
 
 class _Supervisor(Multiprocess):
-    """Starts workers, replaces those that die, and folds what the dead have counted into one file.
+    """Starts workers, replaces those that die, and keeps the counts of dead workers.
 
     Attributes:
         failed: whether it ended because no worker could start.
@@ -40,14 +40,14 @@ class _Supervisor(Multiprocess):
         self._heard: dict[Process, float] = {}
 
     def init_processes(self) -> None:
-        # The first worker answers at once, as one process does, and tells whether it is ready. The others
-        # share its port and would fail the requests that a ready one could have answered.
+        # The first worker takes requests at once, to answer whether the server is ready. The others load
+        # first, because they share its port and would fail requests that a ready worker could answer.
         for _ in range(self.processes_num):
             self.processes.append(self._start())
             os.environ[LOAD_FIRST] = "1"
 
     def keep_subprocess_alive(self) -> None:
-        """One look at the workers. Unlike the base class's it waits for none, so signals are heard."""
+        """Check the workers once. Unlike the base class it waits for none, so that signals are handled."""
         if self.should_exit.is_set():
             return
         self._heard = {worker: heard for worker, heard in self._heard.items() if worker in self.processes}
@@ -66,7 +66,7 @@ class _Supervisor(Multiprocess):
         gone = [self.processes[place].pid for place in dead]
         try:
             fold_dead(self._metrics, {p.pid for p in self.processes if p.pid and p.pid not in gone})
-        except OSError as error:  # the next look will do it
+        except OSError as error:  # the next check tries again
             log.warning("could not put away the metrics of workers that ended: %s", error)
         for place in dead:
             old, self.processes[place] = self.processes[place], self._start()
@@ -75,7 +75,7 @@ class _Supervisor(Multiprocess):
             log.error("worker %d died (%s); %d takes its place", old.pid, how, self.processes[place].pid)
 
     def terminate_all(self) -> None:
-        for sock in self.sockets:  # or callers would queue up where nobody takes them any more
+        for sock in self.sockets:  # otherwise new connections would wait for workers that have ended
             sock.close()
         super().terminate_all()
 
@@ -85,7 +85,7 @@ class _Supervisor(Multiprocess):
         return worker
 
     def _answers(self, worker: Process) -> bool:
-        """Whether a worker lives and has said so lately; asks it again."""
+        """Say whether a worker lives and has answered lately; ask it again."""
         if not worker.process.is_alive():
             return False
         now = time.monotonic()
@@ -101,9 +101,9 @@ class _Supervisor(Multiprocess):
 
 
 def run_workers(settings: Settings) -> int:
-    """Serve in several processes, and look after them; returns the exit code."""
+    """Serve in several processes, and supervise them; return the exit code."""
     config = uvicorn_config(WORKER, settings)
-    listening = config.bind_socket()  # exits with a message where it cannot
+    listening = config.bind_socket()  # exits with a message if the address is taken
     try:
         listening.listen(config.backlog)
     except OSError as error:
@@ -111,7 +111,7 @@ def run_workers(settings: Settings) -> int:
         return STARTUP_FAILURE
     metrics = _metrics_folder()
     try:
-        # Workers inherit the environment, and the metrics library reads its own as it is imported.
+        # Workers inherit the environment; the metrics library reads `FOLDER` when it is imported.
         os.environ |= {SERVER_ID: uuid.uuid4().hex, FOLDER: str(metrics)}
         supervisor = _Supervisor(config, listening, metrics)
         log_address(listening)
@@ -122,8 +122,8 @@ def run_workers(settings: Settings) -> int:
 
 
 def _metrics_folder() -> Path:
-    """A new folder that workers share their metrics through, in memory where the system has a place there:
-    a busy disk would hold up whoever counts."""
+    """Make a folder for the workers' metrics, in memory if the system allows it: a busy disk would slow
+    down every count."""
     memory = Path("/dev/shm")
     fast = "TMPDIR" not in os.environ and memory.is_dir() and os.access(memory, os.W_OK)
     return Path(tempfile.mkdtemp(prefix="nerve-metrics-", dir=memory if fast else None))

@@ -1,4 +1,4 @@
-"""Worker: one of several processes that serve one port; a supervisor starts it and ends with it."""
+"""Worker is one of several processes that serve one port under a supervisor."""
 
 import asyncio
 import logging
@@ -25,14 +25,14 @@ from app.settings import Settings, read_settings
 log = logging.getLogger("nerve")
 
 LOAD_FIRST = "NERVE_LOAD_FIRST"
-"""The environment variable of workers that take requests only once their models are loaded."""
+"""Names the environment variable that makes a worker take requests only once its models are loaded."""
 
 _ORPHAN_SECONDS = 30
-"""How long a worker whose supervisor was killed may take to finish its requests."""
+"""Seconds that a worker has to finish its requests after its supervisor was killed."""
 
 
 def worker_app() -> FastAPI:
-    """The application of one worker; uvicorn calls it in the worker's process."""
+    """Return the application of one worker; uvicorn calls this in the worker's process."""
     settings = read_settings()
     configure_logging(settings.log_level, settings.log_format)
     try:
@@ -47,7 +47,7 @@ def worker_app() -> FastAPI:
 
 
 def _drain_at_signals(app: FastAPI) -> None:
-    """Be unready from the first signal on, then do what the server does at it."""
+    """Have each signal make the server unready, before uvicorn's handler runs."""
     for sig in (signal.SIGTERM, signal.SIGINT):
         server = signal.getsignal(sig)
 
@@ -60,20 +60,20 @@ def _drain_at_signals(app: FastAPI) -> None:
 
 
 def _end_with_supervisor() -> None:
-    """Wait for the supervisor's death, which an orderly end never lets a worker see; then end too."""
+    """End this worker if its supervisor dies; in an orderly end the worker ends first."""
     supervisor = multiprocessing.parent_process()
     if supervisor is None:
         return
     supervisor.join()
     log.error("the supervisor died; ending with it")
-    shutil.rmtree(os.environ[FOLDER], ignore_errors=True)  # whoever still counts has the files open
+    shutil.rmtree(os.environ[FOLDER], ignore_errors=True)  # workers can still count: files are open
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_ORPHAN_SECONDS)
     os._exit(1)
 
 
 def _announced(lifespan: Lifespan, settings: Settings) -> Lifespan:
-    """A lifespan with a worker's start in it: load, then count among those that answer."""
+    """Return a lifespan that also loads the models first, if asked to, and counts this worker."""
 
     @asynccontextmanager
     async def announced(app: FastAPI) -> AsyncIterator[None]:
@@ -87,7 +87,7 @@ def _announced(lifespan: Lifespan, settings: Settings) -> Lifespan:
 
 
 async def _until_loaded(app: FastAPI, seconds: float) -> None:
-    """Wait until every model serves or is known not to, at most so long."""
+    """Wait until every model serves or has failed to, but at most `seconds`."""
     manager = app.state.manager
 
     def loaded() -> bool:

@@ -1,10 +1,10 @@
-"""Worker count: how many processes serve where nobody has said it, by the interpreter time of a request.
+"""Worker count chooses the number of processes that serve, from the interpreter time of a request.
 
-All Python of a request (HTTP, JSON, tokenizing, decoding, the log) runs under one lock in its process, the
-network beside it. Let a sentence take `i` seconds of the interpreter and `n` of the network on one CPU: `c`
-CPUs have time for `c / (i + n)` sentences a second, and one process answers `1 / i` at most. From some `c`
-on, which depends on the model, one process leaves CPUs idle. Below it, several processes put into several
-batches what one would put into one, and each takes its own memory.
+All Python of a request (HTTP, JSON, tokenizing, decoding, the log) runs under the interpreter lock of its
+process; the network runs without it. Let a sentence take `i` seconds of the interpreter, and `n` seconds of
+a CPU for the network. Then `c` CPUs can answer `c / (i + n)` sentences a second, and one process at most
+`1 / i`. With many CPUs one process leaves some of them idle; with few, more processes only make batches
+smaller and take more memory. The number of CPUs between the two depends on the model.
 """
 
 import json
@@ -33,24 +33,23 @@ from app.versions.rollout.store import DeploymentStore
 from app.versions.storage.repository import Repository
 
 _FEW = 4
-"""With fewer CPUs one process serves, and nothing is measured: measuring would make the start half a second
-longer, and for all but the fastest models one process is the best choice."""
+"""With fewer CPUs than this, one process serves and nothing is measured: one is best for nearly all models,
+and measuring takes half a second at the start."""
 
 _HTTP = 3.0
-"""What a request takes of the interpreter, in times of its tokenizing, decoding and rendering: the rest is
-reading and writing, the schedule, threads that wake each other, and the log; docs/performance.md has how
-that was found."""
+"""The interpreter time of a request is this many times that of its tokenizing, decoding and rendering. The
+rest is HTTP, batching, waking threads and the log; docs/performance.md says how the number was found."""
 
 _BUSY = 0.85
-"""The part of its time that an interpreter may be busy before requests wait for it and not for a CPU."""
+"""An interpreter may be busy for this part of the time; beyond it, requests wait for the interpreter."""
 
 _MEMORY = 0.5
-"""The part of the free memory that processes may take at their start."""
+"""Processes may take this part of the free memory at the start; the rest is for requests."""
 
 _SENTENCES = 16
 _ROUNDS = 5
 _JOINED = 3
-"""So many golden texts, which are short, are about as long as a sentence of news."""
+"""Golden texts are short: this many together are about as long as a sentence of news."""
 
 _STATM = Path("/proc/self/statm")
 _MEMINFO = Path("/proc/meminfo")
@@ -65,7 +64,7 @@ _CGROUPS = (
 
 @dataclass(frozen=True)
 class Choice:
-    """How many processes, and why, for people."""
+    """Holds the number of processes, and the reason for people."""
 
     workers: int
     reason: str
@@ -73,12 +72,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a sentence takes, in seconds.
+    """Holds what a sentence and a process take.
 
     Attributes:
-        interpreter: of its process's interpreter.
-        network: of one CPU.
-        memory: bytes of a process that has loaded the model; 0 where the system does not tell.
+        interpreter: seconds of the interpreter for a sentence.
+        network: seconds of one CPU for a sentence.
+        memory: bytes of a process that has loaded the model; 0 if unknown.
     """
 
     interpreter: float
@@ -87,7 +86,7 @@ class Demand:
 
 
 def choose_workers(settings: Settings) -> Choice:
-    """The processes that serve: as many as `NERVE_WORKERS` says, or as the interpreter needs."""
+    """Return the number of processes: `NERVE_WORKERS` if it is set, else as `workers_for` says."""
     if settings.workers:
         return Choice(settings.workers, "NERVE_WORKERS says so")
     cpus = available_cpus()
@@ -108,11 +107,11 @@ def choose_workers(settings: Settings) -> Choice:
 
 
 def workers_for(demand: Demand, cpus: int, most: int, memory: int | None = None) -> Choice:
-    """As many as keep no interpreter busy for more than a part of its time, `_BUSY`.
+    """Return the fewest processes that keep no interpreter busy for more than `_BUSY` of the time.
 
     Args:
-        most: that these CPUs have room for.
-        memory: bytes that are free, None where the system does not tell.
+        most: the largest number of processes that the CPUs allow.
+        memory: bytes that are free; None if unknown.
     """
     share = demand.interpreter / (demand.interpreter + demand.network)
     wanted = min(most, max(1, math.ceil(cpus * share / _BUSY)))
@@ -128,10 +127,10 @@ def workers_for(demand: Demand, cpus: int, most: int, memory: int | None = None)
 
 
 def measure_apart(settings: Settings) -> Demand:
-    """As `measure`, in a process of its own: whatever a version does there, a server starts.
+    """Do as `measure` in a separate process, so that a broken version cannot stop the server's start.
 
     Raises:
-        NotReady: it failed, or took more time than loading may.
+        NotReady: the process failed, or took longer than loading may.
     """
     command, environment = own_process("app.server.worker_count")
     try:
@@ -152,10 +151,10 @@ def measure_apart(settings: Settings) -> Demand:
 
 
 def measure(settings: Settings) -> Demand:
-    """What a sentence takes, of the version that should serve, on one thread.
+    """Measure what a sentence takes with the version that should serve, on one thread.
 
     Raises:
-        NerveError: there is none, or it cannot be loaded.
+        NerveError: the version is missing, or cannot be loaded or measured.
     """
     name, repository = settings.default_model, Repository(settings.models_dir)
     deployment = DeploymentStore(settings.state_folder).read(name)
@@ -178,10 +177,10 @@ def measure(settings: Settings) -> Demand:
             for at in range(_SENTENCES)
         ]
         memory = _resident()
-        reports.clear()  # of the golden texts, which were the first to run
+        reports.clear()  # those of the self-test at loading do not count
         render = sum(_round(loaded.model, texts) for _ in range(_ROUNDS))
     finally:
-        loaded.close()  # after which the last report has come
+        loaded.close()  # it waits for the last report
     python = render + sum(report.tokenize_seconds + report.decode_seconds for report in reports)
     network = sum(report.seconds for report in reports)
     count = _ROUNDS * _SENTENCES
@@ -189,7 +188,7 @@ def measure(settings: Settings) -> Demand:
 
 
 def _round(model: Model, texts: list[str]) -> float:
-    """Answer texts as so many callers' at once; returns what rendering them took, in seconds."""
+    """Answer texts as one caller each at the same time; return the seconds that rendering took."""
     waiting = [model.submit([text]) for text in texts]
     answers = [future.result()[0] for future in waiting]
     started = time.perf_counter()
@@ -199,7 +198,7 @@ def _round(model: Model, texts: list[str]) -> float:
 
 
 def free_memory() -> int | None:
-    """Bytes that this process and others like it may still take; None where the system does not tell."""
+    """Return how many bytes new processes can take; None if the system does not say."""
     free = []
     try:
         fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
@@ -224,14 +223,14 @@ def _resident() -> int:
 
 
 def _main() -> None:
-    """Measure with the settings that standard input tells."""
+    """Measure with the settings that standard input has as JSON, and print the result as JSON."""
     hold_little()
     try:
         demand = measure(Settings.model_validate_json(sys.stdin.buffer.read()))
     except NerveError as error:
         sys.exit(error.message)
     print(json.dumps(asdict(demand)), flush=True)
-    os._exit(0)  # nothing needs closing: the process takes everything with it
+    os._exit(0)  # exit at once: nothing needs closing
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def labelled() -> Path:
 
 @pytest.fixture(scope="session")
 def one_thread() -> Iterator[None]:
-    """Sums in one order, so that a run here and one in a process of its own are the same to the bit."""
+    """Make torch sum in one order, so that runs in this and in another process are equal to the bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -38,7 +38,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
 
 @pytest.fixture(scope="session")
 def tuned(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
-    """The same with two students, whose teachers, of two seeds, are trained."""
+    """The toy with two students and a trained teacher of two seeds."""
     from training.recipe import load_recipe
     from training.stages.finetune import finetune_stage
 

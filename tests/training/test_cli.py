@@ -35,7 +35,7 @@ FOUND = [("Greta Huber", "PER"), ("Cortex", "ORG"), ("Gotha", "LOC")]
 
 @dataclass(frozen=True)
 class Done:
-    """What a command left."""
+    """The result of a command."""
 
     returncode: int
     stdout: str
@@ -261,7 +261,7 @@ def test_two_processes_share_every_step(toy: Path, tmp_path: Path) -> None:
 
 
 def flat(weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """All weights but the bias of attention's keys, whose gradient is rounding alone."""
+    """All weights except the bias of attention's keys, whose gradient is only rounding errors."""
     return torch.cat([value.flatten() for name, value in weights.items() if "key.bias" not in name])
 
 

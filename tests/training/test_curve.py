@@ -30,7 +30,7 @@ alone = { epochs = 1, lr = 1e-2, batch_tokens = 128, max_length = 32 }
 
 
 def silent(line: str) -> None:
-    """Nobody reads it."""
+    """Ignore the message."""
 
 
 def toy(folder: Path, *changes: str) -> Recipe:

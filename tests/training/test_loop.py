@@ -41,7 +41,7 @@ SHORT = Stage(
 
 @dataclass(frozen=True)
 class Setting:
-    """What the tests train on, and with."""
+    """The recipe, tokenizer and dev corpus of the tests."""
 
     recipe: Recipe
     tokenizer: Tokenizer
@@ -103,11 +103,11 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 class Stopped(Exception):
-    """The power is gone."""
+    """Stands for a kill of the training."""
 
 
 def stop_before(network: TransformerTagger, calls: int) -> None:
-    """Let a network fail after so many calls, those for dev texts and of its average included."""
+    """Let a network fail after this many calls, including those on dev texts and of its average."""
     left = iter(range(calls))
 
     def count(*_: object) -> None:
@@ -186,7 +186,7 @@ def twins() -> tuple[Document, ...]:
 
 def test_accumulated_batches_are_one_large_batch(setting: Setting, tmp_path: Path) -> None:
     def gradient(folder: str, **changes: Any) -> torch.Tensor:
-        """Of the first step, all parameters together."""
+        """The first gradient of all parameters."""
         network = setting.network(dropout=0.0)
         found: dict[str, torch.Tensor] = {}
         calls = iter(range(changes.get("accumulate", 1) * sum(1 for _ in network.parameters())))

@@ -41,7 +41,7 @@ FEW = ("finetune.epochs=1", "search.trials=3", "transfer.texts=[]")
 
 
 def silent(line: str) -> None:
-    """Nobody reads it."""
+    """Ignore the message."""
 
 
 def toy(folder: Path, *changes: str) -> Recipe:
@@ -163,7 +163,7 @@ def test_a_student_is_searched_with_one_teacher_and_one_transfer_set(tmp_path: P
 
 
 def test_hopeless_trials_are_ended_early(tmp_path: Path) -> None:
-    """After five whole trials a rate at which nothing is learned does not outlive its first epoch."""
+    """After five complete trials, a learning rate that learns nothing is pruned after its first epoch."""
     choices = 'search.ranges={"finetune.lr" = { choices = [5e-3, 1e-9] }, "finetune.head_lr" = CHOICES}'
     recipe = toy(tmp_path, choices.replace("CHOICES", "{ low = 5e-3, high = 6e-3 }"))
     lines: list[str] = []

@@ -21,7 +21,7 @@ from training.teacher import CheckpointMember, member_key, open_member
 
 
 def silent(line: str) -> None:
-    """Nobody reads it."""
+    """Ignore the message."""
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -97,7 +97,7 @@ def test_the_teacher_is_the_mean_of_its_members(setting: Setting) -> None:
 
 
 class Watched(list[str]):
-    """Texts that note where slices of them start, and are gone from some text on."""
+    """Texts that record where slices start, and interrupt the labelling from some text on."""
 
     def __init__(self, texts: Sequence[str], gone: int):
         super().__init__(texts)

@@ -1,1 +1,1 @@
-"""From a fine-tuned checkpoint to a version folder: ONNX, precision, gate, packaging."""
+"""This package turns a checkpoint into a version folder: ONNX export, quantization and packaging."""

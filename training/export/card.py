@@ -1,4 +1,4 @@
-"""The model card: what a version is, what it was made of, how well it does, and how to check that."""
+"""This module writes the model card: a version's origin, data, scores and licence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from training.recipe import Recipe
 
 
 def front_matter(license: str, languages: Sequence[str]) -> str:
-    """The YAML head of a card, as model hubs read it."""
+    """Return the YAML head of a card, in the form that model hubs read."""
     listed = "".join(f"\n- {language}" for language in languages)
     return f"""---
 license: {license.lower() or "other"}
@@ -21,7 +21,7 @@ library_name: nerve
 
 
 def model_card(package: Package, number: int, recipe: Recipe) -> str:
-    """`README.md` of a version, in Markdown. The package holds its measurements and its golden texts."""
+    """Return `README.md` of a version, in Markdown; the package must hold its metrics."""
     metrics, lineage = package.metrics, package.lineage
     read = [(corpus.name, corpus.licence, corpus.source) for corpus in recipe.train]
     if lineage.get("student") and recipe.transfer.texts:
@@ -81,7 +81,7 @@ so, and each is to be attributed as above.
 
 
 def _chosen(chosen: Mapping[str, Any], recipe: Recipe) -> str:
-    """Which precisions were weighed up, and how they did."""
+    """Return the table of the precisions that were compared, and the reason for the chosen one."""
     rows = "\n".join(
         f"| {precision} | {one['dev_average_f1']:.2f} | {one['bytes'] / 1e6:.1f} "
         f"| {one['tokens_per_second']:,} |"

@@ -1,4 +1,4 @@
-"""Packaging an ensemble: a version folder that names its members and holds no network of its own."""
+"""This module packages an ensemble: a version folder that names its members and holds no network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ _MEANING = {
 
 
 Measure = Callable[[Path], Mapping[str, Any]]
-"""Measures a version in its folder, for its manifest. The card shows `test`, as `evaluate` gives it."""
+"""Measures the version in a folder, for its manifest; the card shows `test`, a result of `evaluate`."""
 
 
 @dataclass(frozen=True)
 class Members:
-    """What answers together, and how.
+    """Names the members of an ensemble, and how their answers are combined.
 
     Attributes:
-        versions: such as `ner-en/2`, two or more.
-        method: how their answers become one.
-        weights: of each version, positive; None where all are alike.
+        versions: two or more versions, such as `ner-en/2`.
+        method: the way their answers become one.
+        weights: a positive weight for each version; None gives all the same weight.
     """
 
     versions: Sequence[str]
@@ -49,16 +49,16 @@ def package_ensemble(
     description: str = "",
     candidates: Sequence[str] = (),
 ) -> Path:
-    """Publish `<models>/<name>/<version>/`, an ensemble of versions that lie in the same models folder.
+    """Publish `<models>/<name>/<version>/`, an ensemble of versions in the same models folder.
 
     Args:
-        version: by default the next free one.
+        version: by default the next free number.
         candidates: texts to choose golden texts from; by default the members' golden texts.
 
     Raises:
         FileExistsError: the version exists.
-        VersionRefused: a member fails its checks, or they cannot be combined.
-        ValueError: a member is not there, there are fewer than two, or weights do not fit them.
+        VersionRefused: a member fails its checks, or the members cannot be combined.
+        ValueError: a member is missing, there are fewer than two, or the weights do not fit them.
     """
     manifest = ensemble_manifest(name, members, models, version, description)
     return publish_ensemble(manifest, models, candidates=candidates)
@@ -67,11 +67,11 @@ def package_ensemble(
 def ensemble_manifest(
     name: str, members: Members, models: Path, version: int | None = None, description: str = ""
 ) -> Manifest:
-    """The manifest of an ensemble of these members as they are now, before anything was measured.
+    """Return the manifest of an ensemble of these members, with their present hashes and no metrics.
 
     Raises:
         VersionRefused: a member's manifest is wrong.
-        ValueError: a member is not there, there are fewer than two, or weights do not fit them.
+        ValueError: a member is missing, there are fewer than two, or the weights do not fit them.
     """
     for member in members.versions:
         if not (models / member / MANIFEST).exists():
@@ -122,15 +122,15 @@ def publish_ensemble(
     measure: Measure | None = None,
     candidates: Sequence[str] = (),
 ) -> Path:
-    """Choose golden texts, measure, write the card, check that it loads, and publish; whole or not at all.
+    """Choose golden texts, measure, write the card, check that the version loads, and publish it.
 
     Args:
-        manifest: of `ensemble_manifest`, perhaps with another temperature or thresholds.
+        manifest: from `ensemble_manifest`, perhaps with another temperature or thresholds.
         candidates: see `package_ensemble`.
 
     Raises:
         FileExistsError: the version exists; versions never change once published.
-        VersionRefused: a member is missing or fails its checks, or they cannot be combined.
+        VersionRefused: a member is missing or fails its checks, or the members cannot be combined.
     """
     members = [read_manifest(models / member) for member in manifest.members]
     texts = [golden.text for member in members for golden in member.golden]
@@ -151,10 +151,10 @@ def publish_ensemble(
 
 
 def ensemble_card(manifest: Manifest, members: Sequence[Manifest]) -> str:
-    """`README.md` of an ensemble, in Markdown.
+    """Return `README.md` of an ensemble, in Markdown.
 
     Args:
-        members: the manifests of its members, in its order.
+        members: the manifests of the members, in the order of `manifest.members`.
     """
     assert manifest.method is not None
     folder = f"models/{manifest.name}/{manifest.version}"

@@ -1,4 +1,4 @@
-"""Fusion: an fp32 graph of a BERT-like transformer as a fused fp16 graph for the CUDA provider."""
+"""This module turns the fp32 graph of a BERT-like transformer into a fused fp16 graph for CUDA."""
 
 import tempfile
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from app.engine.runtimes.runtime import Arrays
 from app.engine.runtimes.session import CPU, OnnxSession
 
 LARGEST_DIFFERENCE = 1e-3
-"""How far a logit of the fused graph, while it is still fp32, may be from the source's."""
+"""The largest difference allowed between a logit of the source and of the fused graph in fp32."""
 
 _FILTERED = -10_000.0
-"""What an attention score of a masked sub-token becomes: low enough, and half precision has room for it."""
+"""The attention score of a masked sub-token: its softmax is 0, and fp16 can represent the number."""
 
 _COUNTED = {
     "attention": "Attention",
@@ -29,22 +29,21 @@ _COUNTED = {
 
 
 def fuse_fp16(source: Path, target: Path, heads: int, width: int, layers: int) -> dict[str, int]:
-    """Write a copy of a graph with fused operators and half-precision weights.
+    """Write a copy of a graph with fused operators and fp16 weights, which runs on GPUs only.
 
-    Inputs stay int64 and the logits float32. The mask goes into attention as it is, so that padding
-    may stand on any side and holes stay holes. The fused graph's logits are compared with the source's
-    on the CPU while its numbers are still float32. What is written runs on a GPU alone and was run on
-    none here: whoever publishes it measures it on one, through the serving engine.
+    Inputs stay int64 and logits float32. Attention takes the mask unchanged, so that padding may stand on
+    either side and the mask may have holes. The fused graph is compared with the source on the CPU before
+    its weights become fp16; measure the fp16 graph on a GPU before you publish it.
 
     Args:
         heads, width, layers: attention heads, columns of the hidden states, and attention layers.
 
     Returns:
-        How many operators were fused: `attention`, `skip_layer_norm`, `embed_layer_norm`, `bias_gelu`.
+        The number of fused operators: `attention`, `skip_layer_norm`, `embed_layer_norm`, `bias_gelu`.
 
     Raises:
-        ValueError: some attention layer was not fused (which the optimizer passes over in silence), or
-            the fused graph computes something else.
+        ValueError: an attention layer was not fused (the optimizer does not report this), or the fused
+            graph's logits differ by more than `LARGEST_DIFFERENCE`.
     """
     options = FusionOptions("bert")
     options.use_raw_attention_mask(True)
@@ -82,8 +81,7 @@ def fuse_fp16(source: Path, target: Path, heads: int, width: int, layers: int) -
 
 
 def _bound_filter(model: onnx.ModelProto) -> None:
-    """Mask attention with a number that half precision has: float32's lowest would be -inf there, and a
-    row that is masked throughout NaN."""
+    """Mask with a number in fp16's range: float32's lowest becomes -inf, and a fully masked row NaN."""
     for node in model.graph.node:
         if node.op_type == "Attention":
             kept = [attribute for attribute in node.attribute if attribute.name != "mask_filter_value"]
@@ -92,7 +90,11 @@ def _bound_filter(model: onnx.ModelProto) -> None:
 
 
 def largest_difference(source: Path, fused: Path) -> float:
-    """The largest difference of a logit between two graphs, where the mask is 1."""
+    """Return the largest difference of a logit between two graphs, where the mask is 1.
+
+    Raises:
+        ValueError: the graphs have different inputs.
+    """
     sessions = [OnnxSession(path, CPU) for path in (source, fused)]
     if sessions[0].inputs != sessions[1].inputs:
         raise ValueError(f"{source}: fusion changed its inputs to {', '.join(sessions[1].inputs)}")
@@ -107,16 +109,16 @@ def largest_difference(source: Path, fused: Path) -> float:
 
 
 def _masks() -> list[Any]:
-    """Rows that are full, padded on the right, padded on the left, and with holes."""
+    """Return masks, shape (rows, 16): padded on the right, padded on the left, and with holes."""
     rng = np.random.default_rng(1)
     right = (np.arange(16) < np.array([[16], [9], [1]])).astype(np.int64)
     holes = (rng.random((4, 16)) < 0.6).astype(np.int64)
-    holes[:, 3] = 1  # at least one sub-token a row
+    holes[:, 3] = 1  # each row keeps at least one sub-token
     return [right, right[:, ::-1].copy(), holes]
 
 
 def _batch(inputs: tuple[str, ...], mask: Any, rows: Mapping[str, int], rng: np.random.Generator) -> Arrays:
-    """Random ids below the sizes of the tables they are looked up in."""
+    """Return random ids below the sizes of their embedding tables, with this mask."""
     return {
         name: mask if name == "attention_mask" else rng.integers(0, rows.get(name, 1), mask.shape)
         for name in inputs
@@ -124,7 +126,7 @@ def _batch(inputs: tuple[str, ...], mask: Any, rows: Mapping[str, int], rng: np.
 
 
 def _rows_of(model: onnx.ModelProto) -> dict[str, int]:
-    """The rows of the table that each input is looked up in."""
+    """Return the number of rows of each input's embedding table."""
     tables = {table.name: int(table.dims[0]) for table in model.graph.initializer if len(table.dims) == 2}
     return {
         node.input[1]: tables[node.input[0]]

@@ -1,4 +1,4 @@
-"""Golden texts: what a version must still answer wherever it is loaded."""
+"""This module chooses golden texts, whose entities a version must find wherever it is loaded."""
 
 from collections.abc import Sequence
 
@@ -26,14 +26,13 @@ CANDIDATES = (
     "He sold the house in Chicago to Robert Taylor.",
     "The World Bank lent money to Peru.",
 )
-"""Sentences of our own making, for versions that bring no candidates."""
+"""Default sentences, written for this project, for versions without candidates."""
 
 
 def choose_golden(variants: Sequence[Model], candidates: Sequence[str]) -> tuple[Golden, ...]:
-    """Texts in which every variant finds the same entities, each with a score of at least 0.9.
+    """Return texts in which every variant finds the same entities, each with a score of at least 0.9.
 
-    Each text is run alone, as the self-test does at load. At most ten are kept, as each makes a load
-    slower.
+    Each text is run alone, as in the self-test of a load. At most ten are kept, as each slows a load.
     """
     golden: list[Golden] = []
     for text in candidates or CANDIDATES:

@@ -1,4 +1,4 @@
-"""Graphs: a checkpoint in each precision that may be shipped, each checked against the one before."""
+"""This module exports a checkpoint as graphs of each precision, and checks their logits."""
 
 import json
 from pathlib import Path
@@ -12,19 +12,19 @@ from training.models.transformer import TransformerTagger
 from training.progress import Say
 
 REPORT = "export.json"
-"""What is known of the exported graphs: the architecture, its parameters, the largest differences."""
+"""The file that holds the architecture, the number of parameters and the largest difference of a logit."""
 
 
 def export_graphs(name: str, checkpoint: Path, folder: Path, fp16: bool, say: Say) -> None:
     """Fill a folder with `model.<precision>.onnx`, `tokenizer.json` and `export.json`.
 
     Args:
-        name: what is said of the network, by this name.
+        name: the network's name in messages.
         fp16: make a fused fp16 graph for GPUs too.
 
     Raises:
-        ValueError: a graph computes something else than PyTorch does, or `fp16` is asked of a network that
-            is no Transformer.
+        ValueError: a graph's logits differ from PyTorch's, or the network of an fp16 export is not a
+            transformer.
     """
     fp32 = folder / "model.fp32.onnx"
     report: dict[str, Any] = dict(export_onnx(str(checkpoint), fp32))
@@ -51,6 +51,6 @@ def export_graphs(name: str, checkpoint: Path, folder: Path, fp16: bool, say: Sa
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """What `export_graphs` left in a folder's `export.json`."""
+    """Read `export.json` of a folder that `export_graphs` filled."""
     report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     return report

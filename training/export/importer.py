@@ -1,4 +1,4 @@
-"""Import: any Hugging Face token-classification checkpoint as a version that serves."""
+"""This module imports a Hugging Face token-classification checkpoint as a version."""
 
 import logging
 import re
@@ -41,27 +41,25 @@ from training.progress import Say
 
 _log = logging.getLogger(__name__)
 
-_USUAL_LENGTH = 256
-_SHORTEST = 8
+_USUAL_LENGTH = 256  # window in sub-tokens, by default
+_SHORTEST = 8  # sub-tokens of the shortest window
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What an importer is told of a checkpoint, and what it makes of it.
+    """Describes a checkpoint to import, and the version to make of it.
 
     Attributes:
-        scheme: how its tags spell entities, where they do not tell: `B` and `I` are read as IOB2
-            unless a label has no `B`. Say IOB1 for checkpoints of CoNLL-2003 as it was published.
-        words: what carried labels when it was trained. `bert` parts punctuation from words, as most
-            corpora do ("Jean", "-", "Pierre"): choose it for text in which "," and "." are tokens of
-            their own. `space` is for corpora in which a hyphen or an apostrophe stays within its token
-            ("Jean-Pierre", "O'Neil" as one): what stands inside a token never had a label of its own,
-            and the network would be asked for one. With `space`, a mark that is not set off by blanks
-            belongs to the entity before it ("Paris,").
+        scheme: the tagging scheme; needed where the tags are ambiguous. `B` and `I` are read as IOB2
+            unless a label has no `B`; give IOB1 for checkpoints of CoNLL-2003 as it was published.
+        words: the units that had labels in training. `bert` separates punctuation ("Jean", "-", "Pierre"),
+            for corpora in which "," and "." are tokens. `space` is for corpora in which a hyphen or an
+            apostrophe stays within its token ("Jean-Pierre", "O'Neil"), as the network learned no labels
+            for parts of a token. With `space`, punctuation that touches an entity belongs to the entity
+            ("Paris,").
         precision: fp32, or int8 by row.
-        max_length: the window; by default 256 or what the positions allow.
-        golden: sentences in the checkpoint's language to choose golden texts from, in place of English
-            ones.
+        max_length: the window in sub-tokens; by default 256, or less where the network has fewer positions.
+        golden: sentences in the checkpoint's language to choose golden texts from; by default English ones.
     """
 
     scheme: Scheme | None = None
@@ -82,20 +80,20 @@ def import_checkpoint(
     version: int | None = None,
     say: Say = _log.info,
 ) -> Path:
-    """Export a checkpoint, make sure that the server would serve it, and publish it as a version.
+    """Export a checkpoint, check that the server can load it, and publish it as a version.
 
     Args:
         checkpoint: a folder or hub id.
-        version: its number; the next free one by default.
-        say: is told what was found and measured.
+        version: the version's number; by default the next free one.
+        say: receives messages about labels and measurements.
 
     Returns:
         The version's folder.
 
     Raises:
-        ValueError: the checkpoint cannot be served, and why.
+        ValueError: the checkpoint cannot be served; the message says why.
         FileExistsError: the version exists.
-        VersionRefused: what was exported does not pass the server's own checks.
+        VersionRefused: the exported version fails the server's checks.
     """
     number, precision = version or next_version(models, name), options.precision
     _check_target(name, number, models, precision)
@@ -165,10 +163,10 @@ def import_checkpoint(
 
 
 def import_card(package: Package, number: int, f1: float | None) -> str:
-    """`README.md` of an imported version, in Markdown.
+    """Return `README.md` of an imported version, in Markdown.
 
     Args:
-        f1: of the int8 network's entities against the fp32 network's, where there are both.
+        f1: F1, from 0 to 1, of the int8 network's entities against the fp32 network's; None without int8.
     """
     (precision,), lineage = package.files, package.lineage
     agreed = "" if f1 is None else f"\nEntities that int8 and fp32 agree on: {f1:.1%} (F1)."
@@ -192,7 +190,7 @@ The weights: {package.license or "as the checkpoint states"}.
 
 
 def _check_target(name: str, number: int, models: Path, precision: Precision) -> None:
-    """What would fail at the end fails at once."""
+    """Check the name, the number and the precision before the export, which takes minutes."""
     pattern = Manifest.model_json_schema()["properties"]["name"]["pattern"]
     if not re.search(pattern, name):
         raise ValueError(f"name {name!r}: a model's name matches {pattern}")
@@ -202,7 +200,7 @@ def _check_target(name: str, number: int, models: Path, precision: Precision) ->
 
 
 def _called(checkpoint: str) -> str:
-    """The checkpoint's name for others: a hub id, or a folder's own name without this machine's path."""
+    """Return the hub id, or the folder's name without this machine's path, for the manifest."""
     return Path(checkpoint).resolve().name if Path(checkpoint).exists() else checkpoint
 
 
@@ -216,7 +214,7 @@ def _config(source: str) -> PretrainedConfig:
 
 
 def _columns(config: PretrainedConfig, called: str) -> list[str]:
-    """The name of each logit column."""
+    """Return the name of each logit column."""
     names = {int(column): str(name) for column, name in config.id2label.items()}
     if sorted(names) != list(range(len(names))):
         raise ValueError(
@@ -226,7 +224,7 @@ def _columns(config: PretrainedConfig, called: str) -> list[str]:
 
 
 def _window(called: str, positions: int, usual: int, wanted: int | None) -> int:
-    """The window: what was asked for, or 256, or less where the network or its tokenizer end."""
+    """Return the window: `wanted`, or 256 sub-tokens limited by the network and its tokenizer."""
     if positions < _SHORTEST:
         raise ValueError(f"{called}: has positions for {positions} sub-tokens, serving needs {_SHORTEST}")
     if wanted is None:
@@ -237,7 +235,7 @@ def _window(called: str, positions: int, usual: int, wanted: int | None) -> int:
 
 
 def _positions(config: PretrainedConfig) -> int:
-    """Sub-tokens that the network has positions for. RoBERTa and its kin start after the padding id."""
+    """Return the network's number of positions; RoBERTa's positions begin after the padding id."""
     with torch.device("meta"):
         network = AutoModelForTokenClassification.from_config(config)
     for name, module in network.named_modules():
@@ -247,7 +245,7 @@ def _positions(config: PretrainedConfig) -> int:
 
 
 def _check_vocabulary(called: str, fast: PreTrainedTokenizerFast, rows: int) -> None:
-    """Raise ValueError where the network has no row for some sub-token."""
+    """Raise ValueError if the network has no embedding for some sub-token of the tokenizer."""
     specials = set(fast.all_special_ids)
     vocabulary = fast.get_vocab().items()
     beyond = sorted(token for token, number in vocabulary if number >= rows and number not in specials)
@@ -261,10 +259,10 @@ def _check_vocabulary(called: str, fast: PreTrainedTokenizerFast, rows: int) -> 
 def _unknown_words(
     called: str, tokenizer: Tokenizer, unknown: int | None, candidates: Sequence[str]
 ) -> float:
-    """The part of the candidates' words, marks aside, that the tokenizer does not know.
+    """Return the share of the candidates' words, without punctuation, that the tokenizer does not know.
 
     Raises:
-        ValueError: it knows none.
+        ValueError: the tokenizer knows none of the words.
     """
     read = [
         int(encoded.ids[first]) == unknown
@@ -283,13 +281,13 @@ def _unknown_words(
 def _try(
     folder: Path, files: Mapping[Precision, Path], candidates: Sequence[str]
 ) -> tuple[tuple[Golden, ...], float | None]:
-    """Load each variant as the server does, choose golden texts, and compare int8 with fp32."""
+    """Load each variant as the server does; return golden texts and the F1 of int8 against fp32."""
     loaded: list[LoadedVersion] = []
     try:
         loaded.extend(load_version(folder, LoadOptions(variant=precision)) for precision in files)
         variants = [one.model for one in loaded]
         for variant in variants:
-            variant.predict([" ".join(candidates) * 20])  # full windows run too
+            variant.predict([" ".join(candidates) * 20])  # test full windows too
         f1 = _f1(variants, candidates) if len(variants) == 2 else None
         return choose_golden(variants, candidates), f1
     finally:
@@ -298,7 +296,7 @@ def _try(
 
 
 def _f1(variants: Sequence[Model], texts: Sequence[str]) -> float:
-    """F1 of one variant's entities against another's; 1 where neither finds any."""
+    """Return the F1, from 0 to 1, of one variant's entities against another's; 1 if neither finds any."""
     left, right = (
         {
             (number, entity.start, entity.end, entity.label)

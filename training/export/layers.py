@@ -1,6 +1,6 @@
-"""Layers: a transformer's fp32 graph in the form that ONNX Runtime's CPU provider runs fastest.
+"""This module rewrites a transformer's fp32 graph into a form that ONNX Runtime runs fast on a CPU.
 
-Standard operators come out, which compute the same; what is not recognised stays as it is.
+The result computes the same with standard operators; nodes that are not recognised stay unchanged.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,17 +13,16 @@ from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
 
 OPSET = 21
-"""The version of ONNX that is written. No operator of a tagger changed its meaning between 18 and this."""
+"""The ONNX version of the result; operators of a tagger mean the same as in version 18, the export's."""
 
 MICROSOFT = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
 
 _PLAIN = {"num_heads", "mask_filter_value", "scale"}
-"""The attributes of an attention layer that can be written out as below."""
+"""The attributes of `Attention` that `_ATTENTION` can express."""
 
-# There are three products, not one that is split, because splitting copies and one more axis slows each
-# transposition. The query's weights hold the scores' factor. A bias of the key would add the same to all
-# scores of a query, which changes no share, so there is none.
+# Query, key and value are three products, because splitting a joint one copies it. The query's weights
+# include the scale of the scores. The key has no bias, because softmax ignores what it adds to the scores.
 _ATTENTION = """
 attention (float[rows, length, width] x, float[rows, 1, length, length] filter) => (float context) {
     query_product = MatMul (x, query_weights)
@@ -46,8 +45,8 @@ attention (float[rows, length, width] x, float[rows, 1, length, length] filter) 
 }
 """
 
-# The filter is added to scores: it is zero, or so low that no share is left. It is spread over the queries
-# once, so that adding it to a layer's scores reads memory in order.
+# The filter is added to the scores: 0 for real sub-tokens, a very low number for padding. It is expanded
+# over the queries once, so that each layer adds it by reading memory in order.
 _FILTER = """
 filter (int32[rows, length] mask) => (float filter) {
     present = Cast <to = 1> (mask)
@@ -62,15 +61,15 @@ filter (int32[rows, length] mask) => (float filter) {
 
 
 def lean_layers(source: ModelProto) -> ModelProto:
-    """A copy of a graph with attention, residuals and GELU in their quickest form.
+    """Return a copy of a graph with attention, residuals and GELU in their fastest form.
 
-    ONNX Runtime's optimizer for transformers finds them; what it merged is written out again:
+    ONNX Runtime's optimizer for transformers finds and merges them; the merged operators are replaced by
 
-    - attention in few operators: shapes are constants, the scores' factor is in the query's weights, and
-      what the mask adds is computed once, not in each layer;
-    - a residual as a `Sum`: of an `Add` and a `LayerNormalization` the runtime would make one
-      `SkipLayerNormalization`, which takes longer than the two;
-    - GELU as one standard operator, so that who quantizes sees that it gives next to nothing negative.
+    - attention in few operators: shapes are constants, the query's weights include the scale of the
+      scores, and the mask is turned into a filter once, not in each layer;
+    - a `Sum` for a residual, because the runtime would merge an `Add` and a `LayerNormalization` into a
+      `SkipLayerNormalization`, which is slower than the two;
+    - one standard operator for GELU, which the quantization recognises (its output is never below -0.17).
     """
     model = _merged(source)
     graph = model.graph
@@ -83,9 +82,9 @@ def lean_layers(source: ModelProto) -> ModelProto:
 
 
 def _merged(source: ModelProto) -> ModelProto:
-    """A copy in which ONNX Runtime's optimizer merged layers to operators of its own."""
+    """Return a copy in which ONNX Runtime's optimizer merged layers into its custom operators."""
     options = FusionOptions("bert")
-    options.use_raw_attention_mask(True)  # of shape (rows, length), whatever side padding stands on
+    options.use_raw_attention_mask(True)  # shape (rows, length); padding on either side
     options.enable_embed_layer_norm = False
     options.enable_bias_gelu = options.enable_bias_skip_layer_norm = False
     copy = ModelProto()
@@ -97,15 +96,15 @@ def _merged(source: ModelProto) -> ModelProto:
 
 
 def _is_plain(attention: NodeProto) -> bool:
-    """Whether it has an input, weights, a bias and a mask, and asks for nothing unknown."""
+    """Say whether `_ATTENTION` can express a node: input, weights, bias, mask and known attributes."""
     return len(attention.input) == 4 and {item.name for item in attention.attribute} <= _PLAIN
 
 
 class _Writer:
-    """Writes out what the optimizer merged.
+    """Replaces the operators that the optimizer merged.
 
     Attributes:
-        constants: what the new nodes take, by name.
+        constants: the constants of the new nodes, by name.
     """
 
     def __init__(self, model: ModelProto):
@@ -115,12 +114,12 @@ class _Writer:
         self.constants: dict[str, TensorProto] = {}
 
     def written(self, node: NodeProto) -> Iterator[NodeProto]:
-        """The nodes that stand for one node of the source."""
+        """Yield the nodes that replace one node of the source."""
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         if node.op_type == "SkipLayerNormalization":
             residual, x, *scale_and_shift = node.input
             normal, *rest = node.output
-            total = rest[2] if len(rest) > 2 else f"{normal}/sum"  # where others take the sum too
+            total = rest[2] if len(rest) > 2 else f"{normal}/sum"  # other nodes use the sum too
             yield helper.make_node("Sum", [residual, x], [total])
             yield helper.make_node("LayerNormalization", [total, *scale_and_shift], [normal], **attributes)
         elif node.op_type == "Gelu" and node.domain == MICROSOFT:
@@ -168,10 +167,10 @@ class _Writer:
     def _from_text(
         self, text: str, names: Mapping[str, str], constants: Mapping[str, npt.NDArray[np.generic]]
     ) -> Iterator[NodeProto]:
-        """The nodes of a graph in ONNX's text form.
+        """Yield the nodes of a graph in ONNX's text form.
 
         Args:
-            names: what its inputs and its output, which comes last, are called in this graph.
+            names: maps its inputs, and last its output, to tensor names of this graph.
         """
         *_, output = names.values()
         for name, values in constants.items():
@@ -183,7 +182,7 @@ class _Writer:
 
 
 def set_nodes(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
-    """Give a graph these nodes, and drop constants that none takes."""
+    """Replace a graph's nodes, and drop the constants that no node takes."""
     graph = model.graph
     used = {name for node in nodes for name in taken(node)}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
@@ -193,23 +192,22 @@ def set_nodes(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
 
 
 def declare(model: ModelProto, opset: int) -> None:
-    """Say that a graph is written in at least this version of ONNX, and with ONNX Runtime's operators."""
+    """Declare that a graph uses at least this version of ONNX, and ONNX Runtime's operators."""
     for item in model.opset_import:
         if item.domain == "":
             item.version = max(item.version, opset)
     if all(item.domain != MICROSOFT for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-    model.ir_version = max(model.ir_version, 10)  # the first that knows it
+    model.ir_version = max(model.ir_version, 10)  # the first that allows opset 21
 
 
 def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
-    """The nodes, each after those whose outputs it takes.
+    """Sort the nodes so that each follows the nodes whose outputs it takes.
 
-    ONNX Runtime's tools overlook what the branches of an `If` (DeBERTa has some) take from the graph
-    around them.
+    ONNX Runtime's sort ignores tensors that the branches of an `If` (in DeBERTa) take from outside.
     """
     makers = {output: node for node in nodes for output in node.output}
-    placed = {""}  # an input or output that is left out
+    placed = {""}  # the name of an omitted input or output
     result: list[NodeProto] = []
 
     def place(node: NodeProto) -> None:
@@ -227,7 +225,7 @@ def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
 
 
 def taken(node: NodeProto) -> Iterator[str]:
-    """Names of the tensors that a node takes, inside its branches too."""
+    """Yield the names of the tensors that a node takes, also inside its branches."""
     yield from node.input
     for attribute in node.attribute:
         for inner in attribute.g.node:

@@ -1,4 +1,4 @@
-"""ONNX export: a tagger as one fp32 graph, a Hugging Face checkpoint with optimum, another with torch."""
+"""This module exports checkpoints as one fp32 ONNX graph: Hugging Face's by optimum, others by torch."""
 
 import shutil
 import tempfile
@@ -20,19 +20,19 @@ from training.models import load_tagger
 from training.models.tagger import CONFIG, Tagger
 
 LARGEST_DIFFERENCE = 1e-3
-"""How far a logit of the graph may be from PyTorch's."""
+"""The largest difference allowed between a logit of the graph and PyTorch's."""
 
 
 def export_onnx(checkpoint: str, target: Path, longest: int = 33) -> dict[str, float]:
     """Write `target` (fp32) and compare its logits with PyTorch's on random batches.
 
     Args:
-        checkpoint: a folder or hub id, of a Hugging Face checkpoint or of what `Tagger.save` wrote. The
-            latter's inputs are `input_ids`, `attention_mask` and `word_shape`.
-        longest: sub-tokens of the longest row that is compared.
+        checkpoint: a Hugging Face checkpoint, by folder or hub id, or a folder that `Tagger.save` wrote;
+            the graph of a `Tagger` takes `input_ids`, `attention_mask` and `word_shape`.
+        longest: the length of the longest compared row, in sub-tokens.
 
     Returns:
-        `parity_max_abs`, the largest difference of a logit that was seen.
+        `parity_max_abs`, the largest difference between two logits.
 
     Raises:
         ValueError: the logits differ by more than `LARGEST_DIFFERENCE`, the architecture cannot
@@ -55,12 +55,12 @@ def export_onnx(checkpoint: str, target: Path, longest: int = 33) -> dict[str, f
 
 
 def input_names(path: Path) -> tuple[str, ...]:
-    """The inputs of an ONNX file."""
+    """Return the names of the inputs of an ONNX file."""
     return tuple(item.name for item in onnx.load(str(path), load_external_data=False).graph.input)
 
 
 def keep_columns(path: Path, columns: Sequence[int]) -> None:
-    """Cut the logits of an ONNX file down to these columns, in this order."""
+    """Keep only these columns of the logits of an ONNX file, in this order."""
     model = onnx.load(str(path))
     graph = model.graph
     for node in graph.node:
@@ -76,12 +76,12 @@ def keep_columns(path: Path, columns: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class _Reference:
-    """A network in PyTorch, to compare a graph with.
+    """Holds a network in PyTorch, with which a graph is compared.
 
     Attributes:
-        logits_of: the network's logits, from the graph's inputs.
-        largest: for each input a number that its values are below.
-        padding: the id that fills rows up.
+        logits_of: computes the network's logits from the graph's inputs.
+        largest: the exclusive upper bound of each input's values.
+        padding: the id of padding.
     """
 
     logits_of: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
@@ -111,10 +111,10 @@ def _export_with_optimum(checkpoint: str, target: Path) -> None:
 
 
 def _export_tagger(tagger: Tagger, target: Path) -> None:
-    """Trace a network of our own with one row; rows and length stay free."""
+    """Trace a network of this package with one row; the axes of rows and length stay dynamic."""
     names = ("input_ids", "attention_mask", "word_shape")
     with warnings.catch_warnings():
-        # The exporter that replaces this one needs onnxscript. What it warns of, `_parity` checks.
+        # The newer exporter needs onnxscript. `_parity` checks what this one warns about.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             tagger,
@@ -149,7 +149,7 @@ def _checkpoint_reference(checkpoint: str) -> _Reference:
 
 
 def _parity(checkpoint: str, reference: _Reference, path: Path, longest: int) -> float:
-    """The largest difference between logits of a graph and of the network it was made from."""
+    """Return the largest difference between the logits of a graph and of its network."""
     session = OnnxSession(path)
     if unknown := set(session.inputs) - set(reference.largest):
         raise ValueError(f"{checkpoint}: the network has inputs {sorted(unknown)}, which nothing can feed")

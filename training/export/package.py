@@ -1,4 +1,4 @@
-"""Packaging: a version's folder, filled where nobody looks for it and renamed when it is whole."""
+"""This module fills a version's folder in a hidden place and renames it when it is complete."""
 
 import shutil
 import subprocess
@@ -33,13 +33,13 @@ _LIBRARIES = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime", "t
 
 @dataclass(frozen=True)
 class Package:
-    """All of a version but its number and its measurements.
+    """Holds the content of a version, without its number.
 
     Attributes:
         files: the ONNX file of each precision, best first.
-        tokenizer: a `tokenizer.json`.
+        tokenizer: the path of a `tokenizer.json`.
         inputs: the feature that feeds each ONNX input.
-        variant_metrics: what was measured of each precision.
+        variant_metrics: the measurements of each precision.
     """
 
     name: str
@@ -63,19 +63,19 @@ class Package:
     lineage: Mapping[str, Any] = field(default_factory=dict)
 
     def changed(self, **values: Any) -> "Package":
-        """A copy with other values."""
+        """Return a copy with these values changed."""
         return replace(self, **values)
 
 
 @contextmanager
 def new_version(models: Path, name: str, number: int, members: Sequence[str] = ()) -> Iterator[Path]:
-    """A folder to fill, which becomes `<models>/<name>/<number>/` when the block ends without error.
+    """Yield a folder to fill; it becomes `<models>/<name>/<number>/` when the block ends without error.
 
-    The version appears whole or not at all. While it is filled it loads as any other, under the same name
-    and number, from a hidden folder of the models folder.
+    The folder lies hidden in the models folder, and has the version's name and number, so that the
+    version can be loaded and measured before it is published.
 
     Args:
-        members: versions in the models folder that an ensemble finds beside it.
+        members: members of an ensemble, such as `ner-en/2`, which are linked beside the folder.
 
     Raises:
         FileExistsError: the version exists.
@@ -99,22 +99,18 @@ def new_version(models: Path, name: str, number: int, members: Sequence[str] = (
 
 
 def check_free(models: Path, name: str, number: int) -> None:
-    """Refuse to write a version that is there.
-
-    Raises:
-        FileExistsError: it is.
-    """
+    """Raise FileExistsError if the version exists."""
     target = models / name / str(number)
     if target.exists():
         raise FileExistsError(f"{target}: exists; versions never change, publish another number")
 
 
 def fill_version(folder: Path, package: Package, card: str = "") -> None:
-    """Have a version's folder hold this package and no other graph; graphs that it holds are not copied.
+    """Write a package into a version's folder; keep its graphs that the package names, remove others.
 
     Args:
-        folder: `.../<name>/<number>`, as `new_version` gives it.
-        card: the model card, in Markdown; none is written by default.
+        folder: a folder `.../<name>/<number>` of `new_version`.
+        card: the model card, in Markdown; without it no card is written.
     """
     files = {f"model.{precision}.onnx": path for precision, path in package.files.items()}
     files["tokenizer.json"] = package.tokenizer
@@ -162,14 +158,14 @@ def fill_version(folder: Path, package: Package, card: str = "") -> None:
 
 
 def listed_files(folder: Path, names: Iterable[str]) -> dict[str, File]:
-    """The size and hash of these files of a folder, for its manifest."""
+    """Return the size and hash of these files of a folder, for its manifest."""
     return {
         name: File(size=(folder / name).stat().st_size, sha256=file_hash(folder / name)) for name in names
     }
 
 
 def write_version(package: Package, models: Path, number: int, card: str = "") -> Path:
-    """Write `<models>/<name>/<number>/`; it appears whole or not at all.
+    """Write the complete version `<models>/<name>/<number>/`.
 
     Raises:
         FileExistsError: the version exists; versions never change once published.
@@ -180,17 +176,17 @@ def write_version(package: Package, models: Path, number: int, card: str = "") -
 
 
 def next_version(models: Path, name: str) -> int:
-    """One above the highest version of a model in a models folder."""
+    """Return the highest version number of a model, plus 1."""
     folder = models / name
     taken = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()] if folder.is_dir() else []
     return max(taken, default=0) + 1
 
 
 def features_of(inputs: Sequence[str], word_shapes: bool) -> dict[str, Feature]:
-    """Which feature feeds each input of an exported graph; `token_type_ids` carry shapes or nothing.
+    """Return the feature for each input of a graph; `token_type_ids` takes word shapes or zeros.
 
     Raises:
-        ValueError: an input that is not known.
+        ValueError: no feature is known for an input.
     """
     known: dict[str, Feature] = {
         "input_ids": "ids",
@@ -204,7 +200,7 @@ def features_of(inputs: Sequence[str], word_shapes: bool) -> dict[str, Feature]:
 
 
 def environment() -> dict[str, Any]:
-    """Library versions and the git commit, for a manifest's lineage."""
+    """Return library versions and the git commit, for a manifest's lineage."""
     libraries = {}
     for name in _LIBRARIES:
         try:
@@ -219,6 +215,6 @@ def environment() -> dict[str, Any]:
             check=False,
             cwd=Path(__file__).parent,
         ).stdout.strip()
-    except OSError:  # no git here
+    except OSError:  # git is not installed
         commit = ""
     return {"libraries": libraries, "git_commit": commit}

@@ -1,9 +1,9 @@
-"""Packing: a transformer's graph that computes next to nothing for padding.
+"""This module packs a transformer's graph, so that it computes almost nothing for padding.
 
-Rows of a batch are padded to the longest. But all of a layer save attention looks at one sub-token at a
-time: there the real sub-tokens of all rows stand in one table, one after another, and only attention sees
-rows with padding. It looks them up where it would have transposed them, so that packing costs nothing
-where there is no padding; and each number is computed as before, to the bit.
+The rows of a batch are padded to the longest row, but all operators of a layer except attention work on
+one sub-token at a time. A packed graph gives them a table of the real sub-tokens of all rows, and gives
+attention padded rows. A look-up (`Gather`) makes these rows in place of a transposition, so packing costs
+nothing without padding. The logits are equal to the bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,14 @@ _BY_ROW = _PRODUCTS | {
     *("Abs", "Add", "FastGelu", "Gelu", "LayerNormalization", "Max", "Mul", "QuantizeLinear"),
     *("ReduceMax", "Relu", "Sum", "Tanh"),
 }
-"""Operators that look at one sub-token at a time, as a layer uses them."""
+"""Operators that a layer applies to each sub-token alone."""
 
 _LENGTH_FIRST, _SIZE_FIRST = [0, 2, 1, 3], [0, 2, 3, 1]
-"""How (rows, length, heads, size) becomes (rows, heads, length, size), as it becomes that again, or
-(rows, heads, size, length)."""
+"""Permutations of (rows, length, heads, size) to (rows, heads, length, size), which is its own inverse, and
+to (rows, heads, size, length)."""
 
-# Where each real sub-token stands in the table, and which of the table stands where in the rows. Padding
-# needs something there too, whatever it is.
+# `real` is the position of each row of the table in the flattened batch, `place` the table's row for each
+# position of the batch; at padding `place` is any valid row.
 _PLACES = """
 places (int64[rows, length] mask) => (int64[tokens] real, int64[rows, length] place) {
     flat = Reshape (mask, all)
@@ -48,7 +48,7 @@ places (int64[rows, length] mask) => (int64[tokens] real, int64[rows, length] pl
 }
 """
 
-# The same for vectors of a head's size: of shape (rows, heads, length), and back (sub-tokens, heads).
+# `split` looks up the vectors of attention heads for (rows, heads, length), `join` for (sub-tokens, heads).
 _HEADS = """
 heads (int64[rows, one, length] of_row) => (int64[rows, heads, length] split, int64[tokens, heads] join) {
     times_heads = Mul (of_row, heads)
@@ -62,13 +62,13 @@ heads (int64[rows, one, length] of_row) => (int64[rows, heads, length] split, in
 
 
 def pack_rows(model: ModelProto) -> bool:
-    """Have a graph compute nothing for padding, where it has attention of the form that `layers` writes.
+    """Pack a graph in place, if it has attention of the form that `layers` writes.
 
-    Inputs and outputs stay as they are; the logits of padding are those of some other sub-token. What is
-    not known in the graph gets rows with padding, as before.
+    Inputs and outputs keep their shapes; the logits of padding are copies of another sub-token's.
+    Operators that this module does not know get padded rows.
 
     Returns:
-        Whether attention was found; if not, the graph is as it was.
+        Whether the graph was packed; otherwise it is unchanged.
     """
     packer = _Packer(model)
     nodes = list(packer.nodes())
@@ -84,8 +84,8 @@ class _Packer:
     """Rewrites the nodes of a graph, in order.
 
     Attributes:
-        heads: for which numbers of attention heads places were made.
-        constants: what the new nodes take, by name.
+        heads: the numbers of attention heads whose look-ups exist.
+        constants: the constants of the new nodes, by name.
     """
 
     def __init__(self, model: ModelProto):
@@ -95,24 +95,24 @@ class _Packer:
         for node in model.graph.node:
             for name in taken(node):
                 self._users.setdefault(name, []).append(node)
-        # Tensors by their shapes:
+        # These hold names of tensors, by shape; the values of two of them are (heads, size).
         self._packed: set[str] = set()  # (sub-tokens, columns)
-        self._flat: dict[str, tuple[int, int]] = {}  # (sub-tokens * heads, size), with heads and size
-        self._attention: dict[str, tuple[int, int]] = {}  # (rows, heads, …, …), the same
+        self._flat: dict[str, tuple[int, int]] = {}  # (sub-tokens * heads, size)
+        self._attention: dict[str, tuple[int, int]] = {}  # (rows, heads, …, …)
         self._joined: set[str] = set()  # (sub-tokens, heads, size)
         self._shapes: set[str] = set()  # shapes of packed tensors
-        self._padded: dict[str, str] = {}  # packed tensors, and their names as rows with padding
+        self._padded: dict[str, str] = {}  # from packed tensors to their copies as padded rows
         self.heads: set[int] = set()
         self.constants: dict[str, TensorProto] = {}
 
     def nodes(self) -> Iterator[NodeProto]:
-        """The nodes of the packed graph."""
+        """Yield the nodes of the packed graph; none if the graph cannot be packed."""
         entry = next((node for node in self._graph.node if node.op_type == "LayerNormalization"), None)
         if (
             entry is None
             or MASK not in {item.name for item in self._graph.input}
             or not self._is_last_axis(entry)
-            or any(len(list(taken(node))) > len(node.input) for node in self._graph.node)  # branches
+            or any(len(list(taken(node))) > len(node.input) for node in self._graph.node)  # has branches
         ):
             return
         for name, value in (("all", [-1]), ("zero", 0), ("one", 1), ("one_axis", [1])):
@@ -131,7 +131,7 @@ class _Packer:
             yield from packed
 
     def _written(self, node: NodeProto) -> Iterator[NodeProto]:
-        """The nodes that stand for one node of the source."""
+        """Yield the nodes that replace one node of the source."""
         first, output = (*node.input, "")[0], node.output[0]
         if self._is_by_row(node):
             self._packed.add(output)
@@ -164,7 +164,7 @@ class _Packer:
             yield from self._unknown(node)
 
     def _enter(self, node: NodeProto) -> Iterator[NodeProto]:
-        """The first layer norm: what goes in are rows with padding, what comes out real sub-tokens."""
+        """Yield the first layer norm, with nodes before it that pack its input."""
         x, *others = node.input
         width = self._values[others[0]].dims[0]
         shape = self._constant(f"width_{width}", [-1, width])
@@ -174,7 +174,7 @@ class _Packer:
         self._packed.add(node.output[0])
 
     def _split(self, node: NodeProto, heads: int, size: int) -> Iterator[NodeProto]:
-        """Look up (rows, heads, length, size), and turn it if it is the other way round."""
+        """Yield the look-up of (rows, heads, length, size), transposed if the source asks for that."""
         (vectors,), (output,) = node.input, node.output
         if heads not in self.heads:
             self.heads.add(heads)
@@ -187,7 +187,7 @@ class _Packer:
         self._attention[output] = heads, size
 
     def _of_heads(self, heads: int) -> Iterator[NodeProto]:
-        """The places of so many heads."""
+        """Yield the nodes that compute `split` and `join` for a number of heads."""
         down = np.arange(heads).reshape(1, heads, 1)
         for name, value in (
             ("heads", heads),
@@ -200,7 +200,7 @@ class _Packer:
         yield from self._from_text(_HEADS, {name: f"packing/{name}" for name in shared}, f"{heads}/")
 
     def _unknown(self, node: NodeProto) -> Iterator[NodeProto]:
-        """A node that gets rows with padding as before."""
+        """Yield a node that this module does not know, with padded rows in place of packed tensors."""
         for name in dict.fromkeys(node.input):
             if name in self._packed and name not in self._padded:
                 self._padded[name] = f"{name}/padded"
@@ -211,7 +211,7 @@ class _Packer:
         yield _with_inputs(node, [self._padded.get(name, name) for name in node.input])
 
     def _is_by_row(self, node: NodeProto) -> bool:
-        """Whether it makes of packed tensors what it makes of rows with padding, packed."""
+        """Say whether a node takes packed tensors and computes each sub-token alone."""
         constants = [self._values[name] for name in node.input if name in self._values]
         return (
             node.op_type in _BY_ROW
@@ -225,12 +225,12 @@ class _Packer:
         )
 
     def _is_last_axis(self, entry: NodeProto) -> bool:
-        """Whether a layer norm is of the last axis, by constants, and gives nothing else."""
+        """Say whether a layer norm is over the last axis, with a constant scale and one output."""
         constant = entry.input[1] in self._values and _attribute(entry, "axis", -1) == -1
         return constant and len(entry.output) == 1
 
     def _is_filling(self, shape: NodeProto) -> bool:
-        """Whether a shape is asked for alone to fill a tensor that stands beside packed ones."""
+        """Say whether a shape only serves to make constant tensors for operators in `_BY_ROW`."""
         fillings = self._users.get(shape.output[0], [])
         return not shape.attribute and all(
             filling.op_type == "ConstantOfShape"
@@ -239,7 +239,7 @@ class _Packer:
         )
 
     def _is_split(self, node: NodeProto) -> bool:
-        """Whether a reshape parts rows into heads, which are then transposed."""
+        """Say whether a reshape splits sub-tokens into attention heads, before a transposition."""
         users = self._users.get(node.output[0], [])
         return (
             len(self._target(node)) == 4
@@ -248,7 +248,7 @@ class _Packer:
         )
 
     def _is_join(self, node: NodeProto) -> bool:
-        """Whether a transposition is the one after attention, before rows are whole again."""
+        """Say whether a transposition follows attention, before heads are joined again."""
         users = self._users.get(node.output[0], [])
         return (
             _permutation(node) == _LENGTH_FIRST
@@ -257,20 +257,20 @@ class _Packer:
         )
 
     def _target(self, node: NodeProto) -> list[int]:
-        """The shape that a reshape makes, if it is a constant that keeps rows and length; else nothing."""
+        """Return the shape of a reshape if it is constant and keeps rows and length, otherwise []."""
         if node.input[1] not in self._values:
             return []
         shape: list[int] = numpy_helper.to_array(self._values[node.input[1]]).tolist()
         return shape if shape[:2] == [0, 0] and all(size > 0 for size in shape[2:]) else []
 
     def _constant(self, name: str, value: object) -> str:
-        """The name of a constant of whole numbers."""
+        """Add a constant of integers; return its name in the graph."""
         name = f"packing/{name}"
         self.constants[name] = numpy_helper.from_array(np.array(value, np.int64), name)
         return name
 
     def _from_text(self, text: str, names: dict[str, str], part: str = "") -> Iterator[NodeProto]:
-        """The nodes of a graph in ONNX's text form, with `names` as they are called in this graph."""
+        """Yield the nodes of a graph in ONNX's text form; `names` maps its tensors to this graph's."""
         for node in onnx.parser.parse_graph(text).node:
             for values in (node.input, node.output):
                 values[:] = [names.get(name, f"packing/{part}{name}") for name in values]
@@ -282,13 +282,11 @@ def _permutation(node: NodeProto) -> list[int]:
 
 
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:
-    """An attribute's value."""
     found = [helper.get_attribute_value(item) for item in node.attribute if item.name == name]
     return found[0] if found else default
 
 
 def _with_inputs(node: NodeProto, inputs: Sequence[str]) -> NodeProto:
-    """A copy that takes others."""
     copy = NodeProto()
     copy.CopyFrom(node)
     copy.input[:] = inputs

@@ -1,9 +1,8 @@
-"""int8 by row: an answer depends on its own text alone, to the bit.
+"""This module quantizes graphs to int8 with one scale a row, so that batch-mates do not change logits.
 
-ONNX Runtime's dynamic quantization gives an activation tensor one scale, so that a sentence's
-logits move with its batch-mates and with padding. Here every row (one sub-token's vector) has its
-own: `scale = max|x| / 127`, `q = round(x / scale) + 128`, and the product with the int8 weights is
-multiplied by `scale` again.
+ONNX Runtime's dynamic quantization gives a whole activation tensor one scale, so that a sentence's logits
+change with the other rows of its batch. Here each row, which is one sub-token's vector, has a scale:
+`scale = max|x| / 127`, `q = round(x / scale) + 128`; the row's int8 products are multiplied by `scale`.
 """
 
 import tempfile
@@ -21,23 +20,22 @@ from training.export.layers import MICROSOFT, OPSET, declare, lean_layers, set_n
 from training.export.packing import pack_rows
 
 _SMALLEST_TABLE = 1000
-"""Embedding tables with fewer rows stay fp32, as they are a small part of the file."""
+"""Embedding tables with fewer rows stay fp32, because they are a small part of the file."""
 
 _ONE_SIDED = {"Gelu", "FastGelu", "Relu"}
-"""Operators whose outputs are never below `-_DEEPEST`; above they have no bound."""
+"""Operators whose outputs are never below `-_DEEPEST` and have no upper bound."""
 
-_DEEPEST = 0.17  # GELU's minimum is -0.16997
+_DEEPEST = 0.17  # the minimum of GELU is -0.16997
 
 _MIDDLE, _LOW = 128, 16
-"""What stands for zero: in the middle of uint8, and where next to nothing is negative."""
+"""The uint8 zero points: of symmetric values, and of values that are never below `-_DEEPEST`."""
 
 
 def quantize_by_row(source: Path, target: Path, reduce_range: bool = False) -> None:
     """Write an int8 copy of an fp32 graph: linear layers, embedding tables and LSTMs' weights by row.
 
-    Attention, residuals and GELU are first brought into the form that runs fastest (see `layers`), if
-    the result computes the same; otherwise they stay as they are. In the end rows are packed, so that
-    padding costs next to nothing (see `packing`).
+    The graph is first rewritten by `layers`, unless that changes its logits by more than
+    `LARGEST_DIFFERENCE`, and at the end packed by `packing`.
 
     Args:
         reduce_range: 7-bit weights, for CPUs without VNNI, whose int8 products saturate.
@@ -59,17 +57,16 @@ def quantize_by_row(source: Path, target: Path, reduce_range: bool = False) -> N
 class _Rows:
     """Rewrites the products of a graph with constant weights to int8, with one scale a row.
 
-    The operators beside the product decide the speed. So there are few, and ONNX Runtime vectorizes each:
+    The operators around the products limit the speed, so they are few and vectorized by ONNX Runtime:
 
-    - `QuantizeLinear` in blocks as long as a row divides, rounds and shifts in one pass, whatever the
-      tensor's rank. It wants a zero point for each row, and one tensor of zero points serves all tensors
-      of a shape.
-    - `MatMulIntegerToFloat` scales each column as it writes it. The row's scale must come after it: that
-      operator would take it for a scalar and compute something else.
-    - What GELU gives is never below -0.17, so zero may stand at 16 instead of 128. Then no absolute
-      values are taken, and a large value has 239 steps instead of 127.
-    - The row's scale must be applied before the bias is added, so GELU adds the bias. `FastGelu` does,
-      by the tanh formula, which is within 0.0005 of the exact one: a tenth of a step.
+    - `QuantizeLinear`, with blocks as long as a row, divides, rounds and shifts in one pass, for tensors
+      of any rank. It needs a zero point for each row; tensors of one shape share their zero points.
+    - `MatMulIntegerToFloat` applies the scale of each column. A `Mul` applies the row's scale afterwards,
+      because this operator takes only one scale for all rows.
+    - GELU's output is never below -0.17, so its zero point is 16 instead of 128. This saves computing
+      absolute values, and large values get 239 steps instead of 127.
+    - `FastGelu` adds the bias, because the row's scale must be applied before the bias. Its tanh formula is
+      within 0.0005 of the exact GELU, a tenth of a step.
     """
 
     def __init__(self, model: ModelProto, levels: int):
@@ -80,12 +77,12 @@ class _Rows:
         self._uses = Counter(name for node in graph.node for name in taken(node))
         self._uses.update(output.name for output in graph.output)
         self._leading = _leading_axes(model)
-        self._quantized: dict[str, tuple[str, str, str]] = {}  # tensor -> as uint8, its scales, its zero
-        self._zeros: dict[tuple[object, int], str] = {}  # leading axes and zero -> one for each row
+        self._quantized: dict[str, tuple[str, str, str]] = {}  # tensor -> its uint8 values, scales, zero
+        self._zeros: dict[tuple[object, int], str] = {}  # (leading axes, zero) -> name of the zero points
         self._nodes: list[NodeProto] = []
 
     def rewrite(self) -> None:
-        """Put int8 products into the graph."""
+        """Replace the products of the graph by int8 products."""
         graph = self._graph
         constants: dict[str, npt.NDArray[Any]] = {
             "row_axis": np.array([-1], np.int64),
@@ -114,7 +111,7 @@ class _Rows:
         return output
 
     def _product(self, node: NodeProto) -> None:
-        """A product of a row-wise quantized tensor and weights with one scale a column."""
+        """Write the product of a tensor quantized by row and of weights with one scale a column."""
         (x, weights), (output,) = node.input, node.output
         quantized, scale, zero = self._rows(x, self._weights[weights].dims[0])
         if f"{weights}_int8" not in self._weights:
@@ -130,7 +127,7 @@ class _Rows:
         self._make("Mul", [unscaled, scale], output)
 
     def _rows(self, x: str, width: int) -> tuple[str, str, str]:
-        """Nodes that quantize a tensor, once: the names of the uint8, of the scales and of the zero."""
+        """Quantize a tensor, once; return the names of its uint8 values, its scales and its zero."""
         if x in self._quantized:
             return self._quantized[x]
         one_sided = x in self._makers and self._makers[x].op_type in _ONE_SIDED
@@ -139,7 +136,7 @@ class _Rows:
             top = self._make("ReduceMax", [x, "row_axis"], f"{x}_top", keepdims=1)
             step = self._make("Mul", [top, "row_step_up"], f"{x}_step")
             scale = self._make("Max", [step, "row_least"], f"{x}_scale")
-        else:  # a row of zeros gets the scale 0, by which whatever it is quantized to is multiplied
+        else:  # a row of zeros gets the scale 0, which makes its products 0
             size = self._make("Abs", [x], f"{x}_size")
             top = self._make("ReduceMax", [size, "row_axis"], f"{x}_top", keepdims=1)
             scale = self._make("Mul", [top, "row_step"], f"{x}_scale")
@@ -149,7 +146,7 @@ class _Rows:
         return self._quantized[x]
 
     def _zero(self, x: str, scale: str, value: int) -> str:
-        """A tensor with this zero for each row of `x`, shared by those whose rows are as many."""
+        """Return the name of the zero points of the rows of `x`, shared by tensors of the same shape."""
         key = (self._leading.get(x, x), value)
         if key not in self._zeros:
             shape = self._make("Shape", [scale], f"{x}_rows")
@@ -158,7 +155,7 @@ class _Rows:
         return self._zeros[key]
 
     def _gelu(self, node: NodeProto) -> None:
-        """GELU by the tanh formula, with the bias before it where there is one."""
+        """Write GELU by the tanh formula, with the bias that is added before it, if any."""
         inputs = [node.input[0]]
         before = self._makers.get(node.input[0])
         if before and before.op_type == "Add" and self._uses[node.input[0]] == 1:
@@ -173,7 +170,7 @@ class _Rows:
 
 
 def _leading_axes(model: ModelProto) -> dict[str, tuple[object, ...]]:
-    """All axes but the last of the tensors that have a name or a number for each."""
+    """Return all axes but the last, by name or size, of tensors whose axes are all known."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     found = {}
     for item in (*graph.input, *graph.value_info):
@@ -185,7 +182,7 @@ def _leading_axes(model: ModelProto) -> dict[str, tuple[object, ...]]:
 
 
 def _shrink_tables(model: ModelProto) -> None:
-    """Embedding tables as int8 with one scale a row, scaled back after the look-up."""
+    """Store embedding tables as int8 with one scale a row, which is applied after the look-up."""
     graph = model.graph
     tables = {
         table.name: table
@@ -201,7 +198,7 @@ def _shrink_tables(model: ModelProto) -> None:
             result.append(node)
             continue
         name, ids, output = node.input[0], node.input[1], node.output[0]
-        if name not in shrunk:  # a table may be looked up twice
+        if name not in shrunk:  # several nodes may use one table
             shrunk.add(name)
             graph.initializer.extend(_as_int8(tables[name]))
         result += [
@@ -214,7 +211,7 @@ def _shrink_tables(model: ModelProto) -> None:
 
 
 def _shrink_recurrent(model: ModelProto) -> None:
-    """Weights of LSTMs as int8 on disk, by row; the runtime scales them back once, when it loads them."""
+    """Store LSTM weights as int8 by row; the runtime converts them back to fp32 once, at load."""
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     used = Counter(name for node in graph.node for name in taken(node))
@@ -222,7 +219,7 @@ def _shrink_recurrent(model: ModelProto) -> None:
     for node in graph.node:
         if node.op_type != "LSTM":
             continue
-        for index in (1, 2):  # of the input and of the state, (directions, 4 * hidden, columns)
+        for index in (1, 2):  # input and recurrent weights, (directions, 4 * hidden, columns)
             name = node.input[index]
             if name not in weights or used[name] > 1:
                 continue
@@ -238,7 +235,7 @@ def _shrink_recurrent(model: ModelProto) -> None:
 
 
 def _as_int8(table: TensorProto) -> list[TensorProto]:
-    """A table as int8 and one scale a row."""
+    """Return a table as int8 values and one scale a row."""
     values = numpy_helper.to_array(table)
     scales = np.maximum(np.abs(values).max(-1, keepdims=True), 1e-8) / 127
     return [

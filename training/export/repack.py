@@ -1,4 +1,4 @@
-"""Repacking: a published version again, with the same network in a packed graph."""
+"""This module publishes a version again with its int8 graph packed, see `packing`."""
 
 import re
 import shutil
@@ -19,22 +19,22 @@ from training.export.package import CARD, listed_files, new_version, next_versio
 from training.export.packing import pack_rows
 
 _BATCH_TOKENS = 512
-"""Sub-tokens of a batch."""
+"""The size of a batch in sub-tokens; one batch holds all of `CANDIDATES`."""
 
 
 def repack(version: Path, number: int | None = None) -> Path:
-    """Write a version beside another: its int8 network, packed (see `packing`), all else as it is.
+    """Publish a copy of a version in which only the int8 graph differs: it is packed.
 
     Args:
         version: the folder of a version with an int8 graph.
-        number: of the new one; by default the next free one.
+        number: the new version's number; by default the next free one.
 
     Returns:
         The folder of the new version.
 
     Raises:
         VersionRefused: the version is damaged.
-        ValueError: it has no int8 graph, or none that can be packed, or packed it computes something else.
+        ValueError: it has no int8 graph, the graph cannot be packed, or packing changes logits.
         FileExistsError: the new version exists.
     """
     manifest = read_manifest(version)
@@ -46,7 +46,7 @@ def repack(version: Path, number: int | None = None) -> Path:
     models = version.parent.parent
     number = number or next_version(models, manifest.name)
     with new_version(models, manifest.name, number) as folder:
-        # A signature is of the old manifest.
+        # The signature does not match the new manifest.
         shutil.copytree(version, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SIGNATURE))
         for name in files:
             _pack(folder / name, where)
@@ -86,7 +86,7 @@ def _pack(path: Path, where: str) -> None:
 
 
 def _logits(folder: Path, file: str, manifest: Manifest) -> list[Logits]:
-    """Of some sentences, as they are served."""
+    """Return the logits of some sentences, through the serving engine."""
     tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
     session = OnnxSession(folder / file, CPU, 1, manifest.output)
     network = Network(manifest, tokenizer, Running(session, session, 1, CPU, 1, _BATCH_TOKENS))
@@ -97,13 +97,13 @@ def _logits(folder: Path, file: str, manifest: Manifest) -> list[Logits]:
 
 
 def _resized(variant: Variant, size: int) -> Variant:
-    """A variant with its new size, and without a speed that was another graph's."""
+    """Return a variant with its new size in bytes, without the speed of the old graph."""
     metrics = {name: value for name, value in variant.metrics.items() if name != "tokens_per_second"}
     return variant.model_copy(update={"metrics": metrics | {"bytes": size}})
 
 
 def _write_card(path: Path, manifest: Manifest, number: int, made: str) -> None:
-    """Have the card speak of the new version, and say how it was made."""
+    """Change the version's number in the card, and add how the version was made."""
     card, told = path.read_text(encoding="utf-8"), str(manifest.lineage.get("made", ""))
     card, found, rest = card.partition(told) if told else (card, "", "")
     name = re.compile(rf"(?<![\w.-]){re.escape(manifest.name)}/{manifest.version}(?!\d)")

@@ -1,1 +1,1 @@
-"""Stages of a run: fine-tuning, distillation, publishing. Each is done once and resumed after a kill."""
+"""This package holds the stages of a run: fine-tuning, distillation, publishing. A killed stage resumes."""

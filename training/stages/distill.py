@@ -1,7 +1,4 @@
-"""Distillation: a student learns what its teacher says of the transfer set, then from labelled text.
-
-It changes the data and the losses, not the loop.
-"""
+"""This module distills students: they learn the teacher's answers, and then also from labelled text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,13 +39,13 @@ from training.teacher import TeacherAnswers, label, member_key
 
 @dataclass(frozen=True)
 class DistillationData:
-    """What every student of a run learns from.
+    """Holds the data of all students of a run.
 
     Attributes:
-        corpora: labelled texts.
-        dev: choose the epoch.
-        transfer: texts that the teacher has labelled.
-        answers: what it says of them.
+        corpora: the labelled texts.
+        dev: corpora whose F1 chooses the best epoch.
+        transfer: the texts that the teacher has labelled.
+        answers: the teacher's answers for them.
     """
 
     corpora: Sequence[LoadedCorpus]
@@ -58,16 +55,16 @@ class DistillationData:
 
 
 def distill_stage(recipe: Recipe, names: Sequence[str], say: Say) -> list[Path]:
-    """Train the students, each with the teacher and, where the recipe says so, alone.
+    """Train students by distillation and, where the recipe has an `alone` stage, without a teacher.
 
     Args:
-        names: of the students; all by default.
+        names: the students' names; all students if empty.
 
     Returns:
-        Each student's last checkpoint.
+        The checkpoint of each student's last distillation stage.
 
     Raises:
-        ValueError: there is no such student or none at all, the teacher is not trained, the data has
+        ValueError: a name is unknown, the recipe has no students, the teacher is not trained, the data has
             problems, or a folder holds a training of another recipe.
     """
     students = find_students(recipe, names)
@@ -86,10 +83,10 @@ def distill_stage(recipe: Recipe, names: Sequence[str], say: Say) -> list[Path]:
 
 
 def distillation_data(recipe: Recipe, say: Say) -> DistillationData:
-    """The transfer set, built once and labelled once by each member of the teacher.
+    """Build the transfer set and have each member of the teacher label it, unless this was done before.
 
     Raises:
-        ValueError: the run's transfer set was made of something else.
+        ValueError: the run's folder holds a transfer set of another recipe.
     """
     corpora = load_train(recipe)
     held_out = load_held_out((*recipe.dev, *recipe.test), recipe)
@@ -107,20 +104,20 @@ def label_transfer_set(
     build: Callable[[], TransferSet],
     say: Say,
 ) -> DistillationData:
-    """As `distillation_data`, with a transfer set that `build` makes of what `made_of` says."""
+    """Do the work of `distillation_data` with the transfer set of `build`, which depends on `made_of`."""
     folder = recipe.run_folder / "transfer"
     once(folder, made_of, lambda: build().save(folder / "set"), product="set", together=False)
     transfer = TransferSet.load(folder / "set")
     say(f"transfer set: {len(transfer.texts)} texts of {transfer.words} words, {transfer.counts}")
     tags = tags_of(recipe.labels, recipe.scheme)
-    with processes().main_process_first():  # the others find its answers
+    with processes().main_process_first():  # the other processes read the saved answers
         cache = recipe.run_folder / "answers"
         answers = label(teacher_members(recipe), transfer.texts, tags, recipe, cache, say)
     return DistillationData(corpora, load_held_out(recipe.dev, recipe), transfer, answers)
 
 
 def distill(recipe: Recipe, student: Student, data: DistillationData, watch: Watch | None = None) -> Path:
-    """Both trainings of a student, or what is left of them; returns the last one's checkpoint.
+    """Train a student on the transfer set and then on labelled text, or resume; return the checkpoint.
 
     Raises:
         ValueError: a folder holds a training of another recipe, or the student cannot be made.
@@ -133,7 +130,7 @@ def distill(recipe: Recipe, student: Student, data: DistillationData, watch: Wat
 
 
 def train_alone(recipe: Recipe, student: Student, corpora: Sequence[LoadedCorpus]) -> Path:
-    """Train the student's network on labelled text only, from the pretrained encoder.
+    """Train the student's network on labelled text only; return its checkpoint.
 
     Raises:
         ValueError: the folder holds a training of another recipe.
@@ -183,7 +180,7 @@ def _learn_labelled(
     first: Path,
     watch: Watch | None,
 ) -> Path:
-    """Go on from the first training's checkpoint, with labelled text and the teacher's answers for it."""
+    """Train the checkpoint `first` further on labelled text and on the teacher's answers for this text."""
     folder = student_folder(recipe, student) / "labelled"
 
     def work() -> None:
@@ -199,7 +196,7 @@ def _learn_labelled(
 
 
 def _rows_of(data: DistillationData, tokenizer: Tokenizer) -> Callable[[str], Ints]:
-    """Which row of the teacher's answers each word of a labelled text has, if the transfer set holds it."""
+    """Return a function that gives each word of a labelled text its row of the teacher's answers."""
     numbers = {text: number for number, text in enumerate(data.transfer.texts)}
 
     def rows(text: str) -> Ints:
@@ -211,7 +208,7 @@ def _rows_of(data: DistillationData, tokenizer: Tokenizer) -> Callable[[str], In
 
 
 def _origin(recipe: Recipe, student: Student) -> tuple[Tokenizer, Tagger]:
-    """What a student starts from: its own encoder, the teacher's first checkpoint, or the recipe's."""
+    """Load the student's own encoder, or else the teacher's first checkpoint, or the recipe's encoder."""
     if student.encoder is None and (folder := _first_checkpoint(recipe)):
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json", recipe.encoder.words)
         return tokenizer, load_tagger(folder)
@@ -219,12 +216,12 @@ def _origin(recipe: Recipe, student: Student) -> tuple[Tokenizer, Tagger]:
 
 
 def _first_checkpoint(recipe: Recipe) -> Path | None:
-    """The first of the teacher's members that is a checkpoint and no version."""
+    """Return the first member of the teacher that is a checkpoint, not a version; None without one."""
     return next((f for f in teacher_members(recipe) if list(f.glob("*.safetensors"))), None)
 
 
 def _fresh(student: Student, origin: Tagger, recipe: Recipe) -> Tagger:
-    """The student's network before it has seen a text."""
+    """Make the student's network, initialised from `origin`."""
     generator = torch.Generator().manual_seed(student.seed)
     tags = tags_of(recipe.labels, recipe.scheme)
     return student_of(student.architecture, origin, tags, student.size, generator)
@@ -233,7 +230,7 @@ def _fresh(student: Student, origin: Tagger, recipe: Recipe) -> Tagger:
 def _hidden_state_loss(
     recipe: Recipe, student: Student, stage: Stage, tagger: Tagger, tokenizer: Tokenizer
 ) -> HiddenStateLoss | None:
-    """The distance to the hidden states of the teacher's first checkpoint, where a stage wants it."""
+    """Return the loss on the hidden states of the teacher's first checkpoint, if the stage uses it."""
     if not stage.losses.get("hidden"):
         return None
     folder = _first_checkpoint(recipe)

@@ -1,4 +1,4 @@
-"""Fine-tuning: a pretrained encoder learns from labelled text, once for each seed."""
+"""This module fine-tunes a pretrained encoder on labelled text, once for each seed."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from training.stages.run_folder import CHECKPOINT, data_made_of, prepare, teache
 
 
 def finetune_stage(recipe: Recipe, say: Say) -> list[Path]:
-    """Fine-tune the encoder with each seed, or go on with it; returns the best epochs' checkpoints.
+    """Fine-tune the encoder with each seed, or resume; return the best epoch's checkpoint of each.
 
     Raises:
         ValueError: there is no seed, the data has problems, or a folder holds a training of another
@@ -40,7 +40,7 @@ def finetune_stage(recipe: Recipe, say: Say) -> list[Path]:
 def finetune_seed(
     recipe: Recipe, seed: int, corpora: Sequence[LoadedCorpus], watch: Watch | None = None
 ) -> Path:
-    """Fine-tune the encoder with one seed, or go on with it; returns the best epoch's checkpoint.
+    """Fine-tune the encoder with one seed, or resume; return the best epoch's checkpoint.
 
     Raises:
         ValueError: the seed's folder holds a training of another recipe.
@@ -59,7 +59,7 @@ def finetune_seed(
 
 
 def pretrained(encoder: Encoder, recipe: Recipe, seed: int) -> tuple[Tokenizer, TransformerTagger]:
-    """A pretrained encoder with a fresh classification layer, and its tokenizer."""
+    """Load the tokenizer and network of a pretrained encoder, with a new classification layer."""
     tagger = TransformerTagger.from_pretrained(
         encoder.path,
         tags_of(recipe.labels, recipe.scheme),
@@ -76,10 +76,10 @@ def labelled_examples(
     tokenizer: Tokenizer,
     rows: Callable[[str], Ints] | None = None,
 ) -> list[Example]:
-    """Examples of the training corpora, each as often as its corpus is repeated.
+    """Return the examples of the training corpora, each as often as its corpus is repeated.
 
     Args:
-        rows: gives for a text which row of the teacher's answers each word has, where there is a teacher.
+        rows: returns the row of the teacher's answers for each word of a text; None without a teacher.
     """
     examples = []
     for corpus in corpora:

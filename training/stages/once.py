@@ -1,4 +1,4 @@
-"""Once: work that is done once for what it is made of, in a folder that says so, and can be resumed."""
+"""This module runs work once for each fingerprint, a record of its inputs, and resumes it after a kill."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ from app.files import write_whole
 from training.folders import replaced_folder
 
 MADE_OF = "made_of.json"
-"""The fingerprint of a folder: what its content was made of."""
+"""The file that holds a folder's fingerprint: the inputs of its content."""
 
 DONE = "done"
-"""Marks a training that went to its end."""
+"""The file that marks a finished training."""
 
 
 def processes() -> PartialState:
-    """The processes that train together, as they were launched; on the CPU where there is no GPU."""
+    """Return the state of the processes that train together; they use the CPU if there is no GPU."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 
@@ -31,17 +31,17 @@ def once(
     product: str = DONE,
     together: bool = True,
 ) -> None:
-    """Do work in a folder, or go on with it, unless it is done.
+    """Do work in a folder, or resume it, unless it is done.
 
     Args:
-        made_of: all that the result depends on, as JSON.
-        work: fills the folder; it is called again after a kill and goes on from what it left.
-        product: what lies in the folder when the work is done. `DONE` is written when `work` returns, any
-            other is for `work` to write.
+        made_of: all inputs that the result depends on, as JSON values.
+        work: fills the folder; after a kill it is called again and resumes from the folder's content.
+        product: the file or folder whose presence says that the work is done. This function writes `DONE`
+            when `work` returns; `work` writes any other product.
         together: whether all processes take part in the work; otherwise one does it, and the others wait.
 
     Raises:
-        ValueError: the folder holds work that was made of something else.
+        ValueError: the folder holds work on other inputs.
     """
     with nullcontext() if together else processes().main_process_first():
         claim(folder, made_of)
@@ -55,13 +55,13 @@ def once(
 
 
 def claim(folder: Path, made_of: Mapping[str, Any]) -> None:
-    """Write down what a folder's content is made of.
+    """Write a folder's fingerprint.
 
     Raises:
-        ValueError: it holds something that was made of something else.
+        ValueError: the folder has content of another fingerprint.
     """
     file = folder / MADE_OF
-    if not file.exists() or list(folder.iterdir()) == [file]:  # nothing was made of it yet
+    if not file.exists() or list(folder.iterdir()) == [file]:  # the folder has no content yet
         if processes().is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, _spelled(made_of))
@@ -75,11 +75,10 @@ def claim(folder: Path, made_of: Mapping[str, Any]) -> None:
 
 
 def rebuild(folder: Path, made_of: Mapping[str, Any], build: Callable[[Path], object]) -> None:
-    """Have a folder hold what is made of this, and make it again where it was made of something else.
+    """Build a folder again, unless it has this fingerprint; for work of minutes, which does not resume.
 
     Args:
-        build: fills an empty folder, which takes the place of the old one whole. It is for work that takes
-            minutes and needs no resuming.
+        build: fills an empty folder, which then replaces the old one.
     """
     file = folder / MADE_OF
     if file.exists() and _read(file) == json.loads(_spelled(made_of)):

@@ -1,4 +1,4 @@
-"""Products: which trained networks of a run become versions, and what each was made of."""
+"""This module chooses the trained networks of a run that become versions, with their lineage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,13 +13,13 @@ from training.stages.run_folder import CHECKPOINT, student_folder, teacher_folde
 
 @dataclass(frozen=True)
 class Product:
-    """A trained network that becomes a version.
+    """Describes a trained network that becomes a version.
 
     Attributes:
-        name: the version's.
+        name: the version's model name.
         checkpoint: the network's folder.
-        folder: where its exported graphs are kept.
-        lineage: what it was made of, for the manifest.
+        folder: the folder for its exported graphs.
+        lineage: the recipe, seeds, data and epochs of its training, for the manifest.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Product:
 
 
 def student_product(recipe: Recipe, student: Student) -> Product:
-    """A student as it was after the training that did better on dev.
+    """Return a student's checkpoint with the best dev F1, of its transfer and labelled trainings.
 
     Raises:
         ValueError: one of its trainings is not finished.
@@ -63,10 +63,10 @@ def student_product(recipe: Recipe, student: Student) -> Product:
 
 
 def best_teacher_product(recipe: Recipe) -> Product:
-    """The fine-tuned network of the seed that did best on dev, under the recipe's own name.
+    """Return the fine-tuned network with the best dev F1 of all seeds, under the recipe's name.
 
     Raises:
-        ValueError: there is no seed, or a training is not finished.
+        ValueError: the recipe has no seed, or a training is not finished.
     """
     seeds = recipe.finetune.seeds
     if not seeds:
@@ -76,7 +76,7 @@ def best_teacher_product(recipe: Recipe) -> Product:
 
 
 def compared_products(recipe: Recipe) -> list[Product]:
-    """What students are compared with: each teacher, and each student that was trained alone.
+    """Return the networks to compare students with: each teacher, and each student trained alone.
 
     Raises:
         ValueError: a teacher's training is not finished.

@@ -1,4 +1,4 @@
-"""Publishing: trained networks become versions: exported, chosen, calibrated, measured, written once."""
+"""This module publishes trained networks: it exports, calibrates and measures them, and writes versions."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -41,11 +41,11 @@ def publish_stage(
 ) -> list[Path]:
     """Publish each student, or the best fine-tuned network of a recipe without students.
 
-    What students are compared with is published into the run's own `models` folder: each teacher, their
-    ensemble, and each student that was trained alone.
+    The networks that students are compared with are published into the run's `models` folder: each
+    teacher, their ensemble, and each student that was trained alone.
 
     Raises:
-        ValueError: there is no such student, a training is not finished, or as `publish`.
+        ValueError: a student's name is unknown, a training is not finished, or `publish` raises it.
     """
     if not processes().is_main_process:
         return []
@@ -62,14 +62,13 @@ def publish_stage(
 
 
 def publish(product: Product, recipe: Recipe, models: Path, number: int | None, say: Say) -> Path:
-    """Write the version `<models>/<name>/<number>/`; the number is the next free one by default.
+    """Write the version `<models>/<name>/<number>/`; by default the number is the next free one.
 
-    Of the precisions that lose at most `export.gate` of dev F1 against fp32, the one that is fastest on
-    this machine is shipped. Dev chooses and calibrates, test only reports.
+    The shipped precision is the fastest on this machine that loses at most `export.gate` points of dev F1
+    against fp32. Dev files choose and calibrate; test files only report.
 
     Raises:
-        ValueError: there is no checkpoint, or the precision that is asked for loses more than the gate
-            allows.
+        ValueError: there is no checkpoint, or the recipe's precision loses more than the gate allows.
         FileExistsError: the version exists.
     """
     number = number or next_version(models, product.name)
@@ -113,7 +112,7 @@ def publish(product: Product, recipe: Recipe, models: Path, number: int | None, 
 
 
 def _exported(product: Product, recipe: Recipe, say: Say) -> Path:
-    """The folder of the network's graphs, made once for its weights."""
+    """Export the network's graphs, once for its weights; return their folder."""
     checkpoint, fp16 = product.checkpoint, recipe.export.fp16
     if not (checkpoint / "tokenizer.json").exists():
         raise ValueError(f"{checkpoint}: no checkpoint; nerve-train run or finetune makes it")
@@ -124,7 +123,7 @@ def _exported(product: Product, recipe: Recipe, say: Say) -> Path:
 
 
 def _package(product: Product, recipe: Recipe, exported: Path) -> Package:
-    """The version with every precision that may be shipped, before anything was measured."""
+    """Return the package with all CPU precisions and no measurements."""
     report = {"weights": member_key(product.checkpoint), **read_report(exported)}
     files = _files(exported, ["int8", "fp32"])
     return Package(
@@ -152,7 +151,7 @@ def _files(exported: Path, precisions: Sequence[Precision]) -> dict[Precision, P
 def _consider(
     draft: Path, precisions: Sequence[Precision], dev: Sequence[LoadedCorpus], say: Say
 ) -> dict[Precision, dict[str, float]]:
-    """Dev F1 and speed of each precision, measured in turns."""
+    """Measure dev F1, bytes and speed of each precision; speeds are measured in turns."""
     speeds = measure_together([draft] * len(precisions), variants=precisions)
     considered: dict[Precision, dict[str, float]] = {}
     for precision, speed in zip(precisions, speeds, strict=True):
@@ -167,7 +166,7 @@ def _consider(
 
 
 def _choose(considered: Mapping[Precision, Mapping[str, float]], recipe: Recipe, say: Say) -> Precision:
-    """The fastest precision within the gate, or the one that is asked for."""
+    """Return the fastest precision within the gate, or the recipe's precision; raise if it loses more."""
     wanted, gate = recipe.export.precision, recipe.export.gate
     best = considered["fp32"]["dev_average_f1"]
     if wanted != "auto":
@@ -203,7 +202,7 @@ def _golden(draft: Path, recipe: Recipe) -> tuple[Golden, ...]:
 
 
 def _is_published(product: Product, version: Path) -> bool:
-    """Whether a version for comparison is there; one of weights that are no more is removed."""
+    """Say whether a version for comparison exists; remove it if the product has other weights now."""
     if not version.exists():
         return False
     if read_manifest(version).lineage["export"]["weights"] == member_key(product.checkpoint):
@@ -213,7 +212,7 @@ def _is_published(product: Product, version: Path) -> bool:
 
 
 def _publish_teacher(recipe: Recipe, beside: Path, say: Say) -> None:
-    """The teacher as an ensemble version, where it has several members and all are versions."""
+    """Publish the teacher as an ensemble, if it has two or more members and all are versions."""
     name = f"{recipe.name}-teacher"
     given = [Path(member).resolve() for member in recipe.teacher.members]
     members = [f"{name}-{seed}/1" for seed in recipe.finetune.seeds]

@@ -1,4 +1,4 @@
-"""The folder of a run: where it keeps what, who teaches and learns in it, and what stages depend on."""
+"""This module knows the folder of a run: its layout, the teacher's members, and the stages' inputs."""
 
 import json
 from collections.abc import Sequence
@@ -13,30 +13,30 @@ from training.recipe import Recipe, Student, Transfer
 from training.stages.once import processes
 
 CHECKPOINT = "checkpoint"
-"""What a training leaves in its folder: the best epoch's network and its tokenizer."""
+"""The folder, inside a training's folder, of the best epoch's network and its tokenizer."""
 
 
 def teacher_folder(recipe: Recipe, seed: int) -> Path:
-    """Where a seed's fine-tuning lies."""
+    """Return the folder of a seed's fine-tuning."""
     return recipe.run_folder / "teacher" / f"seed-{seed}"
 
 
 def student_folder(recipe: Recipe, student: Student) -> Path:
-    """Where a student's trainings lie, `transfer`, `labelled` and `alone`."""
+    """Return the folder of a student's trainings: `transfer`, `labelled` and `alone`."""
     return recipe.run_folder / "students" / student.name
 
 
 def teacher_members(recipe: Recipe) -> list[Path]:
-    """The folders of the teacher's members."""
+    """Return the folders of the teacher's members: fine-tuned seeds, then `teacher.members`."""
     tuned = [teacher_folder(recipe, seed) / CHECKPOINT for seed in recipe.finetune.seeds]
     return [*tuned, *map(Path, recipe.teacher.members)]
 
 
 def ready_members(recipe: Recipe) -> list[Path]:
-    """The folders of the teacher's members, each of which is there.
+    """Return the folders of the teacher's members, after a check that all exist.
 
     Raises:
-        ValueError: one is not there; the message says how to get it.
+        ValueError: a folder is missing; the message says how to get it.
     """
     check_given_members(recipe)
     members = teacher_members(recipe)
@@ -47,11 +47,7 @@ def ready_members(recipe: Recipe) -> list[Path]:
 
 
 def check_given_members(recipe: Recipe) -> None:
-    """Check that those members are there that the recipe does not train itself.
-
-    Raises:
-        ValueError: one is not.
-    """
+    """Raise ValueError if a folder of the recipe's `teacher.members` is missing."""
     for member in recipe.teacher.members:
         if not Path(member).is_dir():
             raise ValueError(
@@ -61,10 +57,10 @@ def check_given_members(recipe: Recipe) -> None:
 
 
 def find_students(recipe: Recipe, names: Sequence[str]) -> list[Student]:
-    """The students of these names; all where none is named.
+    """Return the students of these names; all students if there are no names.
 
     Raises:
-        ValueError: the recipe has no such student, or one is of an architecture that there is not.
+        ValueError: a name or a student's architecture is unknown.
     """
     known = {student.name: student for student in recipe.students}
     if unknown := [name for name in names if name not in known]:
@@ -97,20 +93,20 @@ def prepare(recipe: Recipe) -> None:
 
 
 def data_made_of(recipe: Recipe) -> dict[str, Any]:
-    """What every training depends on, for `once`."""
+    """Return the inputs of every training, for the fingerprint of `once`."""
     return recipe.model_dump(mode="json", include={"labels", "scheme", "encoder", "train", "dev"})
 
 
 def transfer_made_of(transfer: Transfer) -> dict[str, Any]:
-    """What decides about the texts of a transfer set, for `once`."""
+    """Return the inputs that decide the texts of a transfer set, for the fingerprint of `once`."""
     return transfer.model_dump(mode="json", exclude={"licence", "source"})
 
 
 def weights_hash(folder: Path) -> str:
-    """A short hash of a checkpoint's or version's weights.
+    """Return a short hash of the weights of a checkpoint or version.
 
     Raises:
-        ValueError: the folder holds none.
+        ValueError: the folder holds no weights.
     """
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.onnx"))
     if not files:

@@ -1,1 +1,1 @@
-"""Dialects: what callers speak. A new one is a module here, a line in `table`, and a wire test."""
+"""Dialects: the wire formats. A new one is a module here, a line in `table`, and a wire test."""

@@ -1,4 +1,4 @@
-"""Dialect: what one way to ask and to answer over HTTP consists of."""
+"""Dialect: the interface of a wire format of requests and answers over HTTP."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ A = TypeVar("A", bound=Ask)
 
 @dataclass(frozen=True)
 class Route:
-    """One path of a dialect.
+    """Describes one path of a dialect.
 
     Attributes:
-        path: as FastAPI has it; `{model}` in it is one of the request's `path_params`.
-        name: tells the routes of a dialect apart in the documentation.
+        path: the path in FastAPI's form; `{model}` in it becomes one of the request's `path_params`.
+        name: the name of the route in the documentation.
         documentation: further keyword arguments of `APIRouter.add_api_route`.
-        show: answers a path that annotates nothing, such as one that says what is served; None for the
-            others, whose requests are decoded, annotated and encoded.
+        show: answers a path that annotates nothing, such as a list of models; None for other paths, whose
+            requests are decoded, annotated and encoded.
     """
 
     path: str
@@ -34,47 +34,47 @@ class Route:
 
 
 class Dialect(Protocol[A]):
-    """One way to ask and to answer. It knows the wire and nothing behind it: reading a body within its
-    limit, deadlines, callers who hang up, versions, metrics and the log are the same for all dialects.
+    """Translates between a wire format and the values of `app.annotate`, and nothing else: body limits,
+    deadlines, closed connections, versions, metrics and the log are the same for all dialects.
 
-    `A` is its request: an `Ask` with whatever else it must remember until it answers.
+    `A` is the type of its requests: an `Ask` with the fields that `encode` needs.
     """
 
     @property
     def tag(self) -> str:
-        """The heading of its routes in the documentation."""
+        """Return the heading of the routes in the documentation."""
         ...
 
     @property
     def accepts(self) -> Sequence[str]:
-        """The media types of its requests; an empty one stands for a missing Content-Type."""
+        """Return the media types of requests; an empty one stands for a missing Content-Type."""
         ...
 
     @property
     def routes(self) -> Sequence[Route]:
-        """Its paths."""
+        """Return the routes of the dialect."""
         ...
 
     def decode(self, request: Request, media: str, body: bytes) -> A:
-        """What a request asks.
+        """Return what a request asks.
 
         Args:
-            request: for its path, query and headers; its body has been read.
+            request: gives the path, query and headers; the body has been read.
             media: the body's media type, one of `accepts`.
 
         Raises:
-            RequestError: it is no request of this dialect; the message names what is wrong with it.
+            RequestError: it is not a valid request of this dialect; the message says why.
         """
         ...
 
     def encode(self, ask: A, annotation: Annotation) -> Response | Pieces:
-        """The answer, of many texts in pieces."""
+        """Return the answer; an answer to many texts comes as `Pieces`, made one at a time."""
         ...
 
     def encode_error(self, ask: A | None, failure: Failure) -> Response:
-        """The answer to a request that failed, in this dialect's shape.
+        """Return the answer to a failed request, in this dialect's form.
 
         Args:
-            ask: None where the request could not be decoded.
+            ask: None if the request could not be decoded.
         """
         ...

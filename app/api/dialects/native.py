@@ -1,4 +1,4 @@
-"""`POST /ner`: the dialect of our own."""
+"""Native: the dialect of `POST /ner`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ from app.rendering import OffsetUnit, render
 _TEXT = "Angela Merkel visited IBM in New York."
 
 _AT_ONCE = 16
-"""Texts of a piece of an answer: about a millisecond of an article's length each."""
+"""Texts of one piece of an answer: rendering that many articles takes about 1 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeAsk(Ask):
-    """What a request of `POST /ner` asks.
+    """Holds what a request of `POST /ner` asks.
 
     Attributes:
-        offset_unit: what offsets count.
-        agreement: whether each entity says how far an ensemble agrees on it.
-        single: whether `text` was asked, and not `texts`.
+        offset_unit: the unit of offsets.
+        agreement: whether each entity gets the share of an ensemble's members that found it.
+        single: whether the request has `text` and not `texts`.
     """
 
     offset_unit: OffsetUnit
@@ -42,14 +42,14 @@ class NativeAsk(Ask):
 
 
 class Native:
-    """JSON with options, or plain text with options in the query."""
+    """Reads JSON with options, or plain text with options in the query; answers in JSON."""
 
     tag = "ner"
     accepts = ("application/json", "text/plain")
 
     @property
     def routes(self) -> Sequence[Route]:
-        """`/ner`."""
+        """Return the route `/ner` with its documentation."""
         documentation = {
             "summary": "Find the entities of a text, or of several",
             "description": "Texts of any length are run in overlapping windows; nothing is truncated.",
@@ -63,10 +63,10 @@ class Native:
         return [Route("/ner", "ner", documentation=documentation)]
 
     def decode(self, request: Request, media: str, body: bytes) -> NativeAsk:
-        """What a body of JSON or plain text asks.
+        """Return what a body of JSON or plain text asks.
 
         Raises:
-            BadRequest: it is not UTF-8, or not JSON. Unprocessable: a field is wrong.
+            BadRequest: the body is not UTF-8, or not JSON. Unprocessable: a field is wrong.
         """
         if media == "text/plain":
             return _ask(query_options(request), [decoded(body)], single=True)
@@ -78,7 +78,7 @@ class Native:
         return _ask(asked, asked.all_texts, single=asked.text is not None)
 
     def encode(self, ask: NativeAsk, annotation: Annotation) -> Response | Pieces:
-        """Model and version, with the result of the text, or the results of the texts."""
+        """Return model and version with the result of `text`, or with the results of `texts`."""
         head = to_json({"model": annotation.model, "version": annotation.version})[:-1]
         if not ask.single:
             return Pieces(_results(head + b',"results":[', ask, annotation))
@@ -86,7 +86,7 @@ class Native:
         return Response(head + b"," + body[1:], media_type="application/json")
 
     def encode_error(self, ask: NativeAsk | None, failure: Failure) -> Response:
-        """As every route of our own."""
+        """Return the error body of every native route."""
         return error_response(failure)
 
 
@@ -104,12 +104,12 @@ def _ask(options: NerOptions, texts: Sequence[str], single: bool) -> NativeAsk:
 
 
 def ask_of(options: NerOptions) -> NativeAsk:
-    """What a stream asks, whose texts come later."""
+    """Return what a stream asks; its texts come later."""
     return _ask(options, (), single=False)
 
 
 def _results(head: bytes, ask: NativeAsk, annotation: Annotation) -> Iterator[bytes]:
-    """The body of an answer to several texts."""
+    """Make the body of an answer to several texts, piece by piece."""
     texts, predictions = annotation.texts, annotation.predictions
     for first in range(0, max(1, len(texts)), _AT_ONCE):
         some = slice(first, first + _AT_ONCE)
@@ -120,7 +120,7 @@ def _results(head: bytes, ask: NativeAsk, annotation: Annotation) -> Iterator[by
 
 
 def ner_result(text: str, prediction: Prediction, ask: NativeAsk) -> dict[str, Any]:
-    """One text's part of an answer."""
+    """Return the result of one text in an answer."""
     return {
         "windows": prediction.windows,
         "entities": render(text, prediction.entities, ask.offset_unit, ask.agreement),
@@ -128,10 +128,10 @@ def ner_result(text: str, prediction: Prediction, ask: NativeAsk) -> dict[str, A
 
 
 def query_options(request: Request) -> NerOptions:
-    """Options from query parameters; `labels` may be repeated or separated by commas.
+    """Read options from query parameters; `labels` may be repeated or separated by commas.
 
     Raises:
-        Unprocessable: there is no such option, it is of the wrong kind, or given twice.
+        Unprocessable: an option is unknown, of the wrong kind, or given twice.
     """
     values: dict[str, Any] = {}
     for key, value in request.query_params.multi_items():
@@ -151,10 +151,10 @@ def query_options(request: Request) -> NerOptions:
 
 
 def option_parameters(note: str = "") -> list[dict[str, Any]]:
-    """The options of `NerOptions` as query parameters of a route's documentation.
+    """Return the options of `NerOptions` as query parameters for a route's documentation.
 
     Args:
-        note: added to each description.
+        note: text added to each description.
     """
     return [
         {

@@ -1,4 +1,4 @@
-"""Bodies of the native dialect: what a request may hold, and what an answer has."""
+"""Native schemas: the bodies of requests and answers of the native dialect."""
 
 from typing import Annotated, Self
 
@@ -8,7 +8,7 @@ from app.rendering import OffsetUnit
 
 
 class NerOptions(BaseModel):
-    """What a request may ask for beside its text."""
+    """The options of a request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -47,7 +47,7 @@ class NerOptions(BaseModel):
 
 
 class NerRequest(NerOptions):
-    """Exactly one of `text` and `texts`."""
+    """A request with exactly one of `text` and `texts`."""
 
     text: str | None = Field(
         None, description="One text.", examples=["Angela Merkel visited IBM in New York."]
@@ -66,7 +66,7 @@ class NerRequest(NerOptions):
 
     @property
     def all_texts(self) -> list[str]:
-        """The texts, be it one or several."""
+        """Return the texts, one or several."""
         return [self.text] if self.text is not None else self.texts or []
 
 
@@ -97,14 +97,14 @@ class NerResult(BaseModel):
 
 
 class NerResponse(NerResult):
-    """Answer to `text`."""
+    """The answer to `text`."""
 
     model: str = Field(description="The model that answered.", examples=["ner-en"])
     version: int = Field(description="The version that answered.", examples=[1])
 
 
 class NerBatchResponse(BaseModel):
-    """Answer to `texts`."""
+    """The answer to `texts`."""
 
     model: str = Field(description="The model that answered.", examples=["ner-en"])
     version: int = Field(description="The version that answered all of them.", examples=[1])

@@ -1,4 +1,4 @@
-"""The dialects that are served. A new one is a line here."""
+"""Table: lists the dialects that are served. A new one is a line here."""
 
 from collections.abc import Sequence
 from typing import Any

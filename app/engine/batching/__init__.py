@@ -1,1 +1,1 @@
-"""Batching: who may wait, what runs next and what runs it; from rows to logits."""
+"""Batching turns rows into logits: it admits requests, chooses which rows run together, and runs them."""

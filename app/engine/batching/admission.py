@@ -1,9 +1,9 @@
-"""Admission: who may join the queue, and when to come again who may not. It knows no thread and no clock.
+"""Admission decides which requests may join the queue, and when a refused caller should come again.
 
-A request that is taken and then not done in time has cost the machine what others could have had: with
-many of them a server works at full speed and answers nobody. So a request is taken only if it will be done
-by its deadline with room to spare. That costs nothing: the queue has to be never empty, it need not be
-long.
+A request that is admitted and then misses its deadline has wasted time of the machine. With many of them a
+server works at full speed and answers none in time. So a request is admitted only if it is expected to be
+done well before its deadline. This costs no speed, since a short queue keeps the machine as busy as a long
+one. The module uses no thread and no clock.
 """
 
 from collections import Counter
@@ -17,19 +17,18 @@ from app.engine.batching.size_classes import size_class_of
 from app.errors import Busy
 
 _MARGIN = 0.5
-"""Part of the time until its deadline that a request may be expected to take; the rest is for surprises. So
-the machine may become half as fast at once, and nobody who was taken is late."""
+"""A request may be expected to take at most this part of the time until its deadline. So the machine can
+suddenly become half as fast, and admitted requests are still in time."""
 
 
 class Admission:
-    """The one door to a queue.
+    """Admits requests to a queue, or refuses them.
 
     Args:
-        queue: what waits.
-        rate: how fast that gets less.
-        max_queue_tokens: sub-tokens that may wait. A request that comes to an empty queue is taken
-            whatever its size.
-        overtaking: tells of a size class how many sub-tokens may come later than a row and run before it.
+        queue: the rows that wait.
+        rate: how many seconds a sub-token takes now.
+        max_queue_tokens: sub-tokens that may wait. An empty queue admits a request of any size.
+        overtaking: gives, for a size class, how many sub-tokens may arrive after a row and run before it.
     """
 
     def __init__(
@@ -39,20 +38,19 @@ class Admission:
         self._rate = rate
         self._max_queue_tokens = max_queue_tokens
         self._overtaking = overtaking
-        self._coming: Counter[int] = Counter()  # of each size class, queued once they are counted
+        self._coming: Counter[int] = Counter()  # `coming`, by size class
         self.coming = 0
-        """Sub-tokens that were admitted and are not queued yet."""
+        """Counts the sub-tokens that were admitted and are not queued yet."""
 
     def admit(self, tokens: int, seconds_left: float) -> None:
-        """Make room for a request of some `tokens` sub-tokens, which `queued` takes back.
+        """Reserve room for a request of about `tokens` sub-tokens; `queued` ends the reservation.
 
         Args:
-            seconds_left: until its deadline; infinity for none.
+            seconds_left: seconds until its deadline; infinity if it has none.
 
         Raises:
-            Busy: the queue has no room, or the request would hardly be answered in time. Who comes again
-                after `retry_after` finds room, if the machine goes on as it does and nobody else comes
-                before.
+            Busy: the queue has no room, or the request would probably miss its deadline. After
+                `retry_after` seconds there is room, if the rate stays as it is and no other request comes.
         """
         waiting = self._queue.tokens + self.coming
         if waiting:
@@ -61,7 +59,7 @@ class Admission:
         self.coming += tokens
 
     def queued(self, size_class: int, tokens: int) -> None:
-        """Note that so many sub-tokens of what was admitted are queued now, or will never be."""
+        """Note that `tokens` admitted sub-tokens are queued now, or will never be queued."""
         self._coming[size_class] -= tokens
         self.coming -= tokens
 
@@ -84,8 +82,8 @@ class Admission:
             )
 
     def _too_late(self, tokens: int, waiting: int, left: float) -> int:
-        """Sub-tokens that must run before a request may join, if it is to be done while `left` run."""
-        # Before its last row runs others have overtaken it: as many as may, if so many come meanwhile.
+        """Return how many sub-tokens must run before a request may join, if `left` run by its deadline."""
+        # In the worst case, as many sub-tokens overtake its last row as are allowed to.
         overtaking = self._overtaking(size_class_of(tokens))
         allowed = int(max(_MARGIN * left - overtaking, _MARGIN * left / 2))
         over = self._queue.before(tokens, self._coming) + tokens - allowed
@@ -93,4 +91,4 @@ class Admission:
             return 0
         if self._queue.before(tokens, self._coming, over) + tokens <= allowed:
             return over
-        return waiting  # it is too large for its time, but not for an empty queue
+        return waiting  # it is too large for its deadline, but an empty queue admits any request

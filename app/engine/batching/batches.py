@@ -1,4 +1,4 @@
-"""Batches: the values that the dispatcher and the runners exchange."""
+"""Batches are described by these values, which the dispatcher and the runners exchange."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,12 +7,12 @@ from app.engine.batching.requests import Request, Row
 
 
 class Batch(NamedTuple):
-    """What a runner does next.
+    """Tells a runner what to run next.
 
     Attributes:
-        rows: run together; there are none where nothing waits.
-        late: a row of each request that was met after its deadline, and dropped.
-        single: whether nothing else runs or waits, so that the batch may have the whole machine.
+        rows: the rows to run together; empty if none wait.
+        late: one row of each request that was dropped because its deadline had passed.
+        single: whether nothing else runs or waits, so that the batch may use the whole machine.
     """
 
     rows: list[Row]
@@ -21,11 +21,11 @@ class Batch(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some texts of a request.
+    """Holds consecutive texts of a request.
 
     Attributes:
-        first: the number of the first of them in the request.
-        tokens: sub-tokens that they are expected to have.
+        first: the place of the first text in the request.
+        tokens: the expected number of sub-tokens of the texts.
     """
 
     request: Request[Any]
@@ -35,13 +35,14 @@ class Part(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """A batch that has left the session.
+    """Describes a batch that a session has run.
 
     Attributes:
-        tokens: sub-tokens in it, padding left out.
+        longest: sub-tokens of its longest row, special tokens included.
+        tokens: sub-tokens of all rows, padding left out.
         single: whether it had the whole machine.
-        started, ended: on the clock of `time.perf_counter()`.
-        failed: whether the batch did, be it for one row only.
+        started, ended: seconds on the clock of `time.perf_counter()`.
+        failed: whether at least one row failed.
         broken: whether every row failed in the session.
     """
 

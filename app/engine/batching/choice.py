@@ -1,7 +1,7 @@
-"""Choice: which of the rows that wait run together.
+"""Choice selects which of the waiting rows run together.
 
-The row whose turn it is runs, with those of the next rows in turn that make the batch cheapest for each of
-its sub-tokens. No numbers but lengths and costs are needed for that.
+The row whose turn it is always runs. It is joined by those of the rows after it that give the lowest cost
+a sub-token. The choice depends on nothing but lengths and costs.
 """
 
 from collections.abc import Sequence
@@ -11,38 +11,37 @@ from math import inf
 from app.engine.runtimes.cost import Cost
 
 _LOOK_AHEAD, _PACKED_AHEAD = 10, 1.5
-"""Rows considered at a time, in batches: more would cost time and hardly sort better. Fewer where padding
-takes no time, as there is less to gain by sorting, and the row that waits longest may be somebody's whole
-answer."""
+"""A batch is chosen among the rows of this many full batches; more would take time and hardly save padding.
+The second number holds where padding is free: there is less to gain, and overtaken rows wait less."""
 
 _OVERTAKING, _SHORT_OVERTAKING = 2, 1
-"""Sub-tokens that may overtake a row of their size class, in such looks ahead; the latter for short
-requests where padding takes no time. A row of a rare length has few neighbours and waits until it is the
-oldest, or until so many have overtaken it."""
+"""A row may be overtaken by this many times `look_ahead` sub-tokens of its size class. The second number
+holds for short requests where padding is free. The limit protects rows of rare lengths, which would
+otherwise wait until they are the oldest."""
 
 
 def look_ahead(cost: Cost, max_tokens: int) -> int:
-    """Sub-tokens of the rows that a batch is chosen among."""
+    """Return how many sub-tokens the rows have among which a batch is chosen."""
     batches = _PACKED_AHEAD + (_LOOK_AHEAD - _PACKED_AHEAD) * cost.padding
     return int(batches * max_tokens) + 1
 
 
 def overtaking(cost: Cost, max_tokens: int, size_class: int) -> int:
-    """Sub-tokens that may come later than a row of their size class and run before it."""
+    """Return how many sub-tokens may arrive after a row of their size class and run before it."""
     packed = _OVERTAKING if size_class else _SHORT_OVERTAKING
     looks = packed + (_OVERTAKING - packed) * cost.padding
     return int(looks * look_ahead(cost, max_tokens))
 
 
 def choose_batch(lengths: Sequence[int], cost: Cost, max_tokens: int, most: float = inf) -> list[int]:
-    """The places of row 0 and of the rows to run with it: those that make the batch cheapest a sub-token.
+    """Return the places of the rows to run: row 0, and the rows that give the lowest cost a sub-token.
 
-    They are neighbours by length. Large choices are searched coarsely, so that choosing stays cheap beside
-    running.
+    The rows are neighbours by length. Among many rows the search skips some candidates, to stay fast.
 
     Args:
-        max_tokens: sub-tokens of a batch of several rows at most, padding included.
-        most: size of such a batch at most; see `Cost.size`.
+        lengths: sub-tokens of each row, special tokens included.
+        max_tokens: the most sub-tokens that a batch of several rows may have, padding included.
+        most: the largest size, as `Cost.size` defines it, that a batch of several rows may have.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     first = order.index(0)

@@ -1,7 +1,6 @@
-"""Collation: rows of different lengths become the arrays that a network takes.
+"""Collation pads rows of different lengths into the arrays that a network takes.
 
-Serving, warm-up, evaluation and training all collate here, so that what is trained and measured is what is
-served.
+Serving, warm-up, evaluation and training all use it, so that they all run the same arrays.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,11 @@ Arrays = dict[str, npt.NDArray[np.int64]]
 
 
 class RowLike(Protocol):
-    """What a network is told of one window, special tokens left out; both of shape (sub-tokens,).
+    """Holds the inputs of one window, without special tokens.
 
     Attributes:
-        ids: sub-token ids.
-        shapes: the word shape of each sub-token.
+        ids: sub-token ids, shape (sub-tokens,).
+        shapes: the word shape of each sub-token, shape (sub-tokens,).
     """
 
     @property
@@ -37,13 +36,13 @@ def collate(
     specials: Specials,
     shape: tuple[int, int] | None = None,
 ) -> Arrays:
-    """The arrays of a batch, each int64 and of shape (rows, length), padded on the right.
+    """Return the arrays of a batch by name, each int64, of shape (rows, length), and padded on the right.
 
     Args:
         inputs: which feature each array holds, by the array's name.
         specials: the special tokens around each row.
-        shape: the number of rows and their length, where the runtime wants more than these rows have. An
-            added row attends to one sub-token, as attention to none is not a number.
+        shape: (rows, length) if the runtime wants more than these rows have. An added row has a mask of
+            one sub-token, because attention over no sub-token gives NaN.
     """
     lengths = [len(row.ids) + specials.count for row in rows]
     count, length = shape or (len(rows), max(lengths))

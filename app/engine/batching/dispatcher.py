@@ -1,11 +1,11 @@
-"""Dispatcher: what waits and what runs, between those who send and the runners.
+"""Dispatcher passes rows from the threads that send requests to the runners.
 
-It is a monitor: every method is short, holds its lock, and calls nobody back. There is no timer. While all
-runners are busy the queue fills; a runner that is free takes the next batch. What comes alone therefore
-runs at once, and what comes in crowds runs in batches.
+It is a monitor: every method is short, holds its lock, and calls no callback. There is no timer. While all
+runners are busy the queue fills; a runner that is free takes the next batch. So a request that comes alone
+runs at once, and requests that come together run in batches.
 
-Single short texts wait unread until a runner takes its next batch, which reads all of them together: that
-takes a fraction of what each would take by itself.
+A short text that is its request's only one waits unread until a runner is free, which then reads all such
+texts together: that is several times as fast as reading them one by one.
 """
 
 import threading
@@ -29,20 +29,20 @@ from app.errors import NotReady
 CLOSED = "this model version is closed; send the request again"
 
 _FAILURES = 3
-"""Batches that fail in a row before the session counts as broken."""
+"""The session counts as broken after this many failed batches in a row."""
 
 READ_TOGETHER = 32
-"""Texts that are read at a time: more would keep the first of them waiting, and gain little."""
+"""At most this many texts are read at a time: more would delay the first of them and gain little."""
 
 
 class Dispatcher:
-    """What waits and what runs.
+    """Holds the rows that wait, and hands out batches of them.
 
     Args:
-        cost: of a batch, measured at warm-up; refined from then on.
-        runners: threads that take batches, and so batches at a time.
+        cost: the cost of a batch, measured at warm-up and refined from then on.
+        runners: threads that take batches; this many batches run at a time.
         max_queue_tokens: sub-tokens that may wait; see `Admission`.
-        max_batch_tokens: sub-tokens of a batch at most, padding included.
+        max_batch_tokens: the most sub-tokens that a batch may have, padding included.
     """
 
     def __init__(self, cost: Cost, runners: int, max_queue_tokens: int, max_batch_tokens: int):
@@ -60,63 +60,63 @@ class Dispatcher:
         )
         self._reading = 0  # runners that read texts
         self._running = 0  # batches in a session
-        self._answering = 0  # batches that ran and are not answered and reported yet
+        self._answering = 0  # batches that ran and are not yet answered and reported
         self._failures = 0
         self._closed = False
-        self._ended = 0  # runners that have
+        self._ended = 0  # runners that have ended
         self._lock = threading.Lock()
-        # Each runner's signal is held, and released to wake it.
+        # Each runner sleeps by acquiring one of these locks, and is woken by releasing it.
         self._signals = [threading.Lock() for _ in range(runners)]
         for signal in self._signals:
             signal.acquire()
-        self._asleep: list[int] = []  # runners, whoever fell asleep last in the end
+        self._asleep: list[int] = []  # runners that sleep, in the order they fell asleep
 
     @property
     def cost(self) -> Cost:
-        """What a batch costs, as batches now show."""
+        """Return the cost of a batch, as measured so far."""
         return self._meter.cost
 
     @property
     def waiting_tokens(self) -> int:
-        """Sub-tokens in the queue."""
+        """Count the sub-tokens in the queue."""
         return self._queue.tokens
 
     @property
     def alive(self) -> bool:
-        """Whether every runner still runs."""
+        """Say whether every runner still runs."""
         return not self._ended
 
     @property
     def idle(self) -> bool:
-        """Whether no request is on its way, be it unread, in the queue, in a batch or being decoded."""
+        """Say whether no request is unread, in the queue, in a batch or being decoded."""
         return not (self._admission.coming or self._busy or self._answering)
 
     @property
     def failing(self) -> bool:
-        """Whether three batches in a row failed; a batch that succeeds later does not undo it."""
+        """Say whether three batches in a row failed; this stays true even if a later batch succeeds."""
         return self._failures >= _FAILURES
 
     @property
     def _busy(self) -> bool:
         return bool(self._running or self._queue or self._unread or self._reading)
 
-    # Of those who send
+    # Called by the threads that send requests
 
     def admit(self, request: Request[Any]) -> None:
-        """Make room for a request, whose rows `add` will queue.
+        """Reserve room for a request, whose rows `add` will queue.
 
         Raises:
-            Busy: the queue has no room, or the request would hardly be answered in time.
+            Busy: the queue has no room, or the request would probably miss its deadline.
             NotReady: the version is closed, or a runner died.
         """
         with self._lock:
             self._admit(request)
 
     def send(self, request: Request[Any], texts: Sequence[str]) -> None:
-        """Take a request of few characters, which the next runner reads.
+        """Admit a request of few characters, which the next free runner reads.
 
         Raises:
-            Busy, NotReady: as `admit` does.
+            Busy, NotReady: for the same reasons as `admit`.
         """
         with self._lock:
             self._admit(request)
@@ -136,19 +136,19 @@ class Dispatcher:
             self._wake(len(rows))
 
     def give_up(self, request: Request[Any]) -> None:
-        """Note that a request that was admitted will not be read."""
+        """Note that an admitted request will not be read."""
         with self._lock:
             self._account(request, request.unread)
 
     def cancel(self, flow: Flow) -> None:
-        """Drop what of a request waits, and what will still be queued of it."""
+        """Drop the rows of a request that wait, and those that are still to be queued."""
         with self._lock:
             self._queue.cancel(flow)
 
     def take_over(self) -> bool:
-        """Let the caller read and run a request itself, which counts as being read until `hand_back`.
+        """Let the calling thread read and run a request itself, until it calls `hand_back`.
 
-        Returns False unless nothing at all is on its way.
+        Returns False, and does nothing, if any other request is on its way.
         """
         with self._lock:
             if self._closed or self._ended or not self.idle:
@@ -158,21 +158,21 @@ class Dispatcher:
             return True
 
     def start(self) -> None:
-        """Note that the caller, who has taken over, runs a batch."""
+        """Note that the thread that has taken over runs a batch."""
         with self._lock:
             self._running += 1
 
     def hand_back(self) -> None:
-        """Note that the caller, who had taken over, is done."""
+        """Note that the thread that had taken over is done."""
         with self._lock:
             self._end_reading()
 
-    # Of the runners
+    # Called by the runners
 
     def wait(self, runner: int) -> list[Part] | None:
-        """Wait for something to do, and take what is to be read before the next batch is chosen.
+        """Wait for work; return the texts to read before the next batch is chosen.
 
-        Returns None when the version is closed and nothing is left to do.
+        Returns None when the version is closed and no work is left.
         """
         while True:
             with self._lock:
@@ -184,10 +184,10 @@ class Dispatcher:
             self._signals[runner].acquire()
 
     def next_batch(self, read: Sequence[tuple[Part, Sequence[Row]]] = ()) -> Batch:
-        """Queue what was read, and take the next batch.
+        """Queue the rows that were read, and take the next batch.
 
         Args:
-            read: the parts that `wait` gave, and their rows.
+            read: the parts that `wait` returned, each with its rows.
         """
         with self._lock:
             if read:
@@ -204,12 +204,12 @@ class Dispatcher:
             return Batch(rows, late, single)
 
     def ran(self, ran: Ran) -> None:
-        """Note that a batch has left the session, whether it was taken here or by `take_over`."""
+        """Note that a batch has run, whether it came from `next_batch` or after `take_over`."""
         with self._lock:
             self._running -= 1
             self._answering += 1
             self._rate.done(ran.tokens, ran.ended)
-            # A batch that had all threads says nothing of those that share them.
+            # The cost describes batches that share the machine's threads; a single batch had them all.
             if not ran.failed and (not ran.single or self._runners == 1):
                 self._meter.observe(ran.rows, ran.longest, ran.tokens, ran.ended - ran.started)
             if not self.failing:
@@ -225,16 +225,16 @@ class Dispatcher:
         with self._lock:
             self._ended += 1
 
-    # Of who closes it
+    # Called to close the network
 
     def close(self) -> None:
-        """Take nothing more. The runners end when they have run what waits."""
+        """Admit no more requests. The runners end once they have run what waits."""
         with self._lock:
             self._closed = True
             self._wake(self._runners)
 
     def left_over(self) -> list[Request[Any]]:
-        """The requests that still wait when all runners have ended, because some died; they are dropped."""
+        """Drop and return the requests that still wait although all runners have ended, as some died."""
         with self._lock:
             left = [part.request for part in self._unread]
             self._unread.clear()
@@ -243,7 +243,7 @@ class Dispatcher:
                 left += [row.text.request for row in (*rows, *late)]
             return left
 
-    # With the lock held
+    # Called with the lock held
 
     def _admit(self, request: Request[Any]) -> None:
         if self._closed or self._ended:
@@ -259,7 +259,7 @@ class Dispatcher:
             self._queue.add(part.request.flow, rows)
 
     def _account(self, request: Request[Any], tokens: int) -> None:
-        """So many sub-tokens of what was admitted of a request are read now, or never will be."""
+        """Note that `tokens` admitted sub-tokens of a request are read now, or never will be."""
         request.unread -= tokens
         self._admission.queued(request.flow.size_class, tokens)
 
@@ -274,10 +274,9 @@ class Dispatcher:
     def _end_reading(self) -> None:
         self._reading -= 1
         if self._closed:
-            self._wake(self._runners)  # they have waited for this
+            self._wake(self._runners)  # they end only when no text is being read
 
     def _wake(self, runners: int) -> None:
-        """Wake so many runners, or all that sleep. Whoever ran last comes first: its processor still knows
-        what to do."""
-        for _ in range(min(runners, len(self._asleep))):  # none where `runners` is negative
+        """Wake up to `runners` runners, the last to fall asleep first: its caches are the warmest."""
+        for _ in range(min(runners, len(self._asleep))):  # none if `runners` is negative
             self._signals[self._asleep.pop()].release()

@@ -1,4 +1,4 @@
-"""Execution: one batch, from its rows to the answers of its texts."""
+"""Execution runs one batch, from its rows to the answers of its texts."""
 
 import logging
 import time
@@ -16,18 +16,18 @@ from app.errors import InferenceFailed, NerveError
 log = logging.getLogger("nerve.engine")
 
 Compute = Callable[[Sequence[Row], bool], npt.NDArray[np.float32]]
-"""Collates rows and runs the network on them: rows, and whether they have the whole machine, to logits of
-shape (rows, length, tags)."""
+"""Collates rows and runs the network on them. It takes the rows, and whether they have the whole machine,
+and returns logits of shape (rows, length, tags)."""
 
 
 class Execution:
-    """Takes batches through a network. Several threads do so at a time, with other rows.
+    """Runs batches through a network. Several threads may do so at a time, each with different rows.
 
     Args:
-        compute: runs the network.
-        prefix: special tokens at the start of each row.
-        dispatcher: is told of every batch that ran.
-        report: likewise, once the batch is answered.
+        compute: collates rows and runs the network.
+        prefix: the number of special tokens at the start of each row.
+        dispatcher: its `ran` and `answered` are called for every batch.
+        report: is called for every batch, once it is answered.
     """
 
     def __init__(self, compute: Compute, prefix: int, dispatcher: Dispatcher, report: Report):
@@ -39,7 +39,7 @@ class Execution:
     def execute(self, rows: Sequence[Row], single: bool) -> None:
         """Run a batch that the dispatcher counts as running, answer it and report it.
 
-        Of a batch that fails each row is run again by itself, so that only those fail that are to blame.
+        If the batch fails, each row is run again by itself, so that only rows that fail alone fail.
 
         Args:
             single: whether nothing else runs or waits.
@@ -76,7 +76,7 @@ class Execution:
         self._dispatcher.answered()
 
     def _run(self, rows: Sequence[Row], single: bool) -> NerveError | None:
-        """Run rows together and scatter their logits; what went wrong, if anything did."""
+        """Run rows together and scatter their logits; return the error, or None."""
         try:
             logits = self._compute(rows, single)
             for row, values in zip(rows, logits, strict=False):  # a runtime may have added rows
@@ -88,7 +88,7 @@ class Execution:
         return None
 
     def _answer(self, rows: Sequence[Row], error: NerveError | None) -> None:
-        """Answer the texts that are whole now, or fail all requests of the rows."""
+        """Answer the texts whose windows have all run, or fail all requests of the rows."""
         if error is None:
             try:
                 answer([row.text for row in rows if row.text.ran()])

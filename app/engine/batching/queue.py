@@ -1,15 +1,15 @@
-"""Queue: rows that wait to be run, and which run next. It knows no thread and no clock.
+"""Queue holds the rows that wait, and chooses which run next. It uses no thread and no clock.
 
-*Turns.* Requests of about one size wait in one line (`size_classes`). The lines share the machine by
-self-clocked fair queueing (Golestani 1994, "A self-clocked fair queueing scheme for broadband
-applications"), each with the weight of its requests: a line's next row is tagged with the sub-tokens that
-each request of the line will have had, on average, once that row has run, on a clock that each turn sets to
-its own tag. The lowest tag goes next. So a request of a thousand texts does not hold up those of one, nor
-they it, and no row waits for ever.
+*Turns.* Requests of about one size form a size class (`size_classes`), which serves them in their order.
+The size classes share the machine by self-clocked fair queueing (Golestani 1994, "A self-clocked fair
+queueing scheme for broadband applications"), each with the number of its requests as its weight. The tag of
+a class's next row is the number of sub-tokens that each of its requests has had on average once that row
+has run. The class with the lowest tag has its turn, and the clock is set to this tag. So requests of one
+text and of a thousand do not hold each other up, and no row waits for ever.
 
-*Batches.* The row whose turn it is runs with others of its line (`choice`): nobody's sentence waits for a
-document's windows in its own batch. Where short requests come too, batches of large ones are smaller, as
-whoever comes next waits for them. And a batch leaves the other runners their share of the work.
+*Batches.* The row whose turn it is runs with others of its size class (`choice`), so no sentence shares a
+batch with a document's windows. While short requests come, batches of larger ones are smaller, because the
+next short request waits for them. A batch also leaves the other runners their share of the work.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,17 +23,17 @@ from app.engine.runtimes.cost import Cost
 R = TypeVar("R", bound=QueuedRow)
 
 _WHILE_SHORT = 1.5
-"""While short requests come, batches of larger ones are so many times smaller."""
+"""While short requests come, batches of larger ones are this many times smaller."""
 
 _RECENT = 64
-"""Batches for which it is remembered that a short request has come."""
+"""A short request makes batches of larger requests smaller, up to the batch with this number after it."""
 
 
 class Queue(Generic[R]):
-    """Rows that wait.
+    """Holds the rows that wait.
 
     Attributes:
-        tokens: sub-tokens that wait.
+        tokens: the number of sub-tokens that wait.
     """
 
     def __init__(self) -> None:
@@ -47,11 +47,11 @@ class Queue(Generic[R]):
 
     @property
     def flows(self) -> int:
-        """Requests that the rows belong to."""
+        """Count the requests that have rows in the queue."""
         return sum(line.flows for line in self._classes.values())
 
     def add(self, flow: Flow, rows: Iterable[R]) -> None:
-        """Queue more rows of a request, in order; of one that was cancelled, drop them."""
+        """Queue more rows of a request, in order; drop them if it was cancelled."""
         if flow.cancelled:
             return
         line = self._line(flow.size_class)
@@ -62,18 +62,20 @@ class Queue(Generic[R]):
             self._without_short = 0
 
     def cancel(self, flow: Flow) -> None:
-        """Drop a request's rows, and those that it may still bring."""
+        """Drop a request's rows, and those that may still be added for it."""
         if not flow.cancelled:
             self.tokens -= flow.tokens
             self._line(flow.size_class).forget(flow)
 
     def before(self, size: int, coming: Mapping[int, int], drained: int = 0) -> int:
-        """Sub-tokens that will run before a request of so many is done, were it to come now: what its line
-        has, and meanwhile the others.
+        """Return how many sub-tokens, of all size classes, would run before a new request is done.
+
+        The request shares the machine with the other size classes until its last row runs.
 
         Args:
+            size: sub-tokens of the request.
             coming: sub-tokens of each size class that will be queued before it.
-            drained: sub-tokens that will have run by the time it comes.
+            drained: sub-tokens that run before the request comes.
         """
         number = size_class_of(size)
         line = self._classes.get(number) or SizeClass(number)
@@ -86,13 +88,13 @@ class Queue(Generic[R]):
         """Take out the rows to run next.
 
         Args:
-            max_tokens: padded sub-tokens of a batch at most, unless a single row has more.
+            max_tokens: the most sub-tokens of a batch, padding included, unless a single row has more.
             runners: how many share the work.
-            now: the time; rows whose deadline has passed are not run.
+            now: the time, in the unit of the rows' deadlines; rows with an earlier deadline are not run.
 
         Returns:
-            The batch, which is empty if nothing waits; and a late row of each late request that was met,
-            which is dropped with the rest of its request.
+            The batch, which is empty if no row waits; and one row of each late request that was found. All
+            rows of late requests are dropped.
         """
         late: list[R] = []
         while line := self._line_in_turn():
@@ -123,7 +125,7 @@ class Queue(Generic[R]):
         return self._classes[number]
 
     def _line_in_turn(self) -> SizeClass[R] | None:
-        """The line whose next row has the lowest tag; None where nothing waits."""
+        """Return the size class whose next row has the lowest tag; None if no row waits."""
         waiting = [line for line in self._classes.values() if line.tokens]
         if len(waiting) < 2:
             return waiting[0] if waiting else None

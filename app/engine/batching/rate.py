@@ -1,21 +1,21 @@
-"""Rate: how fast the machine gets on with what waits."""
+"""Rate measures how fast the machine works through the queue."""
 
 from app.engine.batching.cost import STALL
 
 _HALF_LIFE = 5
-"""Half of the rate is what the latest sub-tokens took, so many times as many as may run at a time."""
+"""The latest sub-tokens make up half of the rate: this many times as many as may run at a time."""
 
 _FASTEST = 1e-9
-"""Seconds that a sub-token takes at least: a rate of nothing could never grow again."""
+"""A sub-token takes at least this many seconds: growth is limited to a factor, so zero would stay zero."""
 
 
 class Rate:
-    """Seconds that a sub-token takes while there is work without a break, whatever takes them.
+    """Measures the seconds that a sub-token takes while the machine is never idle, other work included.
 
     Args:
-        seconds: a guess to begin with.
-        at_a_time: sub-tokens that may run at a time. Those beside a batch may be done just after it, so
-            that they seem to have taken no time.
+        seconds: the first estimate, in seconds a sub-token.
+        at_a_time: sub-tokens that may run at a time. Batches that run side by side may end together, so
+            that the second seems to take no time; the half-life must span several of them.
     """
 
     def __init__(self, seconds: float, at_a_time: int = 1_000):
@@ -30,14 +30,14 @@ class Rate:
         return self._seconds / self._tokens
 
     def begin(self, now: float) -> None:
-        """Note that work starts after a break."""
+        """Note that work starts after an idle time; `now` is in seconds."""
         self._since = now
 
     def done(self, tokens: int, now: float) -> None:
-        """Note that so many sub-tokens more are done."""
-        # Of two batches that end together, the second may have looked at its clock first.
+        """Note that `tokens` more sub-tokens are done at `now`, in seconds."""
+        # If two batches end together, the second may have read the clock before the first.
         now = max(now, self._since)
-        # A machine that slept for a minute is as fast as before; one that is slow is so for many batches.
+        # One long pause, such as a machine's sleep, must not count in full; a slow machine stays slow.
         most = STALL * (tokens + self._at_a_time) * self.seconds_per_token
         seconds = max(min(now - self._since, most), _FASTEST * tokens)
         fading = 0.5 ** (tokens / self._half_life)

@@ -1,4 +1,4 @@
-"""Reading: the texts of requests become rows, or their requests are told why not."""
+"""Reading turns the texts of requests into rows, or fails the requests whose texts cannot be read."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ from app.errors import DeadlineExceeded, InferenceFailed, NerveError, NotReady
 
 
 def read_parts(reader: Reader, parts: Sequence[Part]) -> list[tuple[Part, list[Row]]]:
-    """The rows of each part. A part has none if nobody waits for its request, or if it cannot be read.
+    """Return the rows of each part; none if its request was abandoned or cannot be read.
 
-    All parts are read together. Texts without windows are answered at once. Where a text breaks the
-    tokenizer, its request alone fails.
+    All parts are read together. Texts without windows are answered at once. If the tokenizer fails on a
+    text, only the request of this text fails.
     """
     parts = [_dropped(part) if part.request.abandoned else part for part in parts]
     try:
         return list(zip(parts, _rows(reader, parts), strict=True))
     except BaseException as error:  # a Rust panic is no Exception
-        if len(parts) > 1:  # which of them it is shows when each is alone
+        if len(parts) > 1:  # reading each part alone shows which one fails
             return [read for part in parts for read in read_parts(reader, [part])]
         known = error if isinstance(error, NerveError) else None
         for part in parts:
@@ -32,13 +32,12 @@ def read_parts(reader: Reader, parts: Sequence[Part]) -> list[tuple[Part, list[R
 
 
 def _dropped(part: Part) -> Part:
-    """A part that nobody waits for, without its texts."""
+    """Fail an abandoned part's request, and return the part without its texts."""
     part.request.fail(DeadlineExceeded("the request's deadline passed before its texts were read"))
     return part._replace(texts=())
 
 
 def _rows(reader: Reader, parts: Sequence[Part]) -> list[list[Row]]:
-    """The rows of each part."""
     started = time.perf_counter()
     read = iter(reader.read([text for part in parts for text in part.texts]))
     now = time.perf_counter()
@@ -63,14 +62,13 @@ def _rows(reader: Reader, parts: Sequence[Part]) -> list[list[Row]]:
 
 
 class ReadingThread:
-    """Reads the texts of large requests on a thread of its own, some at a time, so that the first run
-    meanwhile and others have their turn.
+    """Reads the texts of large requests on a separate thread, a few of each request in turn.
 
-    Whoever makes it closes it.
+    So the first texts run while the rest are read. Call `close` at the end.
 
     Args:
-        name: of the thread.
-        begin: called first on it.
+        name: the start of the thread's name.
+        begin: called once on the thread, before anything else.
     """
 
     def __init__(self, reader: Reader, dispatcher: Dispatcher, name: str, begin: Callable[[], None]):
@@ -80,10 +78,10 @@ class ReadingThread:
         self._closed = False
 
     def send(self, request: Request[Any], texts: Sequence[str]) -> None:
-        """Read the texts of a request that was admitted.
+        """Read the texts of an admitted request, later and on the thread.
 
         Raises:
-            NotReady: it is closed.
+            NotReady: the thread is closed.
             RuntimeError: the thread cannot be started.
         """
         try:
@@ -95,18 +93,18 @@ class ReadingThread:
             raise
 
     def close(self) -> None:
-        """Read all that has come, then end."""
+        """Read what has been sent, then end the thread."""
         self._closed = True
         self._pool.shutdown()
 
     def _read(self, request: Request[Any], texts: Sequence[str], first: int) -> None:
-        """Queue the rows of some of a request's texts; others have their turn before the rest."""
+        """Queue the rows of some of a request's texts; other requests have their turn before the rest."""
         while True:
             some = texts[first : first + READ_TOGETHER]
             last = first + READ_TOGETHER >= len(texts)
             part = Part(request, first, some, request.unread if last else self._reader.expected(some))
             ((_, rows),) = read_parts(self._reader, [part])
-            if request.result.done():  # nobody waits for the rest
+            if request.result.done():  # it failed or was cancelled, so the rest is not needed
                 part, last = part._replace(tokens=request.unread), True
             try:
                 self._dispatcher.add(part, rows)
@@ -118,5 +116,5 @@ class ReadingThread:
             try:
                 self._pool.submit(self._read, request, texts, first)
                 return
-            except RuntimeError:  # the thread ends: what was begun is finished here
+            except RuntimeError:  # `close` was called: no more can be submitted, so the loop goes on here
                 pass

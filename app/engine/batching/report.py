@@ -1,4 +1,4 @@
-"""Report: what is told of every batch."""
+"""Report describes a batch that was run, for the metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BatchReport:
-    """One batch as it was run.
+    """Describes one batch that was run.
 
     Attributes:
-        tokens: sub-tokens in it, padding left out.
+        longest: sub-tokens of its longest row, special tokens included.
+        tokens: sub-tokens of all rows, padding left out.
         seconds: how long the session ran it.
-        waited: seconds that each row waited before.
-        tokenize_seconds: what its rows took to tokenize, together.
-        decode_seconds: what its rows took to decode, together.
+        waited: seconds that each row waited before its batch ran.
+        tokenize_seconds: seconds that tokenizing took for all rows together.
+        decode_seconds: seconds that decoding and answering took for all rows together.
     """
 
     rows: int
@@ -27,8 +28,8 @@ class BatchReport:
 
 
 Report = Callable[[BatchReport], None]
-"""Is told of every batch, on the thread that ran it."""
+"""Takes the report of every batch; it is called on the thread that ran the batch."""
 
 
 def ignore(_: BatchReport) -> None:
-    """A report that nobody reads."""
+    """Do nothing with a report."""

@@ -1,4 +1,4 @@
-"""Requests on their way through the batching: their texts, and the rows of these."""
+"""Requests hold texts, and texts hold rows, on their way through the batching."""
 
 import threading
 import time
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class Result(Future[T]):
-    """The answers of a request, to be waited for. Whatever ends it but its answers ends the request's work.
+    """Is the future of a request's answers. An error or a cancellation also drops the rest of its work.
 
     Args:
-        forget: drops what of the request has not run.
+        forget: drops the rows of the request that have not run.
     """
 
     def __init__(self, forget: Callable[[], None]):
@@ -28,29 +28,29 @@ class Result(Future[T]):
         self._forget = forget
 
     def cancel(self) -> bool:
-        """Wait no longer."""
+        """Cancel the request, and drop what has not run."""
         cancelled = super().cancel()
         if cancelled:
             self._forget()
         return cancelled
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """Answer with an error."""
+        """Fail the request, and drop what has not run."""
         super().set_exception(exception)
         self._forget()
 
 
 class Request(Generic[T]):
-    """The texts of one request on their way.
+    """Holds the state of one request.
 
     Attributes:
-        result: the future that waits for the answers.
-        decode: makes the answers of texts whose logits are there.
-        deadline: when nobody waits any more, on the clock of `time.monotonic()`; infinity for never.
+        result: the future of the answers.
+        decode: turns texts whose logits are complete into answers.
+        deadline: when the caller stops waiting, on the clock of `time.monotonic()`; infinity for never.
         flow: its rows in the queue.
-        unread: sub-tokens that its texts are expected to have, of those that are not read yet. The
-            dispatcher keeps count of them.
-        lock: guards what several threads change of it and of its texts.
+        unread: the expected number of sub-tokens of its texts that are not read yet; the dispatcher
+            updates it.
+        lock: guards the fields of it and of its texts that several threads change.
     """
 
     __slots__ = ("_answers", "_left", "deadline", "decode", "flow", "lock", "result", "unread")
@@ -74,32 +74,32 @@ class Request(Generic[T]):
 
     @property
     def abandoned(self) -> bool:
-        """Whether it failed, or nobody waits any more."""
+        """Say whether it has failed, was cancelled, or is past its deadline."""
         return self.flow.cancelled or (self.deadline != inf and time.monotonic() > self.deadline)
 
     def fail(self, error: Exception) -> None:
-        """Answer with an error, if nothing else has been answered."""
-        with suppress(InvalidStateError):  # nobody waits any more
+        """Fail the request, unless it has ended already."""
+        with suppress(InvalidStateError):  # it was cancelled meanwhile
             self.result.set_exception(error)
 
     def answer(self, number: int, answer: T) -> None:
-        """Take the answer of one of its texts; with the last one, give all of them to whoever waits."""
+        """Take the answer of one of its texts; the last one completes the result."""
         with self.lock:
             self._answers[number] = answer
             self._left -= 1
             complete = not self._left
         if complete:
-            with suppress(InvalidStateError):  # nobody waits any more
+            with suppress(InvalidStateError):  # it was cancelled meanwhile
                 self.result.set_result(self._answers)
 
 
 class Text:
-    """One text of a request.
+    """Holds one text of a request.
 
     Attributes:
         number: its place in the request.
-        windows: how many it is run in.
-        logits: of its decisions, shape (decisions, tags), filled window by window; None before the first.
+        windows: the number of its windows.
+        logits: shape (decisions, tags), filled window by window; None before the first.
     """
 
     __slots__ = ("_left", "encoded", "logits", "number", "request", "windows")
@@ -112,7 +112,7 @@ class Text:
         self.logits: Logits | None = None
 
     def take(self, window: Window, row: Logits, prefix: int) -> None:
-        """Take the logits of one of its windows over from the window's row; see `stitch`."""
+        """Take over the logits of one of its windows from the window's row; see `stitch`."""
         if self.windows == 1:
             self.logits = stitch(None, window, self.encoded.firsts, row, prefix)
             return
@@ -120,7 +120,7 @@ class Text:
             self.logits = stitch(self.logits, window, self.encoded.firsts, row, prefix)
 
     def ran(self) -> bool:
-        """Count one of its windows as done, and say whether all are."""
+        """Count one of its windows as done; return whether all are."""
         if self.windows == 1:
             return True
         with self.request.lock:
@@ -129,14 +129,14 @@ class Text:
 
 
 class Row:
-    """One window of one text, as it waits and is run.
+    """Holds one window of a text while it waits and runs.
 
     Attributes:
-        ids, shapes: of the window's sub-tokens; see `RowLike`.
+        ids, shapes: see `RowLike`.
         length: sub-tokens, special tokens included.
-        deadline: the request's.
-        since: `time.perf_counter()` when it could have run.
-        tokenize_seconds: its share of what its text took to tokenize.
+        deadline: the deadline of its request.
+        since: the time of `time.perf_counter()` from which on it waits.
+        tokenize_seconds: its share of the seconds that reading its texts took.
     """
 
     __slots__ = ("deadline", "ids", "length", "shapes", "since", "text", "tokenize_seconds", "window")
@@ -153,9 +153,9 @@ class Row:
 
 
 def answer(texts: Sequence[Text]) -> None:
-    """Decode texts whose logits are there, and give their requests the answers.
+    """Decode texts whose logits are complete, and give the answers to their requests.
 
-    Texts of requests that are decoded alike are decoded together.
+    Texts of requests with the same `decode` are decoded together.
     """
     alike: dict[Any, list[Text]] = {}
     for text in texts:

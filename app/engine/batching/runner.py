@@ -1,7 +1,7 @@
-"""Runners: the threads that own a batch each, from the queue to the answer.
+"""Runners are threads that each take one batch at a time from the queue to the answer.
 
-A runner takes what waits, reads the texts that are unread, chooses a batch, collates and runs it, scatters
-its logits, decodes them, answers the requests and reports the batch. Nothing that it calls calls it back.
+A runner reads the unread texts, takes a batch, collates and runs it, scatters its logits, decodes them,
+answers the requests and reports the batch. It gives no callback to anything that it calls.
 """
 
 import threading
@@ -18,12 +18,12 @@ from app.errors import DeadlineExceeded, NotReady
 
 
 class Runners:
-    """The runners of one network, which run until `close`.
+    """Starts the runners of one network, and ends them at `close`.
 
     Args:
-        count: of threads, and so of batches at a time.
-        name: of the threads.
-        begin: called first on each thread.
+        count: the number of threads, and so of batches that run at a time.
+        name: the start of the threads' names.
+        begin: called once on each thread, before anything else.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Runners:
             thread.start()
 
     def close(self) -> None:
-        """Run what waits, then end the threads; what none of them is left to run fails."""
+        """Run what waits, then end the threads; fail the requests that remain if threads died."""
         self._dispatcher.close()
         for thread in self._threads:
             thread.join()
@@ -55,7 +55,7 @@ class Runners:
             request.fail(NotReady(CLOSED))
 
     def run_here(self, request: Request[Any], texts: Sequence[str]) -> bool:
-        """Answer a request on the caller's thread, if nothing else is on its way; whether that was so."""
+        """Answer a request on the calling thread, unless another is on its way; return whether it did."""
         if not self._dispatcher.take_over():
             return False
         try:

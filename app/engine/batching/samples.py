@@ -1,4 +1,4 @@
-"""Samples: batches to warm up and to measure with, made as those of requests are."""
+"""Samples are batches for warm-up and for measuring, collated just like the batches of requests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from app.manifest import Feature
 
 @dataclass(frozen=True)
 class _Row:
-    """A row whose sub-tokens mean nothing; see `collation.RowLike`."""
+    """Holds meaningless sub-tokens; see `collation.RowLike`."""
 
     ids: npt.NDArray[np.int64]
     shapes: npt.NDArray[np.int64]
 
 
 def sample_batches(inputs: Mapping[str, Feature], specials: Specials, max_length: int) -> MakeBatch:
-    """Makes batches whose rows have no more sub-tokens than the network takes.
+    """Return a function that makes batches; it cuts rows to the length that the network takes.
 
     Args:
         inputs: which feature each array holds, by the array's name.
         specials: the special tokens around each row.
-        max_length: sub-tokens of a row that the network takes at most.
+        max_length: the most sub-tokens that a row may have.
     """
 
     def make_batch(rows: int, length: int, real: int | None = None) -> Arrays:

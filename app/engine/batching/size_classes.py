@@ -1,25 +1,25 @@
-"""Size classes: requests of about one size, which wait in one line, first come, first served.
+"""Size classes hold requests of about one size, first come, first served.
 
-To share the machine among requests of one size row by row would only make all of them late.
+Sharing the machine row by row among requests of one size would only make all of them late.
 """
 
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 _SHORT = 256
-"""Sub-tokens of a short request. Requests of at most so many are in the first class; each further class has
-those of up to 16 times as many as the class before."""
+"""A request of up to this many sub-tokens is short and in the first size class. The limit of each further
+class is 16 times the one before."""
 
 _MOST = 1_024
-"""Rows that are considered for a batch at most, which bounds the time that choosing takes."""
+"""At most this many rows are considered for a batch, which bounds the time that choosing takes."""
 
 
 class QueuedRow(Protocol):
-    """A row that waits to be run.
+    """Waits to be run.
 
     Attributes:
         length: sub-tokens, special tokens included.
-        deadline: the time after which nobody waits for it any more.
+        deadline: the time after which its answer is useless.
     """
 
     @property
@@ -33,18 +33,18 @@ R = TypeVar("R", bound=QueuedRow)
 
 
 def size_class_of(tokens: int) -> int:
-    """The number of the size class of requests of so many sub-tokens."""
+    """Return the number of the size class of a request of `tokens` sub-tokens; 0 is the first."""
     return -(-(max(tokens - 1, 0) // _SHORT).bit_length() // 4)
 
 
 class Flow:
-    """The rows of one request.
+    """Counts the rows of one request that wait.
 
     Args:
-        size: sub-tokens that the request has in all, as far as is known before they are counted.
+        size: the expected number of sub-tokens of the whole request.
 
     Attributes:
-        rows, tokens: of its rows, those that wait, and their sub-tokens.
+        rows, tokens: the number of rows that wait, and of their sub-tokens.
     """
 
     __slots__ = ("cancelled", "rows", "size_class", "tokens")
@@ -57,11 +57,11 @@ class Flow:
 
 
 class SizeClass(Generic[R]):
-    """The line of one size class.
+    """Holds the rows of one size class, in the order of their arrival.
 
     Attributes:
-        flows, tokens: requests that wait, and their sub-tokens.
-        served: the tag of the last row that was given out; see `Queue`.
+        flows, tokens: the number of requests that wait, and of their sub-tokens.
+        served: the tag of the last row that was taken; see `Queue`.
     """
 
     __slots__ = ("_came", "_entries", "_stale", "flows", "number", "served", "tokens")
@@ -71,14 +71,14 @@ class SizeClass(Generic[R]):
         self.flows = 0
         self.tokens = 0
         self.served = 0.0
-        # Rows in the order of arrival, each with the sub-tokens that ever came before it. Rows of cancelled
-        # requests stay among them, counted as stale, until they are met.
+        # Each entry has the number of sub-tokens that ever came before it. Rows of cancelled requests stay
+        # until `first` or `forget` drops them; `_stale` counts these rows.
         self._entries: list[tuple[Flow, R, int]] = []
         self._came = 0
         self._stale = 0
 
     def add(self, flow: Flow, rows: Iterable[R]) -> int:
-        """Let more rows of a request join the line, and count their sub-tokens."""
+        """Add more rows of a request; return the number of their sub-tokens."""
         before, entries = self._came, len(self._entries)
         for row in rows:
             self._entries.append((flow, row, self._came))
@@ -91,22 +91,22 @@ class SizeClass(Generic[R]):
         flow.cancelled = True
         self._stale += flow.rows
         self._count(flow, -flow.rows, -flow.tokens)
-        # Its rows are dropped when they are met in their turn as well, but that may be far off.
+        # `first` drops stale rows when it reaches them, but that may be far off.
         if not self.tokens or 2 * self._stale > 64 + len(self._entries):
             self._drop_stale(len(self._entries))
 
     def next_tag(self) -> float:
-        """The tag of the next row; there must be one."""
+        """Return the tag of the next row; there must be one."""
         (row,) = self.first(1, most=1)
         return self.served + row.length / self.flows
 
     def first(self, tokens: int, overtaking: float = 0, most: int = _MOST) -> list[R]:
-        """The first rows, which stand at the first places of the line afterwards.
+        """Return the first rows; row `i` of them is then at place `i`.
 
         Args:
-            tokens: sub-tokens that the rows have together, at least if so many wait.
-            overtaking: a row is left out if more sub-tokens came between the first row and it.
-            most: rows, at most.
+            tokens: the rows have at least this many sub-tokens together, if enough rows wait.
+            overtaking: rows that came more than this many sub-tokens after the first row are left out.
+            most: the largest number of rows.
         """
         rows: list[R] = []
         walked, last = 0, 0.0
@@ -126,11 +126,11 @@ class SizeClass(Generic[R]):
         return rows
 
     def flow_at(self, place: int) -> Flow:
-        """The request of the row at a place of the line."""
+        """Return the flow of the row at a place."""
         return self._entries[place][0]
 
     def take(self, places: Iterable[int]) -> int:
-        """Give out the rows at some places of the line, and count their sub-tokens."""
+        """Take out the rows at some places; return the number of their sub-tokens."""
         flows, before = self.flows, self.tokens
         for place in sorted(places, reverse=True):
             flow, row, _ = self._entries.pop(place)
@@ -139,7 +139,7 @@ class SizeClass(Generic[R]):
         return before - self.tokens
 
     def _count(self, flow: Flow, rows: int, tokens: int) -> None:
-        """Count rows of a request in, or out where the numbers are negative."""
+        """Add to the counts of a request and of the size class; negative numbers subtract."""
         waited = flow.rows > 0
         flow.rows += rows
         flow.tokens += tokens
@@ -147,7 +147,7 @@ class SizeClass(Generic[R]):
         self.flows += (flow.rows > 0) - waited
 
     def _drop_stale(self, count: int) -> None:
-        """Drop the rows of cancelled requests among the first entries."""
+        """Drop the rows of cancelled requests among the first `count` entries."""
         alive = [entry for entry in self._entries[:count] if not entry[0].cancelled]
         self._stale -= count - len(alive)
         self._entries[:count] = alive

@@ -1,1 +1,1 @@
-"""Rollout: from what should serve to what serves."""
+"""Rollout: bring what this process serves to what the operator wants."""

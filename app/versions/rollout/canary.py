@@ -1,4 +1,4 @@
-"""Canary: which requests it answers, and when it is taken out by its own rule."""
+"""Canary: decides which requests a canary answers, and when its abort rule ends it."""
 
 import random
 import threading
@@ -12,22 +12,22 @@ from app.versions.rollout.desired import AbortRule, Canary
 
 
 def chosen(canary: Canary, name: str, key: str | None) -> bool:
-    """Whether the canary of a model answers a request.
+    """Decide whether the canary of a model answers a request.
 
     Args:
-        key: what the request sticks to; None leaves it to chance. The same key is always answered by the
-            same version, and a key that the canary answers stays with it when the share grows.
+        key: the value that the request sticks by; None draws at random. The same key always gets the same
+            version, and keys of the canary stay with it when its share grows.
     """
     if key is None:
         at = random.random()
-    else:  # the version is part of the hash, so that other callers try out the next canary
+    else:  # hashing the version too gives the next canary other callers
         digest = blake2b(f"{name}/{canary.version}\0{key}".encode(), digest_size=8).digest()
         at = int.from_bytes(digest) / 2**64
     return 100 * at < canary.percent
 
 
 class CanaryWatch:
-    """Keeps the last answers of a canary and of the stable version beside it, and judges by them."""
+    """Keeps the outcomes of the last requests of a canary and the stable version, and judges by them."""
 
     def __init__(self, rule: AbortRule):
         self._rule = rule
@@ -39,18 +39,18 @@ class CanaryWatch:
         """Count one request.
 
         Args:
-            canary: whether the canary answered it, and not the stable version.
-            seconds: how long its lease was held.
-            failed: whether it failed by the server's fault.
+            canary: True if the canary answered, False if the stable version did.
+            seconds: how long the lease was held.
+            failed: whether the request failed by the server's fault.
         """
         with self._lock:
             (self._canary if canary else self._stable).append((seconds, failed))
 
     def verdict(self) -> str | None:
-        """Why the canary should be taken out; None while it is not worse or too little is known.
+        """Return why the canary should be taken out; None while it is no worse, or requests are too few.
 
         The stable version counts as having failed at least once, so that a single failure ends no canary.
-        Latencies are compared once the stable version has answered as many requests as the canary.
+        Latencies are compared once both versions have answered `rule.requests` requests.
         """
         rule = self._rule
         with self._lock:
@@ -77,7 +77,7 @@ class CanaryWatch:
 
 @dataclass(frozen=True)
 class Tryout:
-    """A canary that answers its share of the requests, and what watches it where it has a rule."""
+    """Holds a canary that answers requests, and the watch that judges it if it has an abort rule."""
 
     canary: Canary
     watch: CanaryWatch | None

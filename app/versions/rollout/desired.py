@@ -1,6 +1,6 @@
-"""Desired state: which versions of a model should serve, and in which roles.
+"""Desired state: says which versions of a model should serve, and in which roles.
 
-These are values only. `app.versions.rollout.store` keeps them.
+These are plain values; `app.versions.rollout.store` reads and writes them.
 """
 
 from typing import Any, Self
@@ -11,13 +11,13 @@ from app.errors import RequestError
 
 
 class Frozen(BaseModel):
-    """A value that is read from JSON strictly: a field that is not known is an error."""
+    """Base of values that are read strictly from JSON: an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class AbortRule(Frozen):
-    """When a canary is withdrawn by itself. Each worker judges the requests that it has answered."""
+    """Says when a canary is withdrawn automatically. Each worker judges the requests it has answered."""
 
     requests: int = Field(
         ge=10,
@@ -97,19 +97,19 @@ class Deployment(Frozen):
 
     @property
     def answering(self) -> set[int]:
-        """The versions that answer requests."""
+        """Return the versions that answer requests."""
         named = (self.stable, self.canary.version if self.canary else None)
         return {version for version in named if version}
 
     @property
     def versions(self) -> set[int]:
-        """Every version that should be loaded."""
+        """Return every version that should be loaded."""
         return self.answering | {shadow.version for shadow in self.shadow}
 
     def with_stable(self, version: int) -> "Deployment":
-        """This deployment with another stable version; the old one becomes `previous`.
+        """Return this deployment with another stable version; the old one becomes `previous`.
 
-        A canary or shadow of that version has done its work.
+        The new stable version is no longer a canary or shadow.
         """
         if version == self.stable:
             return self
@@ -120,12 +120,12 @@ class Deployment(Frozen):
         )
 
     def without_canary(self, version: int) -> "Deployment":
-        """This deployment without this canary, if it still is one; a promotion in between stays."""
+        """Return this deployment without this canary; unchanged if the version is not the canary now."""
         ended = self.canary and self.canary.version == version
         return self.model_copy(update={"canary": None}) if ended else self
 
     def without(self, version: int) -> "Deployment":
-        """This deployment without a version that failed; if it was stable, the previous one is again."""
+        """Return this deployment without a failed version; the previous one replaces a stable one."""
         changed: dict[str, Any] = {
             "canary": None if self.canary and self.canary.version == version else self.canary,
             "shadow": tuple(shadow for shadow in self.shadow if shadow.version != version),
@@ -139,14 +139,14 @@ class Deployment(Frozen):
 
 
 class InvalidDeployment(RequestError):
-    """A change that contradicts itself or what is deployed."""
+    """A change contradicts itself or the present deployment."""
 
     kind = "unprocessable"
     code = "invalid_deployment"
 
 
 class DeploymentChange(Frozen):
-    """What should be served from now on. Fields that are left out stay; `null` ends a canary or shadows."""
+    """Says what should be served from now on. Omitted fields stay; `null` ends a canary or shadows."""
 
     stable: int | None = Field(
         None, ge=1, description="version that answers; it cannot be null", examples=[2]
@@ -163,7 +163,7 @@ class DeploymentChange(Frozen):
         return self
 
     def apply(self, before: Deployment) -> Deployment:
-        """The deployment after this change.
+        """Return the deployment after this change.
 
         Raises:
             InvalidDeployment: a version would have two roles that exclude each other, or a canary or shadow

@@ -1,4 +1,4 @@
-"""Gauges: how many sessions of each version are loaded, what they run on, and how much waits for them."""
+"""Gauges: report the loaded sessions of each version, what they run on, and what waits for them."""
 
 import threading
 
@@ -7,22 +7,22 @@ from app.versions.loading.loaded import LoadedVersion
 
 
 class LoadedGauges:
-    """Keeps `nerve_model_info` and `nerve_queue_tokens` true to what is loaded in this process."""
+    """Sets `nerve_model_info` and `nerve_queue_tokens` from what is loaded in this process."""
 
     def __init__(self, metrics: Metrics):
         self._metrics = metrics
         self._loaded: list[LoadedVersion] = []
-        self._lock = threading.Lock()  # two refreshes at once could set an older value last
+        self._lock = threading.Lock()  # of two concurrent refreshes, the older value could be set last
 
     def opened(self, loaded: LoadedVersion) -> None:
-        """Count a version among those that are loaded, and its queue from now on."""
+        """Count a version as loaded, and its queue from now on."""
         self._metrics.model_info.labels(*_info(loaded)).inc()
         with self._lock:
             self._loaded.append(loaded)
             self._set_queues()
 
     def closed(self, loaded: LoadedVersion) -> None:
-        """Count a version no longer."""
+        """Stop counting a version that was closed."""
         self._metrics.model_info.labels(*_info(loaded)).dec()
         with self._lock:
             self._loaded = [other for other in self._loaded if other is not loaded]
@@ -30,13 +30,13 @@ class LoadedGauges:
             self._set_queues()
 
     def refresh(self) -> None:
-        """Set the gauge of the queues, which changes with every request and is not counted on the way."""
+        """Read the queues and set their gauge; requests do not update it."""
         with self._lock:
             self._set_queues()
 
     def _set_queues(self) -> None:
         queues = {(_of(loaded), id(loaded.model)): loaded.model for loaded in self._loaded}
-        waiting = dict.fromkeys((of for of, _ in queues), 0)  # loadings may share a model: it is one queue
+        waiting = dict.fromkeys((of for of, _ in queues), 0)  # versions may share a model and its queue
         for (of, _), model in queues.items():
             waiting[of] += model.waiting_tokens
         for of, tokens in waiting.items():

@@ -1,6 +1,6 @@
-"""Holdings: what this process has loaded, to answer requests and to run copies, and how that changes.
+"""Holdings: keeps the versions that this process has loaded, for requests and as shadows.
 
-Each change is one step of a plan. Why it is taken is the plan's matter, and when is the reconciler's.
+Each method is one step of a plan: `plan` decides why it is taken, the reconciler when.
 """
 
 import logging
@@ -25,11 +25,11 @@ log = logging.getLogger("nerve.lifecycle")
 
 @dataclass
 class _Failure:
-    """A session that keeps failing and was dealt with.
+    """Notes what was done about a session that keeps failing.
 
     Attributes:
-        counted: whether it is counted among the versions that were taken out.
-        renewed: whether a new session was opened for it, or could not be.
+        counted: whether the metric `taken_out` counts it.
+        renewed: whether a new session was tried, with success or without.
     """
 
     counted: bool = False
@@ -37,12 +37,12 @@ class _Failure:
 
 
 class Holdings:
-    """The versions that are loaded in this process.
+    """Keeps the versions that are loaded in this process.
 
     Attributes:
         registry: the versions that answer requests.
-        shadows: of each model, the versions that get copies.
-        gauges: what the metrics say of them.
+        shadows: each model's runners of shadow versions, by version.
+        gauges: the metrics of what is loaded.
     """
 
     def __init__(self, checker: Checker, metrics: Metrics, max_pinned: int):
@@ -54,7 +54,7 @@ class Holdings:
         self._failures: WeakKeyDictionary[Model, _Failure] = WeakKeyDictionary()
 
     def loaded(self, name: str) -> Loaded:
-        """What a plan is told of a model's versions and their roles."""
+        """Return a model's loaded versions and their roles, for a plan."""
         held, tryout = self.registry.loaded(name), self.registry.tryout(name)
         stable = self.registry.get(name)
         failing = [
@@ -101,10 +101,10 @@ class Holdings:
         log.info("%s/%d serves", name, version)
 
     def fail(self, name: str, version: int, counted: bool) -> None:
-        """Note that a version's sessions keep failing and that this was dealt with; pin it no longer.
+        """Note that a version's failing sessions were dealt with, and no longer keep it pinned.
 
         Args:
-            counted: whether it lost its roles for it.
+            counted: whether the version lost its roles by it, which the metric `taken_out` counts.
         """
         for number, loaded in self._loadings(name):
             if number == version and loaded.model.failing:
@@ -114,7 +114,7 @@ class Holdings:
             self._metrics.taken_out.labels(name, str(version)).inc()
 
     def renew(self, name: str, renew: Renew) -> None:
-        """Give the stable version a new session, which takes the place of the one that keeps failing.
+        """Replace the stable version's failing session by a new one.
 
         Raises:
             As `load`.
@@ -128,7 +128,7 @@ class Holdings:
             self._metrics.taken_out.labels(name, str(renew.version)).inc()
 
     def set_canary(self, name: str, canary: Canary) -> None:
-        """Let a version answer a share of the requests, and watch it where it has a rule."""
+        """Let a version answer a share of the requests, and watch it if it has an abort rule."""
         watch = CanaryWatch(canary.abort) if canary.abort else None
         self.registry.try_out(name, Tryout(canary, watch))
         log.info("%s/%d answers %g %% as a canary", name, canary.version, canary.percent)
@@ -139,12 +139,12 @@ class Holdings:
         log.info("%s has no canary any more", name)
 
     def set_shadow(self, name: str, shadow: Shadow) -> None:
-        """Give a version that is loaded in the background copies of a share of the requests."""
+        """Give a shadow that is loaded copies of a share of the requests."""
         self.shadows[name][shadow.version].percent = shadow.percent
         log.info("%s/%d gets copies of %g %%", name, shadow.version, shadow.percent)
 
     def end_shadow(self, name: str, version: int) -> None:
-        """Give a version no copies any more; it is closed in the background."""
+        """Stop copying requests to a shadow, which its runner then closes."""
         self.shadows[name].pop(version).close()
 
     def close(self) -> None:
@@ -157,17 +157,17 @@ class Holdings:
         self.registry.clear()
 
     def _loadings(self, name: str) -> list[tuple[int, LoadedVersion]]:
-        """Everything of a model that is loaded: a version may be twice, to answer and to run copies."""
+        """Return all that is loaded of a model; a version may occur twice, for requests and as a shadow."""
         shadows = [(version, runner.loaded) for version, runner in list(self.shadows[name].items())]
         return [*self.registry.loaded(name).items(), *shadows]
 
     def _spent(self, loaded: LoadedVersion) -> bool:
-        """Whether a version's session keeps failing and may be renewed, which is tried once."""
+        """Say whether a version's session keeps failing and no new one was tried; one try is made."""
         failure = self._failures.get(loaded.model)
         return failure is not None and not failure.renewed
 
     def _idle(self, name: str) -> bool:
-        """Whether a model's stable version has nothing to do."""
+        """Say whether a model's stable version has nothing to do."""
         stable = self.registry.get(name)
         return stable is not None and stable.model.idle
 

@@ -1,4 +1,4 @@
-"""Manager: gives leases on versions to requests, and keeps what is served at what should be served."""
+"""Manager: gives requests leases on versions, and follows the desired state."""
 
 import logging
 import threading
@@ -23,21 +23,21 @@ from app.versions.storage.repository import Repository
 log = logging.getLogger("nerve.lifecycle")
 
 _FIRST_WAIT = 10
-"""Seconds after which other versions are checked though what is to serve first is still being loaded. To do
-both at once would make the server ready later, and disturb what is measured at load."""
+"""Seconds that checks of new versions wait for the first reconciliation. Checks beside it would make the
+server ready later and disturb the timings that are taken while a version loads."""
 
 State = Literal["found", "ready", "loaded", "serving", "canary", "shadow", "refused"]
 
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What is known of one version.
+    """Holds what is known of one version.
 
     Attributes:
         state: `found` (not checked yet), `ready` (passed its checks), `serving`, `canary`, `shadow`,
             `loaded` (for requests that pin it), or `refused`.
         reason: why it was refused.
-        loaded: the version itself while it is loaded.
+        loaded: the version while it is loaded.
     """
 
     name: str
@@ -49,7 +49,7 @@ class VersionStatus:
 
 
 class VersionManager:
-    """Serves the versions of one models folder. `start` begins, `close` ends.
+    """Serves the versions of one models folder, from `start` to `close`.
 
     Args:
         repository: the models folder.
@@ -57,8 +57,8 @@ class VersionManager:
         options: how versions are run here.
         metrics: where loads and batches are counted.
         max_pinned: how many versions of a model are kept loaded only because requests pin them.
-        poll_seconds: how often folder and state are read. They are polled and not watched: that works on
-            every volume, and a change that one reading misses is found by the next.
+        poll_seconds: seconds between two readings of folder and state. Polling works on every kind of
+            volume, where watching does not.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class VersionManager:
         ]
 
     def start(self) -> None:
-        """Begin to follow the desired state and to check what is new, on threads of their own."""
+        """Start two threads: one follows the desired state, one checks new versions."""
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """End both and close every version; call it when no request runs any more."""
+        """End the threads and close every version; call it when no request runs any more."""
         self._stop.set()
         self._reconciled.set()
         self._checker.stop()
@@ -111,10 +111,10 @@ class VersionManager:
         version: int | None = None,
         key: Callable[[str], str | None] = lambda sticky: None,
     ) -> Lease | None:
-        """A lease for one request: on the version that is pinned, else on the canary or the stable one.
+        """Return a lease for one request: on the pinned version, else on the canary or the stable one.
 
         Args:
-            key: given what a canary sticks to, what the request has of it.
+            key: maps what a canary sticks to (`Canary.sticky`) to the request's value of it.
 
         Returns:
             None for a pinned version that is not loaded: see `load_pinned`.
@@ -138,20 +138,20 @@ class VersionManager:
         return lease
 
     def load_pinned(self, name: str, version: int) -> None:
-        """Load a version that a request pins; the least recently used one makes room.
+        """Load a version that a request pins; the least recently used pinned one makes room.
 
         Raises:
-            NotFound: there is none. VersionRefused: it fails its checks.
+            NotFound: there is no such version. VersionRefused: it fails its checks.
         """
         self._reconciler.pin(name, version)
 
     def shadow(
         self, loaded: LoadedVersion, texts: Sequence[str], predictions: Sequence[Prediction]
     ) -> None:
-        """Let shadows have a copy of a request that the stable version has answered. Returns at once.
+        """Offer an answered request to the model's shadows, and return at once.
 
         Args:
-            loaded: the version that has answered it; nothing is copied of another than the stable one.
+            loaded: the version that answered; unless it is the stable one, nothing is copied.
         """
         name = loaded.manifest.name
         shadows = self._reconciler.holdings.shadows.get(name)
@@ -162,11 +162,11 @@ class VersionManager:
     # status
 
     def names(self) -> list[str]:
-        """Models that lie in the folder or are loaded, sorted."""
+        """Return the models that are in the folder or loaded, sorted."""
         return sorted({*self.repository.names(), *self._registry.names()})
 
     def model_status(self, name: str) -> list[VersionStatus]:
-        """Every version of one model that lies in the folder or is loaded, ascending.
+        """Return every version of a model that is in the folder or loaded, ascending.
 
         Raises:
             NotFound: there is no such model.
@@ -198,15 +198,15 @@ class VersionManager:
         return result
 
     def problem(self, name: str) -> str | None:
-        """Why what should serve does not, or cannot be known."""
+        """Say why the desired state is not reached, or cannot be read; None where all is well."""
         return self._reconciler.problem(name)
 
     def ready(self, name: str) -> bool:
-        """Whether a model has a stable version that can answer."""
+        """Say whether a model has a stable version that can answer."""
         stable = self._registry.get(name)
         return stable is not None and stable.model.alive
 
-    # what goes on all the time
+    # repeated by the threads
 
     def reconcile(self) -> None:
         """Bring every model to its desired state, and report what this process serves."""
@@ -217,13 +217,13 @@ class VersionManager:
         self.refresh_queues()
 
     def check(self) -> None:
-        """Check versions that are new, or have changed since they were checked."""
+        """Check versions that are new or have changed since their last check."""
         self._reconciled.wait(_FIRST_WAIT)
         for name in self.names():
             self._care(name, "check", self._check_changed)
 
     def refresh_queues(self) -> None:
-        """Set the gauge of what waits for each version; call it before metrics are told."""
+        """Set the gauge of the waiting sub-tokens of each version; call it before metrics are rendered."""
         self._reconciler.holdings.gauges.refresh()
 
     def _check_changed(self, name: str) -> None:
@@ -232,11 +232,11 @@ class VersionManager:
                 return
             try:
                 self._checker.ensure(name, version)
-            except NerveError:  # the checker keeps why; what it could not learn is asked again
+            except NerveError:  # the checker keeps the reason, and an undecided check is repeated
                 continue
 
     def _care(self, name: str, source: str, act: Callable[[str], None]) -> None:
-        """Do something for one model. What goes wrong is noted, and is no other model's trouble."""
+        """Run `act` for one model and note its failure, which must not stop the other models."""
         if self._stop.is_set():
             return
         try:
@@ -256,9 +256,9 @@ class VersionManager:
                 return
 
     def _report(self) -> None:
-        """Tell other processes what this one serves."""
+        """Write down for other processes what this one serves."""
         with self._reconciler.changing:
             try:
                 self.workers.report({name: self._reconciler.report(name) for name in self.names()})
-            except OSError as error:  # others cannot see it, requests are answered all the same
+            except OSError as error:  # the report only informs others; requests are answered without it
                 log.debug("%s cannot be written: %s", self.store.folder / "workers", error)

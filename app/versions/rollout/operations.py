@@ -1,6 +1,6 @@
-"""Operations: what operators do to what is served. Each is one edit of the desired state.
+"""Operations: the operators' commands. Each is one edit of the desired state.
 
-The versions that a change brings pass their checks first: a refusal changes nothing.
+New versions of a change are checked first; if one is refused, nothing changes.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ Prepare = Callable[[str, Deployment], AbstractContextManager[object]]
 
 
 class Operations:
-    """Operators' changes, made by a server or by a command beside it.
+    """Carries out operators' commands, in a server or in a command line beside it.
 
     Args:
-        prepare: given a model and the deployment that it shall have, loads what that needs, lets the state
-            be edited and serves it, or closes it again if that fails. A command beside the server has
-            nothing to prepare.
+        prepare: a context manager around the edit, given a model and its new deployment. It loads the
+            versions before the edit and serves them after it; where the edit fails, it closes them. A
+            command line has nothing to prepare.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Operations:
         Args:
             by: who makes the change, for the history.
             action: what is done, for the history.
-            expected: the generation that the change was decided on; None stands for any.
+            expected: the generation that the change was decided on; None allows any.
 
         Raises:
             NotFound: there is no such version. VersionRefused: one fails its checks. InvalidDeployment:
-                the roles exclude each other. GenerationChanged: it is another generation than expected.
+                the roles exclude each other. GenerationChanged: the generation is not the expected one.
             StateUnreadable, StateUnwritable: see `DeploymentStore`. In all cases nothing changed.
         """
         self._repository.require(name)
@@ -77,7 +77,7 @@ class Operations:
         """Make the previous stable version the stable one again.
 
         Raises:
-            VersionRefused: there is none, or as `deploy`.
+            VersionRefused: there is no previous version. Others: as `deploy`.
         """
         previous = self.deployment(name).previous
         if previous is None:
@@ -105,10 +105,10 @@ class Operations:
         return self._store.edit(name, lambda d: d.without_canary(version), by, "abort", expected)
 
     def withdraw(self, name: str, version: int, by: str, canary_only: bool = False) -> bool:
-        """Take a version out of its roles; where it is stable, the previous one takes its place.
+        """Take a version out of its roles; if it is stable, the previous version replaces it.
 
         Returns:
-            Whether that changed anything; where several workers withdraw it, one does.
+            Whether anything changed; of several workers that withdraw it, only one sees True.
 
         Raises:
             StateUnreadable, StateUnwritable: nothing changed.
@@ -125,10 +125,10 @@ class Operations:
         return changed
 
     def deployment(self, name: str) -> Deployment:
-        """The desired state of a model.
+        """Return the desired state of a model.
 
         Raises:
-            NotFound: there is no such model. StateUnreadable: its file is torn.
+            NotFound: there is no such model. StateUnreadable: its file is damaged.
         """
         found = self._store.read(name)
         if found is None:
@@ -136,10 +136,10 @@ class Operations:
         return found or Deployment()
 
     def history(self, name: str) -> list[Change]:
-        """Who changed what when, oldest first.
+        """Return the changes of a model's deployment, oldest first.
 
         Raises:
-            NotFound: there is no such model, and none was ever deployed.
+            NotFound: the model is not in the folder and was never deployed.
         """
         changes = self._store.history(name)
         if not changes:

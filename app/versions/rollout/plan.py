@@ -1,12 +1,11 @@
-"""Plan: the steps that lead from what is loaded to what should serve.
+"""Plan: computes the steps that lead from what is loaded to what should serve.
 
-`plan` is a pure function of values. It gives the steps that are known by now. What a check, a load or a
-write brings is known once it was tried, so the reconciler carries the steps out and asks again, until there
-are none.
+`plan` is a pure function of values. The result of a check, a load or a write is known only after it was
+tried, so the reconciler carries out the steps and plans again until no steps are left.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from app.versions.rollout.desired import Canary, Deployment, Shadow
@@ -27,21 +26,21 @@ from app.versions.rollout.steps import (
 )
 
 Outcome = Literal["passed", "refused", "untried"]
-"""What is known of a version's folder as it is now. What passed may be loaded into this process."""
+"""What is known of a version's folder as it is now. A version that passed may be loaded here."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The versions of one model that are loaded in this process, and their roles.
+    """Holds the versions of one model that are loaded in this process, and their roles.
 
     Attributes:
-        versions: those that can answer requests, whatever their roles.
+        versions: the versions that can answer requests, whatever their roles.
         stable: the version that answers.
-        canary: the version that answers a share of the requests, and by which rule.
+        canary: the version that answers a share of the requests, with its rule.
         pinned: the versions that are kept loaded for requests that pin them.
-        shadows: the versions that get copies, and the percentage of requests that each is given.
-        failing: the versions whose sessions keep failing, and that were not yet taken out for it.
-        spent: the versions that were taken out for it, and may get a new session where they serve on.
+        shadows: each shadow's share of the stable version's requests, in percent.
+        failing: the versions whose sessions keep failing and that were not yet taken out.
+        spent: the versions that were taken out; a new session may be tried for one that still serves.
         verdict: why the canary should be aborted by its own rule; None where it should not.
     """
 
@@ -56,26 +55,26 @@ class Loaded:
 
     @property
     def usable(self) -> frozenset[int]:
-        """The versions that can be given a role as they are."""
+        """Return the versions that can be given a role as they are."""
         return self.versions - self.failing - self.spent
 
 
 def plan(
     desired: Deployment, loaded: Loaded, outcomes: Mapping[int, Outcome], torn: bool = False
 ) -> list[Step]:
-    """The next steps, in order. There are none where all is as it should be, or as near to it as can be.
+    """Return the next steps, in order; none where the desired state is reached as far as it can be.
 
     Args:
-        desired: what should serve.
-        loaded: what this process has of it.
-        outcomes: for each version that lies in the folder, what is known of it. While a version serves,
-            those that are not `needed` may be left out.
-        torn: whether the state cannot be read, so that `desired` is what it said last. What serves goes on;
-            where nothing serves, a version is chosen, and nothing is written down.
+        outcomes: what is known of each version in the folder. While a version serves, versions that are
+            not `needed` may be left out.
+        torn: whether the state file cannot be read, so that `desired` is its last known content. Serving
+            versions then go on; if nothing serves, a version is chosen and not written down.
     """
-    if loaded.failing or loaded.verdict:  # what is written down for them changes what is desired
+    if loaded.failing or loaded.verdict:  # taking them out edits the desired state, so a new plan follows
         return _withdrawals(loaded)
     steps = _stable(desired, loaded, outcomes, torn)
+    renewed = {step.version for step in steps if isinstance(step, Renew)}
+    loaded = replace(loaded, spent=loaded.spent - renewed)
     if not torn:
         steps += _canary(desired.canary, loaded, outcomes)
         steps += _shadows(desired.shadow, loaded, outcomes)
@@ -84,14 +83,14 @@ def plan(
 
 
 def needed(wanted: Deployment, loaded: Loaded) -> list[Load]:
-    """The loads without which this process cannot serve all of a deployment."""
+    """Return the loads that this process lacks to serve all of a deployment."""
     answering = [Load(version) for version in sorted(wanted.answering - loaded.usable)]
     copied = [Load(s.version, background=True) for s in wanted.shadow if s.version not in loaded.shadows]
     return answering + copied
 
 
 def candidates(desired: Deployment, loaded: Loaded, found: Iterable[int]) -> list[int]:
-    """The versions that may become stable, the best first. Where nothing serves, any will do.
+    """Return the versions that may become stable, the best first; any version if nothing serves.
 
     Args:
         found: the versions in the folder.
@@ -109,11 +108,11 @@ def shortfalls(
     refusals: Mapping[int, str],
     torn: bool = False,
 ) -> list[str]:
-    """What of the desired state this process cannot serve, and why, where no steps are left.
+    """Say which of the desired versions this process cannot serve, and why, when no steps are left.
 
     Args:
         found: the versions in the folder.
-        refusals: why versions were refused.
+        refusals: for each refused version, the reason.
     """
 
     def lacking(what: str, versions: Sequence[int]) -> str:
@@ -194,7 +193,7 @@ def _shadows(wanted: Sequence[Shadow], loaded: Loaded, outcomes: Mapping[int, Ou
 
 
 def _ready(version: int, loaded: Loaded, outcomes: Mapping[int, Outcome]) -> list[Step] | None:
-    """What makes a version ready for a role: nothing, a load, or first a check; None if nothing does."""
+    """Return the steps that make a version ready for a role; None if no step can."""
     if version in loaded.usable:
         return []
     outcome = outcomes.get(version)
@@ -204,7 +203,7 @@ def _ready(version: int, loaded: Loaded, outcomes: Mapping[int, Outcome]) -> lis
 
 
 def _retirements(loaded: Loaded, steps: Sequence[Step]) -> list[Step]:
-    """What to let go of once the steps have been carried out."""
+    """Return what to retire once the steps have been carried out."""
     stable, canary = loaded.stable, loaded.canary.version if loaded.canary else None
     for step in steps:
         match step:

@@ -1,7 +1,7 @@
-"""Reconciler: asks for the plan of a model, carries its steps out, and keeps what is wrong.
+"""Reconciler: asks for the plan of a model, carries out its steps, and keeps what is wrong.
 
-Nothing is loaded into this process that could hurt it: a version passes a sandbox load first, here or with
-whoever deployed it. Sandbox loads may take long, so they are made before `changing` is taken.
+A version passes a sandbox load, here or in the process that deployed it, before it is loaded here, so that
+a bad file cannot crash this process. Sandbox loads are slow, so they run without the lock `changing`.
 """
 
 import logging
@@ -40,18 +40,18 @@ from app.versions.storage.repository import Repository
 log = logging.getLogger("nerve.lifecycle")
 
 _ROUNDS = 1000
-"""Most plans in a row, more than any folder needs. What is left is done the next time."""
+"""Most plans in a row, so that a bug cannot loop for ever; the next reconciliation goes on."""
 
 
 @dataclass
 class _Attempt:
-    """What one reconciliation has tried, so that it tries nothing twice.
+    """Keeps what one reconciliation has tried, so that it tries nothing twice.
 
     Attributes:
         generation: the generation of the deployment that is being carried out.
         failed: the versions that could not be checked or loaded.
         vain: the steps that could not be taken.
-        problems: why they could not.
+        problems: the reasons why steps could not be taken.
     """
 
     generation: int | None = None
@@ -62,7 +62,7 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a plan is made from.
+    """Holds what a plan is made from.
 
     Attributes:
         torn: what is wrong with the state file; None where it can be read.
@@ -82,8 +82,8 @@ class Reconciler:
 
     Attributes:
         holdings: what is loaded here.
-        changing: held while versions are loaded and change roles.
-        operations: what operators do. What a change brings is loaded here before it is written down.
+        changing: the lock that is held while versions are loaded and change roles.
+        operations: the operators' commands, which load new versions here before they write the state.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Reconciler:
         self._checker = checker
         self._metrics = metrics
         self._changed = changed
-        self._generations: dict[str, int] = {}  # those that were carried out, as far as they could be
+        self._generations: dict[str, int] = {}  # carried out, as far as possible
         self._problems: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def reconcile(self, name: str) -> None:
-        """Carry out what should serve: plan after plan, until there is nothing left to do."""
+        """Plan and carry out steps until none are left."""
         attempt = _Attempt()
         for _ in range(_ROUNDS):
             checks = self._carry_out(name, attempt)
@@ -116,14 +116,14 @@ class Reconciler:
             for check in checks:
                 try:
                     self._checker.ensure(name, check.version, again=True)
-                except NerveError:  # the checker keeps why, and it is told where it matters
+                except NerveError:  # the checker keeps the reason, which `shortfalls` reports
                     attempt.failed.add(check.version)
 
     def pin(self, name: str, version: int) -> None:
         """Keep a version loaded for requests that pin it.
 
         Raises:
-            NotFound: there is none. VersionRefused: it fails its checks.
+            NotFound: there is no such version. VersionRefused: it fails its checks.
         """
         self._repository.path(name, version)
         self._checker.ensure(name, version)
@@ -132,7 +132,7 @@ class Reconciler:
                 self.holdings.pin(name, version)
 
     def report(self, name: str) -> ModelReport:
-        """What this process serves of a model, and which generation it has carried out."""
+        """Return what this process serves of a model, and which generation it has carried out."""
         stable = self.holdings.registry.get(name)
         return ModelReport(
             generation=self._generations.get(name, 0),
@@ -143,11 +143,11 @@ class Reconciler:
         )
 
     def problem(self, name: str) -> str | None:
-        """Why what should serve does not, or cannot be known."""
+        """Say why the desired state is not reached, or cannot be read; None where all is well."""
         return "; ".join(dict.fromkeys(self._problems.get(name, {}).values())) or None
 
     def note(self, name: str, source: str, problem: str | None) -> None:
-        """Keep what is wrong with a model, by who found it, and log what is new of it."""
+        """Keep a problem of a model by its source, and log it when it is new; None clears it."""
         if not problem:
             self._problems[name].pop(source, None)
         elif self._problems[name].get(source) != problem:
@@ -158,7 +158,7 @@ class Reconciler:
 
     def _inputs(self, name: str, attempt: _Attempt) -> _Inputs:
         desired, torn = self._desired(name)
-        if attempt.generation != desired.generation:  # what was refused is tried once for each of them
+        if attempt.generation != desired.generation:  # refused versions are retried
             attempt.generation = desired.generation
             attempt.failed.clear()
         loaded = self.holdings.loaded(name)
@@ -168,7 +168,7 @@ class Reconciler:
         return _Inputs(desired, torn, loaded, outcomes)
 
     def _desired(self, name: str) -> tuple[Deployment, str | None]:
-        """What should serve, and what is wrong with the file that says so: then it is what it last said."""
+        """Return the desired state, and why its file cannot be read; then it is the last known state."""
         try:
             return self._store.read(name) or Deployment(), None
         except StateUnreadable as error:
@@ -176,7 +176,7 @@ class Reconciler:
             return last.deployment if last else Deployment(), error.message
 
     def _outcome(self, name: str, version: int, desired: Deployment, attempt: _Attempt) -> Outcome:
-        """What is known of a version in the folder. One that was refused is tried once a generation."""
+        """Say what is known of a version in the folder; a refused one is tried once per generation."""
         if version in attempt.failed:
             return "refused"
         check = self._checker.current(name, version)
@@ -187,14 +187,14 @@ class Reconciler:
         return "refused" if self._generations.get(name) == desired.generation else "untried"
 
     def _vouched(self, name: str, version: int, desired: Deployment) -> bool:
-        """Whether a version passed with whoever deployed it. A state edited by hand says nothing."""
+        """Say whether the process that wrote the state checked a version; an edit by hand checks none."""
         last = self._store.last(name)
         return version in desired.versions and last is not None and last.deployment == desired
 
     # steps
 
     def _carry_out(self, name: str, attempt: _Attempt) -> list[Check]:
-        """Take every step but checks, which would hold others up; return those that are left to make."""
+        """Take all steps but checks; return the checks, which are slow and need no lock."""
         with self.changing:
             for _ in range(_ROUNDS):
                 inputs = self._inputs(name, attempt)
@@ -246,10 +246,10 @@ class Reconciler:
                 holdings.registry.retire(name, version)
 
     def _excuse(self, name: str, step: Step, attempt: _Attempt, error: NerveError) -> None:
-        """A step could not be taken: do not try it again in this attempt, and say why."""
+        """Note why a step could not be taken, and do not try it again in this attempt."""
         attempt.vain.add(step)
         match step:
-            case Load(version):  # the checker keeps why, and it is told where it matters
+            case Load(version):  # the checker keeps the reason, which `shortfalls` reports
                 attempt.failed.add(version)
             case Renew(version):
                 attempt.problems.append(f"{name}/{version} gets no new session: {error.message}")
@@ -257,7 +257,7 @@ class Reconciler:
                 attempt.problems.append(error.message)
 
     def _conclude(self, name: str, inputs: _Inputs, attempt: _Attempt) -> None:
-        """Nothing is left to do: note what could not be done, and of which generation that is true."""
+        """Note what could not be done when no steps are left, and the generation that is carried out."""
         checks, found = self._checker.outcomes(name), self._repository.versions(name)
         refusals = {version: check.refused for version, check in checks.items() if check.refused}
         torn = [inputs.torn] if inputs.torn else []
@@ -266,7 +266,7 @@ class Reconciler:
         self._generations[name] = inputs.desired.generation
 
     def _take_out(self, name: str, version: int) -> None:
-        """Write down that a version has no role any more, and refuse it until it is checked anew."""
+        """Remove a version from its roles in the state, and refuse it until it is checked again."""
         reason = f"{name}/{version} failed on three batches in a row while it served"
         log.error("%s", reason)
         withdrawn, problem = False, None
@@ -281,7 +281,7 @@ class Reconciler:
         self.holdings.fail(name, version, counted=withdrawn)
 
     def _abort(self, name: str, version: int, verdict: str) -> None:
-        """End a canary here, and write down that it has ended."""
+        """End a canary here and in the state."""
         self.holdings.end_canary(name)
         if self.operations.withdraw(name, version, f"nerve: {verdict}", canary_only=True):
             log.error("%s/%d is withdrawn as a canary: %s", name, version, verdict)
@@ -291,7 +291,7 @@ class Reconciler:
 
     @contextmanager
     def _prepared(self, name: str, wanted: Deployment) -> Iterator[None]:
-        """Load what a deployment brings, let it be written down, and serve it; or let go of it again."""
+        """Load a deployment's versions before it is written, serve them after; on an error, drop them."""
         attempt = _Attempt()
         desired, _ = self._desired(name)
         for load in needed(wanted, self.holdings.loaded(name)):

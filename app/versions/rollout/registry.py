@@ -1,7 +1,7 @@
-"""Registry: the versions that are loaded to answer requests, their roles, and who holds leases on them.
+"""Registry: keeps the versions that are loaded for requests, their roles, and the leases on them.
 
-A request holds a lease on the version it started with, so a swap fails no request and mixes no versions
-inside one. A version that was retired is closed when its last lease ends.
+A request holds a lease on one version from start to end, so a swap of versions neither fails it nor mixes
+versions in its answer. A retired version is closed when its last lease ends.
 """
 
 import threading
@@ -16,7 +16,7 @@ from app.versions.rollout.canary import CanaryWatch, Tryout
 
 @dataclass
 class _Entry:
-    """One loading of a version, and how many leases there are on it."""
+    """Holds a loaded version and the number of leases on it."""
 
     loaded: LoadedVersion
     leases: int = 0
@@ -25,7 +25,7 @@ class _Entry:
 
 @dataclass
 class _Model:
-    """The loaded versions of one model and their roles. Each is loaded once, whatever its roles are."""
+    """Holds the loaded versions of one model and their roles. A version with two roles is loaded once."""
 
     entries: dict[int, _Entry] = field(default_factory=dict)
     stable: int | None = None
@@ -38,7 +38,7 @@ class _Model:
 
 
 class Lease:
-    """The right to use a loaded version for one request. Whoever has it calls `release`, once."""
+    """Gives the right to use a loaded version for one request. Its holder calls `release` once."""
 
     def __init__(self, registry: "Registry", entry: _Entry, watch: CanaryWatch | None, by_canary: bool):
         self._registry, self._entry = registry, entry
@@ -47,15 +47,15 @@ class Lease:
 
     @property
     def loaded(self) -> LoadedVersion:
-        """The version."""
+        """Return the leased version."""
         return self._entry.loaded
 
     def release(self, failed: bool | None = None) -> None:
         """Give the version back.
 
         Args:
-            failed: whether the request failed by the server's fault; None says that nothing is to be
-                learnt of it for the canary's rule.
+            failed: whether the request failed by the server's fault; with None, the canary's rule ignores
+                the request.
         """
         self._registry._release(self._entry)
         if self._watch and failed is not None:
@@ -63,11 +63,11 @@ class Lease:
 
 
 class Registry:
-    """Of each model a stable version, perhaps a canary, and some that requests pin. `clear` closes all.
+    """Keeps each model's stable version, canary, and pinned versions. `clear` closes them all.
 
     Args:
         max_pinned: how many pinned versions a model may have; the least recently used one makes room.
-        close: closes a version that nobody uses any more.
+        close: closes a version that is no longer used.
     """
 
     def __init__(self, max_pinned: int, close: Callable[[LoadedVersion], None]):
@@ -85,10 +85,10 @@ class Registry:
         watch: CanaryWatch | None = None,
         by_canary: bool = False,
     ) -> Lease | None:
-        """A lease on the stable version or on another; None where it is not loaded.
+        """Return a lease on a version, by default the stable one; None if it is not loaded.
 
         Args:
-            watch: learns of the request when the lease ends.
+            watch: records the request when the lease ends.
             by_canary: whether the canary answers it.
         """
         with self._lock:
@@ -104,40 +104,40 @@ class Registry:
         with self._lock:
             entry.leases -= 1
             over = entry.retired and not entry.leases
-        if over:  # closing waits for threads and the caller may be an event loop, so another thread does it
+        if over:  # closing waits for threads, which would block a caller on the event loop
             threading.Thread(target=self._close, args=(entry.loaded,), name="close").start()
 
     # what is loaded
 
     def get(self, name: str, version: int | None = None) -> LoadedVersion | None:
-        """The stable version or another, without a lease; None where it is not loaded."""
+        """Return a version, by default the stable one, without a lease; None if it is not loaded."""
         with self._lock:
             entry = self._find(name, version)
             return entry.loaded if entry else None
 
     def names(self) -> list[str]:
-        """The models of which something was ever loaded."""
+        """Return the models that ever had a version loaded."""
         with self._lock:
             return list(self._models)
 
     def loaded(self, name: str) -> dict[int, LoadedVersion]:
-        """All loaded versions of a model by their numbers."""
+        """Return all loaded versions of a model by their numbers."""
         with self._lock:
             model = self._models.get(name) or _Model()
             return {version: entry.loaded for version, entry in model.entries.items()}
 
     def tryout(self, name: str) -> Tryout | None:
-        """The canary of a model, and what is watched of it."""
+        """Return the canary of a model and its watch."""
         model = self._models.get(name)
         return model.tryout if model else None
 
     def canary(self, name: str) -> int | None:
-        """The version that is the canary of a model."""
+        """Return the number of the canary of a model."""
         tryout = self.tryout(name)
         return tryout.canary.version if tryout else None
 
     def pinned(self, name: str) -> frozenset[int]:
-        """The versions that are kept loaded for requests that pin them."""
+        """Return the versions that are kept loaded for requests that pin them."""
         with self._lock:
             model = self._models.get(name) or _Model()
             return frozenset(model.pinned)
@@ -145,7 +145,7 @@ class Registry:
     # changes
 
     def add(self, loaded: LoadedVersion) -> None:
-        """Hold a version that was loaded. It takes the place, and the roles, of an older loading of it."""
+        """Add a loaded version. It replaces an older instance of the version in all roles."""
         manifest = loaded.manifest
         with self._lock:
             entries = self._models.setdefault(manifest.name, _Model()).entries
@@ -154,21 +154,21 @@ class Registry:
         self._let_go(before)
 
     def serve(self, name: str, version: int) -> None:
-        """Make a version that is held the stable one, in one step."""
+        """Make a version of the registry the stable one, in one atomic step."""
         with self._lock:
             model = self._models[name]
             assert version in model.entries
             model.stable = version
 
     def try_out(self, name: str, tryout: Tryout | None) -> None:
-        """Make a version that is held the canary; None ends the canary."""
+        """Make a version of the registry the canary; None ends the canary."""
         with self._lock:
             model = self._models.setdefault(name, _Model())
             assert tryout is None or tryout.canary.version in model.entries
             model.tryout = tryout
 
     def pin(self, name: str, version: int) -> None:
-        """Keep a version that is held for requests that pin it."""
+        """Keep a version of the registry for requests that pin it."""
         with self._lock:
             model = self._models[name]
             assert version in model.entries
@@ -179,14 +179,14 @@ class Registry:
             self.retire(name, least_used)
 
     def unpin(self, name: str, version: int) -> None:
-        """Keep a version no longer for requests that pin it."""
+        """Stop keeping a version for requests that pin it."""
         with self._lock:
             model = self._models.get(name)
             if model:
                 model.pinned.pop(version, None)
 
     def retire(self, name: str, version: int) -> None:
-        """Let go of a version. One that has a role stays."""
+        """Remove a version, unless it has a role; it is closed when its last lease ends."""
         with self._lock:
             model = self._models.get(name)
             unused = model and not model.has_role(version)

@@ -1,8 +1,8 @@
-"""Shadow: a version that answers nobody, and is compared with the one that does.
+"""Shadow: runs copies of requests on a version that answers none, and compares it with the stable one.
 
-It gets copies of requests once the stable version has answered them, and runs them on spare capacity: on a
-thread of the lowest priority, one text at a time, and only while the version that is stable by then has
-nothing to do. A copy that finds no room or no quiet moment is dropped, and counted.
+A request is copied once the stable version has answered it. Copies use spare capacity only: a thread of the
+lowest priority runs one text at a time, while the stable version is idle. A copy that finds the queue full
+or waits too long is dropped and counted.
 """
 
 import logging
@@ -24,24 +24,23 @@ from app.versions.loading.loaded import LoadedVersion
 log = logging.getLogger("nerve.lifecycle")
 
 _WAITING = 256
-"""Copies that may wait: further ones would be too old by their turn."""
+"""Most copies that wait; further ones would be too old when their turn comes."""
 
 _PATIENCE = 10.0
-"""Seconds a copy waits for a quiet moment before it is dropped."""
+"""Seconds that a copy waits for the stable version to be idle before it is dropped."""
 
 _IDLE_POLL = 0.002
-"""Seconds between two questions whether the stable version is idle."""
+"""Seconds between two checks whether the stable version is idle."""
 
 _MOST_LOGGED = 20
-"""Most different failures of one shadow that are logged. A message may have a number in it, and so there
-could be any number of them."""
+"""Most different failure messages that are logged of one shadow; messages with numbers never end."""
 
 _TEXTS, _ENTITIES, _DROPPED = (f"nerve_shadow_{what}_total" for what in ("texts", "entities", "dropped"))
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """A text, what the stable version found in it, which version that was, and since when it waits."""
+    """Holds a text, the stable version's answer and number, and when it was copied (monotonic)."""
 
     text: str
     answer: Prediction
@@ -55,8 +54,8 @@ class ShadowRunner:
     Args:
         loaded: the version, loaded in the background.
         percent: the share of the stable version's requests that is copied; it may be changed.
-        idle: whether the version that is stable now has nothing to do; asked before each copy is run.
-        close: closes the version; called once, on the runner's own thread, when nothing uses it any more.
+        idle: says whether the present stable version has nothing to do; called before each copy is run.
+        close: closes the version; called once, on the runner's thread, when it has ended.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class ShadowRunner:
         self._thread.start()
 
     def offer(self, texts: Sequence[str], answers: Sequence[Prediction], stable: LoadedVersion) -> None:
-        """Perhaps copy a request that the stable version has answered. Returns at once."""
+        """Copy an answered request with a chance of `percent`, and return at once."""
         if 100 * random.random() >= self.percent:
             return
         now = time.monotonic()
@@ -91,10 +90,10 @@ class ShadowRunner:
                 self._drop("full")
 
     def close(self, wait: bool = False) -> None:
-        """End. Returns at once: the thread has the lowest priority, and on a busy machine takes its time.
+        """End, without waiting for the thread, which is slow on a busy machine (lowest priority).
 
         Args:
-            wait: return when the thread has ended and the version is closed.
+            wait: return only when the thread has ended and the version is closed.
         """
         self._ending.set()
         with suppress(queue.Full):
@@ -110,7 +109,7 @@ class ShadowRunner:
                 break
             try:
                 self._run(copy)
-            except Exception as error:  # one copy's trouble is not another's
+            except Exception as error:  # a failed copy must not stop the others
                 self._drop("failed")
                 self._log(error)
         self._close(self.loaded)
@@ -123,7 +122,7 @@ class ShadowRunner:
             self._drop("busy")
 
     def _quiet(self, copy: _Copy) -> bool:
-        """Wait until the stable version is idle; return whether that came in time."""
+        """Wait until the stable version is idle; return False if that takes too long or the runner ends."""
         while not self._idle():
             if time.monotonic() - copy.since > _PATIENCE or self._ending.wait(_IDLE_POLL):
                 return False
@@ -133,7 +132,7 @@ class ShadowRunner:
         self._metrics.shadow_dropped.labels(*self._of, reason).inc()
 
     def _log(self, error: Exception) -> None:
-        """Log each failure once, however many copies have it."""
+        """Log each failure message once."""
         message = error.message if isinstance(error, NerveError) else repr(error)
         if message not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(message)
@@ -165,15 +164,15 @@ def _spans(entities: Sequence[Entity]) -> set[tuple[int, int, str]]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A shadow compared with one stable version, on the copies that it ran.
+    """Holds how a shadow compares with one stable version, on the copies that it ran.
 
     Attributes:
         texts: how many texts were compared.
         same: how many of them have the same entities.
         same_spans: how many of them have the same spans, whatever the labels.
         dropped: how many copies were not run, whichever version was stable.
-        f1: the F1 of its entities if the stable version's are taken for right; 1 where neither found any.
-        f1_by_label: the same for each label that one of them found.
+        f1: the F1 of the shadow's entities, the stable version's taken as right; 1 if neither found any.
+        f1_by_label: the same for each label that either version found.
     """
 
     texts: int
@@ -185,10 +184,10 @@ class Comparison:
 
 
 def comparison(metrics: Metrics, name: str, version: int, stable: int | None) -> Comparison:
-    """What all workers counted of a shadow since this server started.
+    """Sum up what all workers have counted for a shadow since this server started.
 
     Args:
-        stable: the version that it is compared with; None where there is none, and so nothing to compare.
+        stable: the version to compare with; None if no version is stable, so that nothing is compared.
     """
     texts, dropped = Counter[str](), 0
     entities: defaultdict[str, Counter[str]] = defaultdict(Counter)

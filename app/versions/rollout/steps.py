@@ -1,4 +1,4 @@
-"""Steps: what a plan is made of. Each says what to do with one model, and does nothing by itself."""
+"""Steps: a plan's values. Each says what to do with one model; the reconciler does it."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from app.versions.rollout.desired import Canary, Shadow
 
 @dataclass(frozen=True)
 class TakeOut:
-    """Take a version out of all its roles, since its session keeps failing."""
+    """Take a version out of all its roles because its session keeps failing."""
 
     version: int
 
 
 @dataclass(frozen=True)
 class Abort:
-    """Take the canary out of its role, since its own rule says so."""
+    """End the canary because its abort rule says so."""
 
     version: int
     reason: str
@@ -29,7 +29,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Load:
-    """Load a version into this process: to answer requests, or in the background, to run copies."""
+    """Load a version into this process, for requests or (in the background) as a shadow."""
 
     version: int
     background: bool = False
@@ -44,14 +44,14 @@ class Serve:
 
 @dataclass(frozen=True)
 class Renew:
-    """Give the stable version a new session, as its own keeps failing and no other version can serve."""
+    """Give the stable version a new session: its session keeps failing, and no other version can serve."""
 
     version: int
 
 
 @dataclass(frozen=True)
 class Settle:
-    """Write down which version is stable, as no state says which should be."""
+    """Write down the serving version as the stable one, because the state names none."""
 
     version: int
 
@@ -70,21 +70,21 @@ class EndCanary:
 
 @dataclass(frozen=True)
 class SetShadow:
-    """Give a version that is loaded in the background copies of a share of the requests."""
+    """Give a shadow that is loaded copies of a share of the requests."""
 
     shadow: Shadow
 
 
 @dataclass(frozen=True)
 class EndShadow:
-    """Give a version no copies any more, and close it."""
+    """Stop copying requests to a shadow, and close it."""
 
     version: int
 
 
 @dataclass(frozen=True)
 class Retire:
-    """Let go of a version that has no role: it closes when its last lease ends."""
+    """Remove a version that has no role; it closes when its last lease ends."""
 
     version: int
 

@@ -1,8 +1,7 @@
-"""Store: the desired state of each model, written down in `<state dir>/<name>.json`.
+"""Store: reads and writes the desired state of each model in `<state dir>/<name>.json`.
 
-The file is the truth: every process that serves reads it and follows it. It is replaced atomically
-under a lock file, so that writers on one machine or volume follow one another. Who changed what is
-appended to `<state dir>/<name>.history.jsonl` under the same lock.
+Every process that serves reads this file and follows it. It is replaced atomically under a lock file, so
+that writers take turns. Each change is appended to `<state dir>/<name>.history.jsonl` under the same lock.
 """
 
 import errno
@@ -20,7 +19,7 @@ from app.files import write_whole
 from app.versions.rollout.desired import Deployment, Frozen
 
 _LAST_BYTES = 65_536
-"""Bytes at the end of a history that are read to find its last line."""
+"""Bytes at the end of a history that are read to find its last line; far more than a line has."""
 
 
 class Change(Frozen):
@@ -33,14 +32,14 @@ class Change(Frozen):
 
 
 class GenerationChanged(RequestError):
-    """Somebody else changed the deployment meanwhile."""
+    """The deployment was changed by somebody else in the meantime."""
 
     kind = "precondition"
     code = "generation_changed"
 
 
 class StateUnreadable(NerveError):
-    """A state file exists and is no deployment."""
+    """A state file exists but is not a deployment."""
 
     code = "state_unreadable"
 
@@ -58,14 +57,14 @@ class DeploymentStore:
         self.folder = folder
 
     def path(self, name: str) -> Path:
-        """The state file of a model."""
+        """Return the state file of a model."""
         return self.folder / f"{name}.json"
 
     def read(self, name: str) -> Deployment | None:
-        """The model's deployment, or None where none was ever written.
+        """Return the model's deployment; None if none was ever written.
 
         Raises:
-            StateUnreadable: the file is torn or was edited into something else.
+            StateUnreadable: the file is damaged or is not a deployment.
         """
         path = self.path(name)
         try:
@@ -86,17 +85,17 @@ class DeploymentStore:
         action: str = "edit",
         expected: int | None = None,
     ) -> Deployment:
-        """Read the state, change it, count its generation up and write it, while no other process does.
+        """Read, change and write the state under the lock, with its generation counted up.
 
         Args:
             by: who makes the change, for the history.
             action: what is done, for the history.
-            expected: the generation that the change was made for; None stands for any.
+            expected: the generation that the change was made for; None allows any.
 
         Raises:
-            StateUnreadable: the file is torn.
-            StateUnwritable: it cannot be written; it stays as it was.
-            GenerationChanged: the generation is another than expected.
+            StateUnreadable: the file is damaged.
+            StateUnwritable: the file cannot be written; it stays as it was.
+            GenerationChanged: the generation is not the expected one.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +118,7 @@ class DeploymentStore:
             ) from error
 
     def last(self, name: str) -> Change | None:
-        """The last change; None where there is none, or none that can be read."""
+        """Return the last change; None if there is none that can be read."""
         try:
             with self._history(name).open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
@@ -129,7 +128,7 @@ class DeploymentStore:
         return next(filter(None, map(_parsed, reversed(lines))), None)
 
     def history(self, name: str) -> list[Change]:
-        """Every change, the oldest first. Lines that a crash tore are left out."""
+        """Return every change, the oldest first. Lines that a crash cut short are left out."""
         try:
             lines = self._history(name).read_bytes().splitlines()
         except OSError:
@@ -137,7 +136,7 @@ class DeploymentStore:
         return list(filter(None, map(_parsed, lines)))
 
     def _first(self, name: str) -> Deployment:
-        """The state where there is no file. Its generation goes on from that of a file that was removed."""
+        """Return the state for a missing file; its generation continues the history's."""
         last = self.last(name)
         return Deployment(generation=last.deployment.generation if last else 0)
 
@@ -146,11 +145,11 @@ class DeploymentStore:
 
     @contextmanager
     def _recorded(self, name: str, before: Deployment, change: Change) -> Iterator[None]:
-        """Append a change to the history, and remove it again if the change itself fails.
+        """Append a change to the history, and remove it again if writing the state fails.
 
-        The history is written first, so that no change goes unrecorded. A crash between the two leaves a
-        change in it that never happened. The next change finds that, as it finds a change made by hand, and
-        records the state that it found.
+        The history is written first, so that no change goes unrecorded. A crash between the two writes
+        leaves a line for a change that never happened. The next change notices the difference, like that of
+        an edit by hand, and records the state that it found.
         """
         path, lines = self._history(name), [change]
         last = self.last(name)
@@ -173,7 +172,7 @@ class DeploymentStore:
 
 
 def check_generation(name: str, deployment: Deployment, expected: int | None) -> None:
-    """Check that a change was made for the deployment as it is.
+    """Check that a change was made for the present generation of a deployment.
 
     Raises:
         GenerationChanged: the deployment has another generation than the change was made for.

@@ -1,7 +1,7 @@
-"""Workers: what each process that serves has made of the desired state, in `<state dir>/workers/`.
+"""Workers: reports of how far each serving process has followed the desired state.
 
-Each process keeps a file of its own there, so whoever changes the state can see who has followed. The
-file of a process that died is removed by the next one that reads the folder.
+Each process writes one file in `<state dir>/workers/`, so a caller who changes the state can see which
+processes have followed. The file of a dead process is removed by the next process that reads the folder.
 """
 
 import os
@@ -14,15 +14,15 @@ from app.files import write_whole
 from app.machine import host, process_start, server_id
 
 _HEARTBEAT = 10.0
-"""Seconds after which a report that stays the same is written again."""
+"""Seconds after which an unchanged report is written again, to show that the process lives."""
 
 _SILENT = 60.0
-"""Seconds without a report after which a process on another machine counts as gone. Whether one on this
-machine runs, the system says."""
+"""Seconds without a report after which a process on another machine counts as dead. For this machine, the
+operating system says which processes live."""
 
 
 class ModelReport(BaseModel):
-    """What one process serves of one model."""
+    """Holds what one process serves of one model."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,7 +34,7 @@ class ModelReport(BaseModel):
 
 
 class WorkerReport(BaseModel):
-    """What one process serves."""
+    """Holds what one process serves."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,7 @@ class WorkerReport(BaseModel):
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs, as far as this machine can tell."""
+        """Say whether the process runs; on another machine it is taken to run."""
         return self.host != host() or self.started == process_start(self.pid)
 
 
@@ -62,7 +62,7 @@ class Lagging(BaseModel):
 
 
 class Workers:
-    """The reports in one state folder."""
+    """Writes and reads the reports in one state folder."""
 
     def __init__(self, state: Path):
         self._folder = state / "workers"
@@ -70,7 +70,7 @@ class Workers:
         self._written = 0.0
 
     def report(self, models: dict[str, ModelReport]) -> None:
-        """Tell what this process serves. Nothing is written while that stays the same and is fresh.
+        """Write what this process serves, if it has changed or the last report is old.
 
         Raises:
             OSError: the folder cannot be written.
@@ -90,18 +90,18 @@ class Workers:
         self._own, self._written = own, now
 
     def remove(self) -> None:
-        """Remove this process's own report, at its end."""
+        """Remove the report of this process, when it ends."""
         if self._own:
             self._path(self._own).unlink(missing_ok=True)
 
     def read(self) -> list[WorkerReport]:
-        """The reports of processes that live. Those of others are removed."""
+        """Return the reports of living processes, and remove those of dead ones."""
         reports = []
         for path in sorted(self._folder.glob("*.json")):
             try:
                 report = WorkerReport.model_validate_json(path.read_bytes())
                 silent = report.host != host() and time.time() - path.stat().st_mtime > _SILENT
-            except (OSError, ValidationError):  # removed meanwhile, or written by no Nerve
+            except (OSError, ValidationError):  # removed meanwhile, or not a report
                 continue
             if silent or not report.alive:
                 path.unlink(missing_ok=True)
@@ -110,7 +110,7 @@ class Workers:
         return reports
 
     def lagging(self, name: str, generation: int, server: str | None = None) -> list[Lagging]:
-        """Who has not carried out a generation of a model's deployment, and why.
+        """Return the workers that have not carried out a generation of a model's deployment, and why.
 
         Args:
             server: only the workers of this server.
@@ -133,7 +133,7 @@ class Workers:
         seconds: float,
         server: str | None = None,
     ) -> list[Lagging]:
-        """Wait until all have carried out a generation; return who has not when the time is over."""
+        """Wait up to `seconds` for a generation; return the workers that are then still lagging."""
         end = time.monotonic() + seconds
         while (late := self.lagging(name, generation, server)) and time.monotonic() < end:
             time.sleep(0.05)

@@ -14,9 +14,26 @@ import pyarrow.parquet
 from app.annotate import Wanted
 from app.bulk.formats import input_format, output_format
 from app.bulk.job import Job
+from app.bulk.journal import InputIdentity, Setup
 from app.versions.loading.options import LoadOptions
 
 NAMES = ("Angela Merkel", "IBM", "New York", "nobody", "北京", "🗼")
+
+SETUP = Setup(
+    input=InputIdentity(format="text"),
+    output_format="jsonl",
+    field="text",
+    model="ner-en",
+    version=1,
+    manifest_sha256="0" * 64,
+    provider="cpu",
+    variant="auto",
+    labels=None,
+    min_score=0,
+    offset_unit="codepoint",
+    max_text_chars=10,
+)
+"""What a run was begun with."""
 
 
 def texts(count: int) -> list[str]:

@@ -31,8 +31,32 @@ def test_an_output_is_jsonl_where_nothing_else_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("a.txt", None), ("a.jsonl", "text"), ("a.parquet.gz", None), ("a", None)]
+    ("name", "told", "message"),
+    [
+        ("in.doc", None, r"in\.doc: its name does not tell its format \(known: \.txt, .*; give --format"),
+        ("in.jsonl", "xml", r"--format xml: there is no such format; give text, jsonl, csv"),
+        ("in.parquet.gz", None, r"a Parquet file is compressed inside; name it \.parquet"),
+        (None, None, r"-: standard input has no name to tell its format by; give --format \(text"),
+        (None, "parquet", "-: Parquet cannot be a stream; name a file as input"),
+    ],
 )
-def test_what_has_no_place_for_entities_is_refused(name: str, told: str | None) -> None:
-    with pytest.raises(BulkError):
-        output_format(Path(name), told)
+def test_an_input_that_cannot_be_read_is_refused(name: str | None, told: str | None, message: str) -> None:
+    with pytest.raises(BulkError, match=message):
+        input_format(Path(name) if name else None, told)
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "message"),
+    [
+        ("a.txt", None, r"a\.txt: plain text has no place for entities; write \.jsonl"),
+        ("a.jsonl", "text", "plain text has no place for entities"),
+        ("a.parquet.gz", None, r"a Parquet file is compressed inside; name it \.parquet"),
+        ("a", None, "a: its name does not tell its format .*; give --output-format"),
+        (None, "parquet", "-: Parquet cannot be a stream; name a file as output"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused(
+    name: str | None, told: str | None, message: str
+) -> None:
+    with pytest.raises(BulkError, match=message):
+        output_format(Path(name) if name else None, told)

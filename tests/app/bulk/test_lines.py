@@ -1,12 +1,15 @@
 """Lines of a file or a gzip file, each bounded, from any position."""
 
 import gzip
+import io
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.bulk.errors import BulkError, JournalDiffers
 from app.bulk.lines import Lines, LineTooLong, Position
 
 
@@ -50,3 +53,25 @@ def test_a_line_over_the_limit_is_passed_over(tmp_path: Path) -> None:
 def test_the_mark_of_utf_8_belongs_to_no_line(tmp_path: Path) -> None:
     lines = Lines(written(tmp_path / "in", b"\xef\xbb\xbfone\n\xef\xbb\xbftwo\n", False), False, 10)
     assert read(lines) == [b"one\n", b"\xef\xbb\xbftwo\n"]
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"one\n")[:-4]], ids=["other", "cut off"])
+def test_what_is_no_whole_gzip_file_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in.gz").write_bytes(content)
+    message = r"in\.gz: is no whole gzip file: it cannot be read on after line 0 .*; fetch it again"
+    with pytest.raises(BulkError, match=message):
+        read(Lines(tmp_path / "in.gz", True, 10))
+
+
+def test_standard_input_is_gone_on_with_if_it_begins_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines_of(content: bytes) -> Lines:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return Lines(None, False, 10)
+
+    first = lines_of(b"one\ntwo\n")
+    first.next()
+    again = lines_of(b"one\nother\n")
+    again.skip_to(first.position)
+    assert (again.number, read(again)) == (1, [b"other\n"])
+    with pytest.raises(JournalDiffers, match="-: begins otherwise than what was annotated before"):
+        lines_of(b"One\ntwo\n").skip_to(first.position)

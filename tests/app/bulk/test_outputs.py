@@ -5,23 +5,9 @@ from pathlib import Path
 import pytest
 
 from app.bulk.errors import BulkError, OutputExists
-from app.bulk.journal import InputIdentity, Journal, Setup
+from app.bulk.journal import Journal
 from app.bulk.outputs import OutputFiles
-
-SETUP = Setup(
-    input=InputIdentity(format="text"),
-    output_format="jsonl",
-    field="text",
-    model="ner-en",
-    version=1,
-    manifest_sha256="0" * 64,
-    provider="cpu",
-    variant="auto",
-    labels=None,
-    min_score=0,
-    offset_unit="codepoint",
-    max_text_chars=10,
-)
+from tests.app.bulk.corpora import SETUP
 
 
 @pytest.fixture

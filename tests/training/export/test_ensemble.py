@@ -26,7 +26,7 @@ MEMBERS = ("ner-en/1", "ner-en/2", "other/1")
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """`ner-en/1` and `other/1`, and `ner-en/2` that takes IBM for a person."""
+    """The versions `ner-en/1`, `other/1`, and `ner-en/2`, which labels IBM as a person."""
     models = tmp_path / "models"
     write_tiny_version(models, scores=SURE)
     write_tiny_version(models, version=2, scores=SURE, ibm="PER")

@@ -23,7 +23,7 @@ def predictor(tmp_path: Path) -> Iterator[Network]:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[Network]:
-    """One that takes IBM for a person and Apple for a firm."""
+    """A model that labels IBM as a person and Apple as a firm."""
     scores = SURE | {"apple": {"B-ORG": 8.0}}
     folder = write_tiny_version(tmp_path / "other", ibm="PER", scores=scores)
     loaded = load_version(folder)

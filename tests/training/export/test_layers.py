@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.training.export.checkpoints import KINDS, write_checkpoint
-from tests.training.export.test_quantize import operators_at_run_time
+from tests.training.export.operators import operators_at_run_time
 from tests.training.models.teachers import student
 from training.export.fusion import largest_difference
 from training.export.layers import MICROSOFT, lean_layers

@@ -51,7 +51,7 @@ MASKS = st.integers(1, 40).flatmap(
 
 
 def packed_of(path: Path) -> Path:
-    """A graph, packed."""
+    """A packed copy of a graph."""
     target = path.with_suffix(".packed.onnx")
     if not target.exists():
         model = onnx.load(path)

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from app.engine.runtimes.runtime import Logits
 from app.engine.runtimes.session import OnnxSession
 from tests.training.export.checkpoints import write_checkpoint
+from tests.training.export.operators import operators_at_run_time
 from tests.training.models.teachers import student
 from training.export.onnx_file import export_onnx
 from training.export.quantize import quantize_by_row
@@ -40,15 +40,6 @@ def own(
     export_onnx(str(folder / "tagger"), folder / "fp32.onnx")
     quantize_by_row(folder / "fp32.onnx", folder / "int8.onnx")
     return folder / "fp32.onnx", folder / "int8.onnx"
-
-
-def operators_at_run_time(path: Path, folder: Path) -> list[str]:
-    """Of the graph that ONNX Runtime makes of a file and runs."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
 
 
 def run(session: OnnxSession, rows: list[np.ndarray], length: int) -> Logits:

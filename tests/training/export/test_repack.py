@@ -16,7 +16,7 @@ TEXTS = ["Maria Keller moved from Hamburg to Toronto in 2019.", "Nobody.", "Anna
 
 @pytest.fixture
 def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An int8 version as they were before rows were packed, with a card."""
+    """An int8 version with a card, whose rows are not packed."""
     checkpoint = write_checkpoint(tmp_path / "checkpoint", "bert")
     with monkeypatch.context() as patched:
         patched.setattr("training.export.quantize.pack_rows", lambda model: False)

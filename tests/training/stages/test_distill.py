@@ -55,7 +55,7 @@ losses = { kl = 0.5, cross_entropy = 0.5 }
 
 
 def silent(line: str) -> None:
-    """Nobody reads it."""
+    """Ignore the message."""
 
 
 @pytest.fixture(scope="module")

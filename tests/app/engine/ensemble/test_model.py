@@ -47,7 +47,9 @@ def test_members_that_do_not_fit_are_refused(
 def test_a_vote_takes_members_of_any_scheme(tmp_path: Path) -> None:
     member = read_manifest(write_tiny_version(tmp_path, "m", 2))
     other = member.model_copy(update={"scheme": "BIOES", "tags": tags_of(LABELS, "BIOES")})
-    check_members(member.model_copy(update={"method": "vote"}), [member, other])
+    with pytest.raises(VersionRefused, match="tag scheme"):
+        check_members(member.model_copy(update={"method": "mean"}), [member, other])
+    check_members(member.model_copy(update={"method": "vote"}), [member, other])  # raises nothing
 
 
 @pytest.fixture(scope="module")

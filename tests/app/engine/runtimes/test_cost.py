@@ -15,8 +15,3 @@ def test_a_long_row_costs_more_than_short_ones_where_pairs_do() -> None:
     cost = Cost(fixed=1e-3, per_token=1e-4, pair=0.01)
     assert cost.of(1, 64, 64) == pytest.approx(1e-3 + 1e-4 * (64 + 0.01 * 64 * 64))
     assert cost.of(4, 16, 64) < cost.of(1, 64, 64)
-
-
-def test_a_batch_is_enough_where_its_fixed_cost_is_a_small_part() -> None:
-    cost = Cost(fixed=1e-3, per_token=1e-4)
-    assert cost.enough == pytest.approx(320)

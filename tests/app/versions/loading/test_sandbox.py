@@ -137,7 +137,7 @@ def test_a_load_ends_with_the_process_that_asked(slow: Path) -> None:
     asking = subprocess.Popen([sys.executable, "-c", program, str(slow)])
     child = begun(asking.pid)
     asking.kill()
-    asking.wait()
+    assert asking.wait() == -signal.SIGKILL
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
@@ -159,4 +159,6 @@ def test_what_lies_in_the_working_folder_is_not_run(
     (tmp_path / "app").mkdir()
     (tmp_path / "app/__init__.py").write_text("raise SystemExit('another app')")
     monkeypatch.chdir(tmp_path)
-    sandbox_load(Path("models/ner-en/1"), OPTIONS)
+    trapped = subprocess.run([sys.executable, "-c", "import app"], capture_output=True, check=False)
+    assert b"another app" in trapped.stderr
+    sandbox_load(Path("models/ner-en/1"), OPTIONS)  # it would raise what the trap does

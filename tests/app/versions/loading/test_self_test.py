@@ -19,6 +19,7 @@ def with_golden(manifest: Manifest, *texts: str) -> Manifest:
 
 @pytest.mark.parametrize("kind", ["wordpiece", "byte-level", "sentence-piece"])
 def test_a_tokenizer_that_tells_words_apart_passes(manifest: Manifest, kind: str) -> None:
+    # All that it does is to raise of others, as the tests below show.
     check_tokenizer("ner-en/1", manifest, TOKENIZERS[kind])
     check_tokenizer("ner-en/1", with_golden(manifest), TOKENIZERS[kind])
 
@@ -33,6 +34,7 @@ def test_punctuation_alone_is_not_knowing_words(manifest: Manifest) -> None:
 
 @pytest.mark.parametrize("texts", [("IBM",), ("IBM", "IBM IBM"), ("", " "), ("?! ... ,",)])
 def test_a_single_word_shows_nothing(manifest: Manifest, texts: tuple[str, ...]) -> None:
+    # It must not raise, as it does in the next test of texts with more words.
     check_tokenizer("ner-en/1", with_golden(manifest, *texts), TOKENIZERS["blank-separated"])
 
 

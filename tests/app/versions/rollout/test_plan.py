@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.versions.rollout.desired import Canary, Deployment, Shadow
@@ -26,6 +26,8 @@ from app.versions.rollout.steps import (
 )
 
 VERSIONS = range(1, 6)
+
+MANY = settings(max_examples=150)  # some of what may be is rare, and values cost little
 
 
 @dataclass
@@ -192,6 +194,7 @@ def worlds(draw: st.DrawFn) -> World:
     )
 
 
+@MANY
 @given(worlds())
 def test_from_any_state_the_plan_comes_to_an_end(world: World) -> None:
     world.settle()
@@ -201,6 +204,7 @@ def test_from_any_state_the_plan_comes_to_an_end(world: World) -> None:
     assert world.loaded.stable not in world.loaded.spent
 
 
+@MANY
 @given(worlds())
 def test_what_should_serve_does_if_it_can(world: World) -> None:
     world.settle()
@@ -221,6 +225,7 @@ def test_what_should_serve_does_if_it_can(world: World) -> None:
         }
 
 
+@MANY
 @given(worlds())
 def test_something_serves_if_anything_can(world: World) -> None:
     world.settle()
@@ -228,6 +233,7 @@ def test_something_serves_if_anything_can(world: World) -> None:
         assert set(world.outcomes.values()) <= {"refused"}
 
 
+@MANY
 @given(worlds())
 def test_a_version_that_serves_is_only_ever_replaced(world: World) -> None:
     before = world.loaded.stable
@@ -235,6 +241,7 @@ def test_a_version_that_serves_is_only_ever_replaced(world: World) -> None:
     assert before is None or world.loaded.stable is not None
 
 
+@MANY
 @given(worlds())
 def test_what_was_refused_is_given_no_role(world: World) -> None:
     refused = {version for version, outcome in world.outcomes.items() if outcome == "refused"}
@@ -250,6 +257,7 @@ def test_what_was_refused_is_given_no_role(world: World) -> None:
                 assert canary.version not in refused - before.versions
 
 
+@MANY
 @given(worlds(), versions)
 def test_a_refusal_changes_nothing_that_serves(world: World, version: int) -> None:
     loaded = replace(world.loaded, failing=frozenset(), spent=frozenset(), verdict=None)
@@ -265,6 +273,7 @@ def test_a_refusal_changes_nothing_that_serves(world: World, version: int) -> No
     assert problem == f"should serve {version}: ner-en/9: is damaged; {loaded.stable} serves"
 
 
+@MANY
 @given(worlds())
 def test_a_torn_state_keeps_what_serves(world: World) -> None:
     loaded = replace(world.loaded, failing=frozenset(), verdict=None)
@@ -274,6 +283,7 @@ def test_a_torn_state_keeps_what_serves(world: World) -> None:
     assert not any(isinstance(step, Settle | SetCanary | EndCanary | EndShadow) for step in steps)
 
 
+@MANY
 @given(worlds())
 def test_an_operators_change_loads_all_that_it_names(world: World) -> None:
     loaded = world.loaded
@@ -295,6 +305,7 @@ def test_an_operators_change_loads_all_that_it_names(world: World) -> None:
         assert not any(isinstance(step, Check | Load) for step in steps)
 
 
+@MANY
 @given(worlds())
 def test_while_a_version_serves_nothing_need_be_known_of_what_is_not_needed(world: World) -> None:
     if world.loaded.stable is None:
@@ -354,6 +365,9 @@ def cases() -> Iterator[tuple[str, list[Step], list[Step]]]:
     back = [Load(1), Serve(1), Retire(2)]
     yield "the previous version comes back", plan(one, spent, outcomes(v1="passed")), back
     yield "nothing else can take its place", plan(one, spent, {}), [Renew(2)]
+    both = Deployment(stable=1, canary=canary)
+    renewed = [Renew(2), SetCanary(canary)]
+    yield "a version of two roles is loaded once", plan(both, spent, outcomes(v2="passed")), renewed
     worse = replace(tried, verdict="errors: too many")
     yield "a canary that is worse", plan(with_canary, worse, {}), [Abort(2, "errors: too many")]
 
