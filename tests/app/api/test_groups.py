@@ -179,6 +179,7 @@ def test_a_stream_that_ends_leaves_nothing_behind(loaded: LoadedVersion) -> None
                 groups.add(group)
             await asyncio.sleep(0)
             groups.clear()
+            assert await may_add(groups, packed(records_of("x" * IN_FLIGHT))[0])
             groups.add_no_more()
             assert await groups.oldest() is None
         assert [group.answers.cancelled() for group in added if group.answers] == [True] * GROUPS

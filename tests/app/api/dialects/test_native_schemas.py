@@ -66,7 +66,9 @@ def test_every_field_has_an_example(openapi: Any) -> None:
 
 
 def test_answers_are_as_documented(server: Server) -> None:
-    NerResponse.model_validate(server.ner(TEXT), strict=True)
+    one = server.ner(TEXT)
     several = server.client.post("/ner", json={"texts": [TEXT]}).json()
-    NerBatchResponse.model_validate(several, strict=True)
-    ErrorBody.model_validate(server.client.post("/ner", json={}).json(), strict=True)
+    refused = server.client.post("/ner", json={}).json()
+    documented = {NerResponse: one, NerBatchResponse: several, ErrorBody: refused}
+    for response, answer in documented.items():
+        assert response.model_validate(answer, strict=True).model_dump(exclude_unset=True) == answer
