@@ -108,6 +108,7 @@ class Groups:
             assert group.answers
             group.answers.cancel()
         self._groups.clear()
+        self._characters = 0
         self._shrunk.set()
 
     async def _annotated(self, texts: list[str]) -> Answers:

@@ -10,7 +10,7 @@ from training.recipe import Recipe
 
 def front_matter(license: str, languages: Sequence[str]) -> str:
     """Return the YAML head of a card, in the form that model hubs read."""
-    listed = "".join(f"\n- {language}" for language in languages)
+    listed = "".join(f'\n- "{language}"' for language in languages)  # YAML reads a plain `no` as false
     return f"""---
 license: {license.lower() or "other"}
 language:{listed or " []"}
