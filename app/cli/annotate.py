@@ -91,12 +91,10 @@ def annotate(
 
 def _version_folder(settings: "Settings", name: str, version: int | None) -> Path:
     """Return the folder of a version, by default of the stable one, or else of the highest."""
-    from app.versions.rollout.store import DeploymentStore
+    from app.versions.rollout.store import DeploymentStore, version_to_serve
     from app.versions.storage.repository import Repository
 
     repository = Repository(settings.models_dir)
     if version is None:
-        highest = repository.require(name)[-1]
-        deployment = DeploymentStore(settings.state_folder).read(name)
-        version = (deployment and deployment.stable) or highest
+        version = version_to_serve(name, repository, DeploymentStore(settings.state_folder))
     return repository.path(name, version)

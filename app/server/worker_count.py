@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pydantic_core import to_json
@@ -27,9 +27,9 @@ from app.processes import own_process
 from app.rendering import render
 from app.server.memory import hold_little
 from app.settings import Settings
+from app.versions.loading.from_settings import load_options
 from app.versions.loading.loader import load_version
-from app.versions.loading.options import LoadOptions
-from app.versions.rollout.store import DeploymentStore
+from app.versions.rollout.store import DeploymentStore, version_to_serve
 from app.versions.storage.repository import Repository
 
 _FEW = 4
@@ -157,15 +157,8 @@ def measure(settings: Settings) -> Demand:
         NerveError: the version is missing, or cannot be loaded or measured.
     """
     name, repository = settings.default_model, Repository(settings.models_dir)
-    deployment = DeploymentStore(settings.state_folder).read(name)
-    version = (deployment and deployment.stable) or repository.require(name)[-1]
-    options = LoadOptions(
-        settings.provider,
-        settings.allow_cpu_fallback,
-        settings.variant,
-        threads=1,
-        trusted_keys=settings.trusted_keys,
-    )
+    version = version_to_serve(name, repository, DeploymentStore(settings.state_folder))
+    options = replace(load_options(settings), threads=1)
     reports: list[BatchReport] = []
     loaded = load_version(repository.path(name, version), options, reports.append)
     try:

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 from app.errors import NerveError, RequestError
 from app.files import write_whole
 from app.versions.rollout.desired import Deployment, Frozen
+from app.versions.storage.repository import Repository
 
 _LAST_BYTES = 65_536
 """Bytes at the end of a history that are read to find its last line; far more than a line has."""
@@ -169,6 +170,17 @@ class DeploymentStore:
             except BaseException:
                 os.truncate(path, size)
                 raise
+
+
+def version_to_serve(name: str, repository: Repository, store: DeploymentStore) -> int:
+    """Return the version that should be stable: the desired one, or the highest if none is desired yet.
+
+    Raises:
+        NotFound: there is no such model. StateUnreadable: its state file is torn.
+    """
+    highest = repository.require(name)[-1]
+    deployment = store.read(name)
+    return (deployment and deployment.stable) or highest
 
 
 def check_generation(name: str, deployment: Deployment, expected: int | None) -> None:

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import NotFound
 from app.versions.rollout.desired import Deployment
-from app.versions.rollout.store import DeploymentStore, GenerationChanged, StateUnreadable, StateUnwritable
+from app.versions.rollout.store import (
+    DeploymentStore,
+    GenerationChanged,
+    StateUnreadable,
+    StateUnwritable,
+    version_to_serve,
+)
+from app.versions.storage.repository import Repository
 
 
 @pytest.fixture
@@ -157,3 +165,16 @@ def test_a_change_by_hand_and_a_torn_line_show_in_the_history(store: DeploymentS
         ("unknown", 7),
         ("user ada", 2),
     ]
+
+
+def test_the_desired_version_should_serve_or_else_the_highest(
+    store: DeploymentStore, tmp_path: Path
+) -> None:
+    repository = Repository(tmp_path / "models")
+    for version in (1, 2, 10):
+        (repository.folder / "ner-en" / str(version)).mkdir(parents=True)
+    assert version_to_serve("ner-en", repository, store) == 10
+    store.edit("ner-en", lambda d: d.with_stable(2))
+    assert version_to_serve("ner-en", repository, store) == 2
+    with pytest.raises(NotFound, match="no model 'other'"):
+        version_to_serve("other", repository, store)
