@@ -26,12 +26,14 @@ class Machine:
         alike: how much of the second and further threads of a run does work.
         packed: padding takes no time.
         pair: the time of a pair of sub-tokens of a row, as part of the time of a sub-token.
+        token_seconds: what a sub-token takes on one thread.
     """
 
     threads: int
     alike: float = 1.0
     packed: bool = False
     pair: float = 0.0
+    token_seconds: float = TOKEN_SECONDS
 
     def shape(self, rows: int, longest: int) -> tuple[int, int]:
         return rows, longest
@@ -40,7 +42,7 @@ class Machine:
         shape = next(iter(batch.values())).shape
         speed = 1 + self.alike * (self.threads - 1)
         tokens = float(batch["mask"].sum()) if self.packed else shape[0] * shape[1]
-        time.sleep(TOKEN_SECONDS * (tokens + self.pair * shape[0] * shape[1] ** 2) / speed)
+        time.sleep(self.token_seconds * (tokens + self.pair * shape[0] * shape[1] ** 2) / speed)
         return np.zeros((*shape, 3), np.float32)
 
 

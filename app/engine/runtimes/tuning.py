@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Generic, TypeVar
 
 from app.engine.runtimes.cost import Cost
@@ -49,6 +50,13 @@ late, because they also collate, decode and answer requests, and a batch waits f
 _GAIN = 1.05
 """Factor by which a second session must speed up a single batch, because it takes the network's memory
 again."""
+
+_CLEAR_GAIN = 1.2
+"""Factor that ends the measurement at once; a smaller one may be an accident of a few turns."""
+
+_ROUNDS, _PAUSE = 5, 0.05
+"""Rounds of turns in which a gain may show, and seconds between two. Where other work delays one of two
+threads for some turns, both sessions look alike: one round missed the gain in 4 of 24 tries."""
 
 _GROWTH = 1.05
 """Factor by which a larger batch must raise the sub-tokens a second to count as a gain."""
@@ -101,14 +109,21 @@ def tune(
     if settled.own_single is False or each == threads:
         return Tuned(session, session, runs, each)
     wide = opened_with(threads)
-    if settled.own_single is None:
-        batch = make_batch(*_SINGLE_PROBE)
-        narrow_time, wide_time = _least_seconds(
-            partial(session.run, batch), partial(wide.run, batch), turns=_TURNS + 2
-        )
-        if narrow_time < _GAIN * wide_time:
-            wide = session
+    if settled.own_single is None and not _gains(session, wide, make_batch(*_SINGLE_PROBE)):
+        wide = session
     return Tuned(session, wide, runs, each)
+
+
+def _gains(session: Session, wide: Session, batch: Arrays) -> bool:
+    """Say whether a wider session runs a single batch so much faster that it is worth its memory."""
+    narrow_least = wide_least = inf
+    for _ in range(_ROUNDS):
+        narrow_time, wide_time = _least_seconds(partial(session.run, batch), partial(wide.run, batch))
+        narrow_least, wide_least = min(narrow_least, narrow_time), min(wide_least, wide_time)
+        if narrow_least >= _CLEAR_GAIN * wide_least:
+            return True
+        time.sleep(_PAUSE)
+    return narrow_least >= _GAIN * wide_least
 
 
 def _best_share(opened_with: Callable[[int], S], threads: int, make_batch: MakeBatch) -> int:

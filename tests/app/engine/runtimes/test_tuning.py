@@ -1,4 +1,5 @@
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -39,8 +40,32 @@ def test_a_second_session_must_be_worth_its_memory() -> None:
     assert sessions.single is sessions.session
 
 
+def test_a_gain_that_other_work_hides_at_first_is_found() -> None:
+    """The wide session is as slow as the narrow one for a while, as if one of its threads had to wait."""
+
+    class Delayed(Machine):
+        left = 8
+
+        def run(self, batch: Arrays) -> Logits:
+            self.left -= 1
+            if self.left >= 0:
+                time.sleep(0.01)
+            return super().run(batch)
+
+    sessions = tune(
+        lambda threads: (Delayed if threads == 4 else Machine)(threads, 0.3),
+        4,
+        make_batch,
+        Settled(runs=4),
+    )
+    assert sessions.single.threads == 4
+
+
 def test_where_threads_help_more_than_batches_one_runs_at_a_time() -> None:
-    sessions, _ = tuned(alike=4.0, threads=4)
+    """Four threads are 13 % better than two, which a clock must see beside other work: so runs are long."""
+    sessions = tune(
+        lambda threads: Machine(threads, 4.0, token_seconds=5 * TOKEN_SECONDS), 4, make_batch, Settled()
+    )
     assert (sessions.session.threads, sessions.runs) == (4, 1)
     assert sessions.single is sessions.session
 
