@@ -4,7 +4,8 @@
   * RequestError (bad_request): the caller can fix the request
     * BadRequest (bad_request): the body is not what its content type says
     * NotFound (not_found): unknown model, version or route
-    * TooLarge (too_large): body, text, or number of texts
+    * TooLarge (too_large): body, text, number of texts or characters
+    * TooMuch (too_large): so many sub-tokens cannot be run in the time that a request has
     * UnsupportedMediaType (unsupported_media_type)
     * Unprocessable (unprocessable): a field is missing, unknown or of the wrong kind
     * ClientLeft (client_left): the caller closed the connection
@@ -76,6 +77,12 @@ class TooLarge(RequestError):
 
     kind = "too_large"
     code = "body_too_large"
+
+
+class TooMuch(TooLarge):
+    """The texts cannot be run in the time that the request has, even if nothing else runs."""
+
+    code = "too_much_for_timeout"
 
 
 class UnsupportedMediaType(RequestError):

@@ -52,12 +52,15 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="one line a request, or JSON")
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1, description="largest request body, in bytes")
     max_text_chars: int = Field(1_000_000, ge=1, description="longest text, in code points")
+    max_request_chars: int = Field(
+        2_000_000, ge=1, description="most characters of all texts of a request, in code points"
+    )
     max_texts: int = Field(1_000, ge=1, description="most texts a request")
     request_timeout: float = Field(
         60.0,
         ge=0,
         allow_inf_nan=False,
-        description="seconds until a request is answered 504, where it has no `X-Request-Timeout-Ms`; 0 "
+        description="seconds until a request is answered 504; `X-Request-Timeout-Ms` can only shorten it; 0 "
         "sets no limit",
     )
     stream_spool_bytes: int = Field(
@@ -66,7 +69,10 @@ class Settings(BaseSettings):
         description="largest part of a stream, in bytes, that waits on disk while its client does not read",
     )
     max_queue_tokens: int = Field(
-        1_000_000, ge=1, description="sub-tokens that may wait; above it requests get 429"
+        1_000_000,
+        ge=1,
+        description="sub-tokens that may wait, a quarter of them for each of four sizes of requests; above it "
+        "requests of that size get 429",
     )
     max_batch_tokens: int = Field(
         0,

@@ -14,40 +14,56 @@ from app.settings import Settings
 M = TypeVar("M", bound=BaseModel)
 
 _CHARSET = re.compile(r'charset\s*=\s*"?([^\s";]+)')
-_MILLISECONDS = re.compile(r"0*[1-9][0-9]{0,8}", re.ASCII)
+_MILLISECONDS = re.compile(r"0{0,9}[1-9][0-9]{0,8}", re.ASCII)
+_SHOWN = 32
+"""Most characters of a header's value that an error shows."""
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def check_limits(texts: Sequence[str], settings: Settings) -> None:
-    """Raise TooLarge for more texts than a request may hold, and for a text that is too long."""
+    """Raise TooLarge for more texts or characters than a request may hold, and for a text that is too long."""
     if len(texts) > settings.max_texts:
         raise TooLarge(
             f"{len(texts)} texts, a request may hold {settings.max_texts} (NERVE_MAX_TEXTS)",
             "too_many_texts",
         )
+    characters = 0
     for number, text in enumerate(texts):
+        characters += len(text)
         if len(text) > settings.max_text_chars:
             raise TooLarge(
                 f"text {number} has {len(text)} characters, a text may have {settings.max_text_chars} "
                 "(NERVE_MAX_TEXT_CHARS)",
                 "text_too_long",
             )
+    if characters > settings.max_request_chars:
+        raise TooLarge(
+            f"the texts have {characters} characters, a request may have {settings.max_request_chars} "
+            "(NERVE_MAX_REQUEST_CHARS); send several requests, or use /ner/stream",
+            "request_too_long",
+        )
 
 
-def read_timeout(request: Request, default: float) -> float | None:
-    """Return the seconds that a request may take: `X-Request-Timeout-Ms`, else `default`; None is no limit.
+def read_timeout(request: Request, limit: float) -> float | None:
+    """Return the seconds that a request may take: `X-Request-Timeout-Ms`, at most `limit`; None is no limit.
+
+    Args:
+        limit: the operator's limit, in seconds; 0 is none.
 
     Raises:
         Unprocessable: the header is not a positive whole number.
     """
     given = request.headers.get("x-request-timeout-ms")
     if given is None:
-        return default or None
+        return limit or None
     if not _MILLISECONDS.fullmatch(given):
+        shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
         raise Unprocessable(
-            f"X-Request-Timeout-Ms {given!r}: send a whole number of milliseconds from 1 to 999999999"
+            f"X-Request-Timeout-Ms {shown!r}: send a whole number of milliseconds from 1 to 999999999"
         )
-    return int(given) / 1000
+    seconds = int(given) / 1000
+    return min(seconds, limit) if limit else seconds
 
 
 async def read_content(request: Request, limit: int, accepted: Sequence[str]) -> tuple[str, bytes]:

@@ -29,8 +29,9 @@ _MEANINGS = {
     409: "The version fails its checks (`version_refused`), or there is none to go back to "
     "(`no_previous_version`), or no canary (`no_canary`); nothing changed.",
     412: "Somebody else changed it since the generation that `If-Match` names (`generation_changed`).",
-    413: "More bytes (`body_too_large`), characters (`text_too_long`) or texts (`too_many_texts`) than "
-    "the settings allow.",
+    413: "More bytes (`body_too_large`), characters of a text (`text_too_long`) or of all "
+    "(`request_too_long`) or texts (`too_many_texts`) than the settings allow, or more than can be done in "
+    "the time that the request has, even if nothing else runs (`too_much_for_timeout`).",
     415: "Neither JSON nor plain text in UTF-8 (`unsupported_media_type`).",
     422: "A field is missing, unknown or of the wrong kind (`invalid_request`), the model has no such "
     "label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string holds "

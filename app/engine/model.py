@@ -25,7 +25,7 @@ from app.engine.batching.samples import sample_batches
 from app.engine.decoding.answers import Answers
 from app.engine.decoding.entities import Evidence, Prediction
 from app.engine.decoding.spans import Decoder
-from app.engine.memory import give_memory_back
+from app.engine.memory import Tidying, give_memory_back
 from app.engine.priority import give_way
 from app.engine.runtimes.cost import Cost
 from app.engine.runtimes.runtime import Running
@@ -39,6 +39,11 @@ T = TypeVar("T")
 
 _SHORT = 1_000
 """A request's only text of up to this many characters is read by the runner; that takes well below 1 ms."""
+
+
+_LARGE = 2
+"""Requests of this size class and larger ones are read on a thread of their own. A tokenizer may take seconds
+for one text of theirs, which others must not wait for."""
 
 
 class Model(Protocol):
@@ -146,11 +151,15 @@ class Network:
         execution = Execution(compute, prefix, self._dispatcher, report)
         begin = give_way if background else _nothing
         name = f"{manifest.name}-{manifest.version}"
-        self._thread = ReadingThread(self._reader, self._dispatcher, f"{name}-text", begin)
+        self._thread, self._slow_thread = (
+            ReadingThread(self._reader, self._dispatcher, f"{name}-{kind}", begin)
+            for kind in ("text", "texts")
+        )
         self._runners: Runners | None = Runners(
             self._dispatcher, self._reader, execution, running.runs, f"{name}-run", begin
         )
         self._background = background
+        self._tidying = Tidying(lambda: self._dispatcher.idle)
 
     @property
     def alive(self) -> bool:
@@ -222,9 +231,11 @@ class Network:
     def close(self) -> None:
         """Finish what waits, end the threads, drop the sessions and return their memory to the system."""
         self._thread.close()
+        self._slow_thread.close()
         if self._runners:
             self._runners.close()
         self._runners = None
+        self._tidying.close()
         give_memory_back()
 
     def _request(
@@ -251,8 +262,12 @@ class Network:
             if len(texts) == 1 and len(texts[0]) <= _SHORT:
                 self._dispatcher.send(request, texts)
             else:
-                self._dispatcher.admit(request)
-                self._thread.send(request, texts)
+                self._dispatcher.admit(request, 0 if deadline is None else self._reader.at_least(texts))
+                if request.flow.size_class < _LARGE:
+                    self._thread.send(request, texts)
+                else:
+                    self._slow_thread.send(request, texts)
+                    request.result.add_done_callback(lambda _: self._tidying.later())
         except (NerveError, RuntimeError) as error:
             request.fail(error)
         return request.result

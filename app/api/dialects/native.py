@@ -173,7 +173,7 @@ _TIMEOUT = {
     "in": "header",
     "required": False,
     "description": "Milliseconds from the request's arrival until it is answered 504 and what has not run "
-    "is dropped; the server's `NERVE_REQUEST_TIMEOUT` where not given.",
+    "is dropped. It can only shorten the server's `NERVE_REQUEST_TIMEOUT`, which holds where it is not given.",
     "schema": {"type": "integer", "minimum": 1},
     "example": 500,
 }

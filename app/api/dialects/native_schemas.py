@@ -22,8 +22,11 @@ class NerOptions(BaseModel):
         description="A version to pin; the one that serves where not given.",
         examples=[1],
     )
-    labels: list[str] | None = Field(
-        None, description="Return only entities of these labels.", examples=[["PER", "LOC"]]
+    labels: list[Annotated[str, Field(max_length=100)]] | None = Field(
+        None,
+        max_length=100,
+        description="Return only entities of these labels.",
+        examples=[["PER", "LOC"]],
     )
     min_score: float = Field(
         0.0,

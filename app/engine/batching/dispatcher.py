@@ -24,16 +24,13 @@ from app.engine.batching.rate import Rate
 from app.engine.batching.requests import Request, Row
 from app.engine.batching.size_classes import Flow
 from app.engine.runtimes.cost import Cost
-from app.errors import NotReady
+from app.engine.text.reader import READ_TOGETHER
+from app.errors import Busy, NotReady
 
 CLOSED = "this model version is closed; send the request again"
 
 _FAILURES = 3
 """The session counts as broken after this many failed batches in a row."""
-
-READ_TOGETHER = 32
-"""At most this many texts are read at a time: more would delay the first of them and gain little."""
-
 
 class Dispatcher:
     """Holds the rows that wait, and hands out batches of them.
@@ -58,6 +55,7 @@ class Dispatcher:
             max_queue_tokens,
             lambda size_class: overtaking(meter.cost, max_batch_tokens, size_class),
         )
+        self._latest = inf  # the latest deadline of what waits, which is dropped then
         self._reading = 0  # runners that read texts
         self._running = 0  # batches in a session
         self._answering = 0  # batches that ran and are not yet answered and reported
@@ -102,15 +100,19 @@ class Dispatcher:
 
     # Called by the threads that send requests
 
-    def admit(self, request: Request[Any]) -> None:
+    def admit(self, request: Request[Any], least: int = 0) -> None:
         """Reserve room for a request, whose rows `add` will queue.
 
+        Args:
+            least: the number of sub-tokens that it has at least.
+
         Raises:
+            TooMuch: the request cannot be done by its deadline even if nothing else waits.
             Busy: the queue has no room, or the request would probably miss its deadline.
             NotReady: the version is closed, or a runner died.
         """
         with self._lock:
-            self._admit(request)
+            self._admit(request, least)
 
     def send(self, request: Request[Any], texts: Sequence[str]) -> None:
         """Admit a request of few characters, which the next free runner reads.
@@ -127,10 +129,14 @@ class Dispatcher:
         """Queue the rows of a part of a request that was admitted.
 
         Raises:
+            TooMuch: what was read of the request so far cannot be done by its deadline.
             NotReady: a runner died.
         """
+        request = part.request
         with self._lock:
             self._add(part, rows)
+            request.read += sum(row.length for row in rows)
+            self._admission.check_possible(request.read, request.seconds)
             if self._ended:
                 raise NotReady(CLOSED)
             self._wake(len(rows))
@@ -245,11 +251,19 @@ class Dispatcher:
 
     # Called with the lock held
 
-    def _admit(self, request: Request[Any]) -> None:
+    def _admit(self, request: Request[Any], least: int = 0) -> None:
         if self._closed or self._ended:
             raise NotReady(CLOSED)
-        left = request.deadline if request.deadline == inf else request.deadline - time.monotonic()
-        self._admission.admit(request.unread, left)
+        now = time.monotonic()
+        request.seconds = request.deadline - now
+        self._admission.check_possible(least, request.seconds)
+        empty = not (self._queue or self._admission.coming)
+        try:
+            self._admission.admit(request.unread, request.seconds)
+        except Busy as busy:
+            busy.retry_after = min(busy.retry_after, self._latest - now)
+            raise
+        self._latest = request.deadline if empty else max(self._latest, request.deadline)
 
     def _add(self, part: Part, rows: Sequence[Row]) -> None:
         self._account(part.request, min(part.tokens, part.request.unread))

@@ -67,6 +67,17 @@ class Queue(Generic[R]):
             self.tokens -= flow.tokens
             self._line(flow.size_class).forget(flow)
 
+    def tokens_of(self, size_class: int) -> int:
+        """Count the sub-tokens of a size class that wait."""
+        line = self._classes.get(size_class)
+        return line.tokens if line else 0
+
+    def until(self, size_class: int, tokens: int) -> int:
+        """Return how many sub-tokens, of all size classes, run until a size class has run some."""
+        line = self._classes.get(size_class)
+        flows = max(line.flows, 1) if line else 1  # one at least is still to be queued
+        return tokens * max(self.flows, flows) // flows
+
     def before(self, size: int, coming: Mapping[int, int], drained: int = 0) -> int:
         """Return how many sub-tokens, of all size classes, would run before a new request is done.
 

@@ -24,6 +24,8 @@ class Rate:
         self._tokens = float(self._half_life)
         self._seconds = seconds * self._half_life
         self._since = 0.0
+        self.least = seconds
+        """The least seconds that a sub-token has ever taken."""
 
     @property
     def seconds_per_token(self) -> float:
@@ -43,4 +45,5 @@ class Rate:
         fading = 0.5 ** (tokens / self._half_life)
         self._tokens = fading * self._tokens + tokens
         self._seconds = fading * self._seconds + seconds
+        self.least = min(self.least, self.seconds_per_token)
         self._since = now

@@ -47,13 +47,15 @@ class Request(Generic[T]):
         result: the future of the answers.
         decode: turns texts whose logits are complete into answers.
         deadline: when the caller stops waiting, on the clock of `time.monotonic()`; infinity for never.
+        seconds: the seconds that it had until its deadline when it was admitted.
+        read: the number of sub-tokens of its texts that were read so far.
         flow: its rows in the queue.
         unread: the expected number of sub-tokens of its texts that are not read yet; the dispatcher
             updates it.
         lock: guards the fields of it and of its texts that several threads change.
     """
 
-    __slots__ = ("_answers", "_left", "deadline", "decode", "flow", "lock", "result", "unread")
+    __slots__ = ("_answers", "_left", "deadline", "decode", "flow", "lock", "read", "result", "seconds", "unread")
 
     def __init__(
         self,
@@ -67,6 +69,8 @@ class Request(Generic[T]):
         self.result: Result[list[T]] = Result(partial(forget, self.flow))  # it must not hold the request
         self.decode = decode
         self.deadline = inf if deadline is None else deadline
+        self.seconds = inf
+        self.read = 0
         self.unread = tokens
         self.lock = threading.Lock()
         self._answers: list[Any] = [None] * texts

@@ -70,12 +70,19 @@ class Runners:
     def _run(self, number: int) -> None:
         try:
             self._begin()
-            while (unread := self._dispatcher.wait(number)) is not None:
-                batch = self._dispatcher.next_batch(read_parts(self._reader, unread) if unread else ())
-                for row in batch.late:
-                    late = DeadlineExceeded("the request's deadline passed while it waited")
-                    row.text.request.fail(late)
-                if batch.rows:
-                    self._execution.execute(batch.rows, batch.single)
+            while self._turn(number):
+                pass  # a runner that sleeps holds nothing of its last batch
         finally:
             self._dispatcher.ended()
+
+    def _turn(self, number: int) -> bool:
+        """Wait for work and do some; return False when there will be no more."""
+        unread = self._dispatcher.wait(number)
+        if unread is None:
+            return False
+        batch = self._dispatcher.next_batch(read_parts(self._reader, unread) if unread else ())
+        for row in batch.late:
+            row.text.request.fail(DeadlineExceeded("the request's deadline passed while it waited"))
+        if batch.rows:
+            self._execution.execute(batch.rows, batch.single)
+        return True

@@ -10,6 +10,9 @@ _SHORT = 256
 """A request of up to this many sub-tokens is short and in the first size class. The limit of each further
 class is 16 times the one before."""
 
+CLASSES = 4
+"""The number of size classes. The last one has all larger requests, too."""
+
 _MOST = 1_024
 """At most this many rows are considered for a batch, which bounds the time that choosing takes."""
 
@@ -34,7 +37,7 @@ R = TypeVar("R", bound=QueuedRow)
 
 def size_class_of(tokens: int) -> int:
     """Return the number of the size class of a request of `tokens` sub-tokens; 0 is the first."""
-    return -(-(max(tokens - 1, 0) // _SHORT).bit_length() // 4)
+    return min(-(-(max(tokens - 1, 0) // _SHORT).bit_length() // 4), CLASSES - 1)
 
 
 class Flow:

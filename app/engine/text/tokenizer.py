@@ -1,12 +1,13 @@
 """A tokenizer turns a text into sub-tokens, and into the decisions that are read from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer as RustTokenizer
 
-from app.engine.text.alignment import EncodedText, align
+from app.engine.text.alignment import EncodedText, EncodedTexts, align
+from app.engine.text.stretches import STRETCH, Stretches, join_stretches
 from app.engine.text.token_cache import TokenCache, end_marks
 from app.labels import WordRule
 
@@ -15,6 +16,12 @@ __all__ = ["EncodedText", "Specials", "Tokenizer"]
 _SHORT = 10_000
 """Texts with fewer characters together are encoded one by one: other Python threads wait for a few
 milliseconds at most, but nothing is handed over to the threads of the Rust code."""
+
+_LONG = 2 * STRETCH
+"""Texts with more characters are encoded in stretches, if the tokenizer allows it."""
+
+_AT_ONCE = 4
+"""Stretches that are encoded at once, so that the Rust code can use several threads: some 0.1 s of work."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Tokenizer:
         """The special tokens around each window."""
         marks = end_marks(rust)
         self._cache = None if marks is None else TokenCache(rust, marks, rule)
+        self._stretches = None if marks is None else Stretches(rust, rule)
 
     @classmethod
     def from_file(cls, path: Path, rule: WordRule = "bert") -> "Tokenizer":
@@ -88,11 +96,37 @@ class Tokenizer:
         """Encode texts as `encode` does, without the cache."""
         if not texts:
             return []
+        if not any(map(self._is_long, texts)):
+            return self._aligned(texts).cut()
+        steps = (step for text in texts for step in self._gradually(text))
+        return [encoded for encoded in steps if encoded is not None]
+
+    def encode_gradually(self, text: str) -> Iterator[EncodedText | None]:
+        """Yield a text as `encode` returns it. Before that, yield None after each part of a long text, so
+        that the caller can do other work."""
+        return self._gradually(text) if self._is_long(text) else iter(self.encode([text]))
+
+    def _is_long(self, text: str) -> bool:
+        return self._stretches is not None and len(text) > _LONG
+
+    def _gradually(self, text: str) -> Iterator[EncodedText | None]:
+        if not self._is_long(text):
+            yield from self._aligned([text]).cut()
+            return
+        assert self._stretches
+        stretches = list(self._stretches.cut(text))
+        parts = []
+        for first in range(0, len(stretches), _AT_ONCE):
+            parts.append(self._aligned(stretches[first : first + _AT_ONCE]))
+            yield None
+        yield join_stretches(parts, stretches, self.rule)
+
+    def _aligned(self, texts: Sequence[str]) -> EncodedTexts:
         if sum(map(len, texts)) < _SHORT:
             encodings = [self._rust.encode(text, add_special_tokens=False) for text in texts]
         else:
             encodings = self._rust.encode_batch(list(texts), add_special_tokens=False)
-        return align(texts, encodings, self.rule).cut()
+        return align(texts, encodings, self.rule)
 
 
 def _pad_id(rust: RustTokenizer) -> int:

@@ -33,10 +33,10 @@ _HAN_RANGES = (
 )
 
 # To a word rule, a character lies between words, is part of one that may go on, or is a word by itself.
-_BETWEEN, _INSIDE, _ALONE = range(3)
+BETWEEN, INSIDE, ALONE = range(3)
 _KINDS: dict[WordRule, npt.NDArray[np.uint8]] = {
-    "bert": np.array([_BETWEEN, _ALONE, _ALONE, _INSIDE, _INSIDE, _INSIDE, _INSIDE], np.uint8),
-    "space": np.array([_BETWEEN, _INSIDE, _INSIDE, _INSIDE, _INSIDE, _INSIDE, _INSIDE], np.uint8),
+    "bert": np.array([BETWEEN, ALONE, ALONE, INSIDE, INSIDE, INSIDE, INSIDE], np.uint8),
+    "space": np.array([BETWEEN, INSIDE, INSIDE, INSIDE, INSIDE, INSIDE, INSIDE], np.uint8),
 }
 
 # Each character of a word sets one bit, a mark. The word's shape depends on which marks are set.
@@ -77,6 +77,11 @@ def _classify(code: int) -> int:
     return {"Ll": LOWER, "Lu": UPPER, "Lt": UPPER, "Nd": DIGIT}.get(category, OTHER)
 
 
+def kind_of(character: str, rule: WordRule) -> int:
+    """Return what a character is to a word rule: `BETWEEN`, `INSIDE` or `ALONE`."""
+    return int(_KINDS[rule][character_classes(character)[0]])
+
+
 def character_classes(text: str) -> npt.NDArray[np.uint8]:
     """Return the class (`BLANK` … `OTHER`) of each code point of `text`, shape (len(text),)."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
@@ -105,9 +110,9 @@ def split_words(text: str, rule: WordRule = "bert") -> Words:
     """Return the words of `text`, in order. They cover every character that is not blank."""
     classes = character_classes(text)
     kinds = _KINDS[rule][classes]
-    starts = kinds != _BETWEEN
+    starts = kinds != BETWEEN
     ends = starts.copy()
-    apart = (kinds[1:] != _INSIDE) | (kinds[:-1] != _INSIDE)
+    apart = (kinds[1:] != INSIDE) | (kinds[:-1] != INSIDE)
     starts[1:] &= apart
     ends[:-1] &= apart
     begin = np.flatnonzero(starts)
