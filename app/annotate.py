@@ -6,13 +6,13 @@ Code that loads a version without a service, such as `nerve annotate`, makes an 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from app.engine.decoding.entities import Prediction
+from app.engine.decoding.entities import Entities, Entity, Prediction
 from app.errors import FAULTS, NerveError, Unprocessable
 from app.metrics import Metrics
 from app.versions.loading.loaded import LoadedVersion
@@ -25,8 +25,9 @@ Wait = Callable[["Future[list[Prediction]]"], Awaitable[list[Prediction]]]
 _SHORT = 512
 """Most characters of a text that may be annotated on the event loop, which it blocks for milliseconds."""
 
-_AT_ONCE = 64
-"""Texts that are filtered and counted before other requests have a turn: about 1 ms for articles."""
+_AT_ONCE, _ENTITIES_AT_ONCE = 64, 10_000
+"""Texts that are filtered and counted before other requests have a turn, about 1 ms for articles; fewer if
+they have so many entities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,8 @@ class Annotator:
         self.manifest = loaded.manifest
         self._loaded = loaded
         self._wanted = wanted
+        self._labels = None if wanted.labels is None else frozenset(wanted.labels)
+        self._least = wanted.min_score
 
     @property
     def failing(self) -> bool:
@@ -104,20 +107,15 @@ class Annotator:
 
     def kept(self, found: Sequence[Prediction]) -> Sequence[Prediction]:
         """Return the predictions with only the wanted entities."""
-        least = self._wanted.min_score
-        if self._wanted.labels is None:
-            if least <= 0:
-                return found
-            return [
-                Prediction(tuple(e for e in one.entities if e.score >= least), one.windows) for one in found
-            ]
-        labels = frozenset(self._wanted.labels)
-        return [
-            Prediction(
-                tuple(e for e in one.entities if e.score >= least and e.label in labels), one.windows
-            )
-            for one in found
-        ]
+        if self._labels is None and self._least <= 0:
+            return found
+        return [Prediction(self._wanted_of(one.entities), one.windows) for one in found]
+
+    def _wanted_of(self, entities: Sequence[Entity]) -> Sequence[Entity]:
+        labels, least = self._labels, self._least
+        if isinstance(entities, Entities):
+            return entities.wanted(labels, least)
+        return tuple(e for e in entities if e.score >= least and (labels is None or e.label in labels))
 
 
 class LeasedAnnotator(Annotator):
@@ -177,10 +175,10 @@ class LeasedAnnotator(Annotator):
         self._failed = False
         self._manager.shadow(self._loaded, texts, found)
         kept: list[Prediction] = []
-        for first in range(0, len(texts), _AT_ONCE):
-            if first:
+        for turn in _turns(found):
+            if kept:
                 await asyncio.sleep(0)
-            some = self.kept(found[first : first + _AT_ONCE])
+            some = self.kept(turn)
             self._metrics.answered(*self.of, some)
             kept += some
         return Annotation(self.manifest.name, self.manifest.version, texts, kept)
@@ -234,6 +232,18 @@ class Service:
             await asyncio.to_thread(self._manager.load_pinned, name, ask.version)
             # Other requests may have pinned versions and pushed this one out, so the lease is retried.
         return LeasedAnnotator(lease, ask, self._manager, self._metrics)
+
+
+def _turns(found: Sequence[Prediction]) -> Iterator[Sequence[Prediction]]:
+    """Yield as many predictions as are filtered and counted at a time."""
+    first, entities = 0, 0
+    for end, prediction in enumerate(found):
+        if end - first == _AT_ONCE or entities > _ENTITIES_AT_ONCE:
+            yield found[first:end]
+            first, entities = end, 0
+        entities += len(prediction.entities)
+    if first < len(found):
+        yield found[first:]
 
 
 def check_labels(wanted: Sequence[str] | None, known: Sequence[str]) -> None:

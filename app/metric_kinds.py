@@ -4,6 +4,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import prometheus_client
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.samples import Sample
@@ -40,9 +42,17 @@ class Gauge(_Remembering, prometheus_client.Gauge):
 class Histogram(_Remembering, prometheus_client.Histogram):
     """Counts how many values fell into each range."""
 
-    def observe_all(self, values: Sequence[float]) -> None:
+    def observe_all(self, values: Sequence[float] | npt.NDArray[np.float64]) -> None:
         """Do as `observe` for each value, with one step for the sum and one for each bucket."""
         self._raise_if_not_observable()  # type: ignore[no-untyped-call]
+        if isinstance(values, np.ndarray):
+            self._sum.inc(float(values.sum()))
+            below = 0
+            for bucket, bound in zip(self._buckets, self._upper_bounds, strict=True):
+                upto = int(np.count_nonzero(values <= bound))
+                bucket.inc(upto - below)
+                below = upto
+            return
         self._sum.inc(sum(values))
         counts: dict[int, int] = {}
         for value in values:

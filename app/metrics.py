@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.samples import Sample
 
 from app.engine.batching.report import BatchReport
-from app.engine.decoding.entities import Prediction
+from app.engine.decoding.entities import Entities, Prediction
 from app.metric_kinds import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -176,6 +176,11 @@ class Metrics:
         """Count texts that were answered, and their entities by label and score."""
         scores: dict[str, list[float]] = {}
         for prediction in predictions:
+            if isinstance(prediction.entities, Entities):
+                for label, many in prediction.entities.scores():
+                    self.entities.labels(model, version, label).inc(len(many))
+                    self.entity_scores.labels(model, version, label).observe_all(many)
+                continue
             for entity in prediction.entities:
                 scores.setdefault(entity.label, []).append(entity.score)
         self.texts.labels(model, version).inc(len(predictions))

@@ -1,11 +1,11 @@
 """Rendering: turns entities into plain values, with offsets in the caller's unit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from app.engine.decoding.entities import Entity
+from app.engine.decoding.entities import MANY, Entity
 
 OffsetUnit = Literal["codepoint", "utf16", "byte"]
 """What offsets count: Unicode code points, UTF-16 code units, or bytes of UTF-8."""
@@ -19,7 +19,23 @@ def render(
     Args:
         agreement: add `agreement`, the share of an ensemble's members that found exactly this entity.
     """
-    position = positions(text, unit) if entities else int
+    if len(entities) <= MANY:
+        return _rendered(text, entities, positions(text, unit) if entities else int, agreement)
+    return [one for some in render_gradually(text, entities, unit, agreement) for one in some]
+
+
+def render_gradually(
+    text: str, entities: Sequence[Entity], unit: OffsetUnit = "codepoint", agreement: bool = False
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield what `render` returns, some entities at a time."""
+    position = positions(text, unit)
+    for first in range(0, len(entities), MANY):
+        yield _rendered(text, entities[first : first + MANY], position, agreement)
+
+
+def _rendered(
+    text: str, entities: Sequence[Entity], position: Callable[[int], int], agreement: bool
+) -> list[dict[str, Any]]:
     rendered = []
     for entity in entities:
         start, end = entity.start, entity.end
@@ -41,9 +57,9 @@ def positions(text: str, unit: OffsetUnit) -> Callable[[int], int]:
     if unit == "codepoint" or text.isascii():
         return int
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    if unit == "utf16":
-        widths = 1 + (codes > 0xFFFF)
-    else:
-        widths = 1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF).astype(np.int64)
-    ends = np.concatenate(([0], np.cumsum(widths)))
+    widths = np.ones(len(codes), np.uint8)
+    for wider in (0xFFFF,) if unit == "utf16" else (0x7F, 0x7FF, 0xFFFF):
+        widths += codes > wider
+    ends = np.zeros(len(codes) + 1, np.int64)
+    widths.cumsum(dtype=np.int64, out=ends[1:])
     return lambda at: int(ends[at])

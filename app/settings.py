@@ -60,8 +60,8 @@ class Settings(BaseSettings):
         60.0,
         ge=0,
         allow_inf_nan=False,
-        description="seconds until a request is answered 504; `X-Request-Timeout-Ms` can only shorten it; 0 "
-        "sets no limit",
+        description="seconds until a request is answered 504; a caller's `X-Request-Timeout-Ms` can only "
+        "shorten them; 0 sets no limit",
     )
     stream_spool_bytes: int = Field(
         1024**3,
@@ -71,8 +71,8 @@ class Settings(BaseSettings):
     max_queue_tokens: int = Field(
         1_000_000,
         ge=1,
-        description="sub-tokens that may wait, a quarter of them for each of four sizes of requests; above it "
-        "requests of that size get 429",
+        description="sub-tokens that may wait, a quarter of them for each of four sizes of requests; above "
+        "it, requests of that size get 429",
     )
     max_batch_tokens: int = Field(
         0,

@@ -179,7 +179,11 @@ def answer_line(about: dict[str, Any], identity: bytes = b"") -> bytes:
 
     Other line ends of Unicode are escaped, because some readers split lines at them.
     """
-    line = pydantic_core.to_json(about)
+    return line_of(pydantic_core.to_json(about), identity)
+
+
+def line_of(line: bytes, identity: bytes) -> bytes:
+    """Do what `answer_line` does with an object that is JSON already."""
     for character in "\x85\u2028\u2029":
         line = line.replace(character.encode(), b"\\u%04x" % ord(character))
     return (b'{"id":' + identity + b"," + line[1:] if identity else line) + b"\n"

@@ -22,7 +22,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def check_limits(texts: Sequence[str], settings: Settings) -> None:
-    """Raise TooLarge for more texts or characters than a request may hold, and for a text that is too long."""
+    """Raise TooLarge for more texts or characters than a request may hold, or for a text that is too long."""
     if len(texts) > settings.max_texts:
         raise TooLarge(
             f"{len(texts)} texts, a request may hold {settings.max_texts} (NERVE_MAX_TEXTS)",
@@ -46,7 +46,7 @@ def check_limits(texts: Sequence[str], settings: Settings) -> None:
 
 
 def read_timeout(request: Request, limit: float) -> float | None:
-    """Return the seconds that a request may take: `X-Request-Timeout-Ms`, at most `limit`; None is no limit.
+    """Return the seconds that a request may take, None for any: `X-Request-Timeout-Ms`, at most `limit`.
 
     Args:
         limit: the operator's limit, in seconds; 0 is none.

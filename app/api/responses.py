@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pydantic_core
@@ -13,6 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 _TURN_SECONDS = 0.001
 """Seconds that pieces of one body are made before other requests have a turn."""
+
+_LARGE = 1024 * 1024
+"""Bytes of a body up to which it is sent at once."""
 
 
 class DirectRoute(APIRoute):
@@ -51,7 +54,7 @@ class Pieces:
         Args:
             spent: called with the seconds that the pieces took, without the turns of other requests.
         """
-        made = []
+        made: list[bytes] = []
         started = time.perf_counter()
         for piece in self._pieces:
             made.append(piece)
@@ -60,6 +63,24 @@ class Pieces:
                 spent(seconds)
                 await asyncio.sleep(0)
                 started = time.perf_counter()
-        response = Response(b"".join(made), media_type=self._media_type)
+        if sum(map(len, made)) <= _LARGE:
+            response = Response(b"".join(made), media_type=self._media_type)
+        else:
+            response = _Long(made, self._media_type)
         spent(time.perf_counter() - started)
         return response
+
+
+class _Long(Response):
+    """Sends a long body piece by piece, without a copy of all of it."""
+
+    def __init__(self, pieces: Sequence[bytes], media_type: str):
+        super().__init__(media_type=media_type, headers={"content-length": str(sum(map(len, pieces)))})
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -17,11 +17,11 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.annotate import LeasedAnnotator
-from app.api.dialects.native import NativeAsk, ner_result
+from app.api.dialects.native import NativeAsk, ner_result, ner_result_gradually
 from app.api.groups import Answers, Group, Groups
-from app.api.lines import LineSplitter, answer_line, longest_line, read_record
+from app.api.lines import LineSplitter, Record, answer_line, line_of, longest_line, read_record
 from app.api.spool import Spool
-from app.engine.decoding.entities import Prediction
+from app.engine.decoding.entities import MANY, Prediction
 from app.errors import InferenceFailed, NerveError, NotReady
 
 NDJSON = "application/x-ndjson"
@@ -175,7 +175,7 @@ class Stream(Response):
         """
         found = [answer for answer in answers if isinstance(answer, Prediction)]
         kept = self._annotator.kept(found)
-        lines, texts = self._lines(group, answers, kept)
+        lines, texts = await self._lines(group, answers, kept)
         await self._spool.put(b"".join(lines))
         record = self._request.scope["nerve"]
         record.texts += len(texts)
@@ -189,11 +189,12 @@ class Stream(Response):
             name = "/".join(self._annotator.of)
             raise InferenceFailed(f"{name}: batches keep failing, and a new session takes its place")
 
-    def _lines(
+    async def _lines(
         self, group: Group, answers: Answers, kept: Sequence[Prediction]
     ) -> tuple[list[bytes], list[str]]:
-        """Return a line for each record, and the texts that were annotated."""
-        lines, texts = [], []
+        """Return a line for each record, and the texts that were annotated. Other requests have their turn
+        between many entities."""
+        lines, texts, entities = [], [], 0
         left = iter(kept)
         for record, answer in zip(group.records, answers, strict=True):
             if isinstance(answer, NotReady):
@@ -201,10 +202,23 @@ class Stream(Response):
             if isinstance(answer, NerveError):
                 about = {"error": answer.message, "code": answer.code, "line": record.line}
             else:
-                about = ner_result(record.text, next(left), self._ask)
+                prediction = next(left)
                 texts.append(record.text)
+                entities += len(prediction.entities)
+                if entities > MANY:
+                    lines.append(await self._long_line(record, prediction))
+                    entities = 0
+                    continue
+                about = ner_result(record.text, prediction, self._ask)
             lines.append(answer_line(about, record.id))
         return lines, texts
+
+    async def _long_line(self, record: Record, prediction: Prediction) -> bytes:
+        pieces = []
+        for piece in ner_result_gradually(record.text, prediction, self._ask):
+            pieces.append(piece)
+            await asyncio.sleep(0)
+        return line_of(b"".join(pieces), record.id)
 
     def _last_line(self) -> bytes:
         error = self._ended_by

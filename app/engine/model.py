@@ -42,8 +42,8 @@ _SHORT = 1_000
 
 
 _LARGE = 2
-"""Requests of this size class and larger ones are read on a thread of their own. A tokenizer may take seconds
-for one text of theirs, which others must not wait for."""
+"""Requests of this size class and larger ones are read on a thread of their own. A tokenizer may take
+seconds for one text of theirs, which others must not wait for."""
 
 
 class Model(Protocol):

@@ -16,9 +16,9 @@ from app.api.failures import Failure, error_response
 from app.api.requests import decoded, invalid, parse_json
 from app.api.responses import Pieces
 from app.api.statuses import documented
-from app.engine.decoding.entities import Prediction
+from app.engine.decoding.entities import MANY, Prediction
 from app.errors import Unprocessable
-from app.rendering import OffsetUnit, render
+from app.rendering import OffsetUnit, render, render_gradually
 
 _TEXT = "Angela Merkel visited IBM in New York."
 
@@ -82,7 +82,10 @@ class Native:
         head = to_json({"model": annotation.model, "version": annotation.version})[:-1]
         if not ask.single:
             return Pieces(_results(head + b',"results":[', ask, annotation))
-        body = to_json(ner_result(annotation.texts[0], annotation.predictions[0], ask))
+        text, prediction = annotation.texts[0], annotation.predictions[0]
+        if len(prediction.entities) > MANY:
+            return Pieces(_result(head, ask, text, prediction))
+        body = to_json(ner_result(text, prediction, ask))
         return Response(head + b"," + body[1:], media_type="application/json")
 
     def encode_error(self, ask: NativeAsk | None, failure: Failure) -> Response:
@@ -108,14 +111,26 @@ def ask_of(options: NerOptions) -> NativeAsk:
     return _ask(options, (), single=False)
 
 
+def _result(head: bytes, ask: NativeAsk, text: str, prediction: Prediction) -> Iterator[bytes]:
+    """Make the body of an answer to one text, piece by piece."""
+    pieces = ner_result_gradually(text, prediction, ask)
+    yield head + b"," + next(pieces)[1:]
+    yield from pieces
+
+
 def _results(head: bytes, ask: NativeAsk, annotation: Annotation) -> Iterator[bytes]:
     """Make the body of an answer to several texts, piece by piece."""
     texts, predictions = annotation.texts, annotation.predictions
     for first in range(0, max(1, len(texts)), _AT_ONCE):
         some = slice(first, first + _AT_ONCE)
-        pairs = zip(texts[some], predictions[some], strict=True)
-        results = [ner_result(text, prediction, ask) for text, prediction in pairs]
-        yield (b"," if first else head) + to_json(results)[1:-1]
+        pairs = list(zip(texts[some], predictions[some], strict=True))
+        yield b"," if first else head
+        if sum(len(prediction.entities) for _, prediction in pairs) <= MANY:
+            yield to_json([ner_result(text, prediction, ask) for text, prediction in pairs])[1:-1]
+            continue
+        for number, (text, prediction) in enumerate(pairs):
+            yield b"," if number else b""
+            yield from ner_result_gradually(text, prediction, ask)
     yield b"]}"
 
 
@@ -125,6 +140,16 @@ def ner_result(text: str, prediction: Prediction, ask: NativeAsk) -> dict[str, A
         "windows": prediction.windows,
         "entities": render(text, prediction.entities, ask.offset_unit, ask.agreement),
     }
+
+
+def ner_result_gradually(text: str, prediction: Prediction, ask: NativeAsk) -> Iterator[bytes]:
+    """Make the JSON of `ner_result`, piece by piece."""
+    yield to_json({"windows": prediction.windows})[:-1] + b',"entities":['
+    comma = b""
+    for some in render_gradually(text, prediction.entities, ask.offset_unit, ask.agreement):
+        yield comma + to_json(some)[1:-1]
+        comma = b","
+    yield b"]}"
 
 
 def query_options(request: Request) -> NerOptions:
@@ -173,7 +198,7 @@ _TIMEOUT = {
     "in": "header",
     "required": False,
     "description": "Milliseconds from the request's arrival until it is answered 504 and what has not run "
-    "is dropped. It can only shorten the server's `NERVE_REQUEST_TIMEOUT`, which holds where it is not given.",
+    "is dropped. It can only shorten the server's `NERVE_REQUEST_TIMEOUT`, which holds where not given.",
     "schema": {"type": "integer", "minimum": 1},
     "example": 500,
 }

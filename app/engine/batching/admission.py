@@ -1,9 +1,9 @@
 """Admission decides which requests may join the queue, and when a refused caller should come again.
 
-*Time.* A request that is admitted and then misses its deadline has wasted time of the machine. With many of
-them a server works at full speed and answers none in time. So a request is admitted only if it is expected to
-be done well before its deadline. This costs no speed, since a short queue keeps the machine as busy as a
-long one.
+*Time.* A request that is admitted and then misses its deadline has wasted time of the machine. With many
+of them a server works at full speed and answers none in time. So a request is admitted only if it is expected
+to be done well before its deadline. This costs no speed, since a short queue keeps the machine as busy as
+a long one.
 
 *Room.* Each size class has its own part of the queue's room, so that no request, and no number of large
 ones, takes the room of others. The first request of a size class needs no room, only time.
@@ -26,7 +26,7 @@ _MARGIN = 0.5
 class wait. So the machine can suddenly become half as fast, and admitted requests are still in time."""
 
 _SURELY = 0.75
-"""A request surely takes this part of the time that it takes at the highest speed that was ever measured."""
+"""A request surely takes this part of the time that the highest speed that was ever measured gives it."""
 
 
 class Admission:

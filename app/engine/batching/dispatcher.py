@@ -32,6 +32,7 @@ CLOSED = "this model version is closed; send the request again"
 _FAILURES = 3
 """The session counts as broken after this many failed batches in a row."""
 
+
 class Dispatcher:
     """Holds the rows that wait, and hands out batches of them.
 

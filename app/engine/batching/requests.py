@@ -55,7 +55,18 @@ class Request(Generic[T]):
         lock: guards the fields of it and of its texts that several threads change.
     """
 
-    __slots__ = ("_answers", "_left", "deadline", "decode", "flow", "lock", "read", "result", "seconds", "unread")
+    __slots__ = (
+        "_answers",
+        "_left",
+        "deadline",
+        "decode",
+        "flow",
+        "lock",
+        "read",
+        "result",
+        "seconds",
+        "unread",
+    )
 
     def __init__(
         self,

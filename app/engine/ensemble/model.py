@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.engine.decoding.answers import kept_entities
-from app.engine.decoding.entities import Evidence, Prediction
+from app.engine.decoding.entities import Evidence, Prediction, compact
 from app.engine.decoding.spans import Decoder, Floats
 from app.engine.ensemble.gathering import gather
 from app.engine.ensemble.mean import Mean
@@ -163,11 +163,11 @@ class Ensemble:
         entities = kept_entities(spans, self.manifest.thresholds, starts, ends)
         answers = [member.prediction for member in members]
         entities = with_agreement(entities, [answer.entities for answer in answers], self._weights)
-        prediction = Prediction(entities, max(answer.windows for answer in answers))
+        prediction = Prediction(compact(entities), max(answer.windows for answer in answers))
         return Evidence(prediction, starts, ends, self._decoder.probabilities(logits))
 
     def _vote(self, members: Sequence[Prediction]) -> Prediction:
         least = self.manifest.thresholds
         entities = vote([member.entities for member in members], self._weights)
-        kept = tuple(entity for entity in entities if entity.score >= least.get(entity.label, 0.0))
-        return Prediction(kept, max(member.windows for member in members))
+        kept = [entity for entity in entities if entity.score >= least.get(entity.label, 0.0)]
+        return Prediction(compact(kept), max(member.windows for member in members))
