@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.statuses import STATUSES
-from app.errors import Busy, NerveError, NotFound
+from app.errors import Busy, NerveError, NotFound, TooMuch
 
 log = logging.getLogger("nerve.request")
 
@@ -47,6 +47,8 @@ class Failure:
 def failure_of(error: NerveError, request_id: str) -> Failure:
     """Return an error as a failure with its HTTP status."""
     status = STATUSES[error.kind]
+    if isinstance(error, TooMuch):
+        return Failure(status, error.code, f"{error.message} {MORE_TIME}", request_id)
     if not isinstance(error, Busy):
         return Failure(status, error.code, error.message, request_id)
     message = f"{error.message} {MORE_TIME}" if error.late else error.message

@@ -22,7 +22,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def check_limits(texts: Sequence[str], settings: Settings) -> None:
-    """Raise TooLarge for more texts or characters than a request may hold, or for a text that is too long."""
+    """Raise TooLarge for more texts or characters than a request may hold, or for too long a text."""
     if len(texts) > settings.max_texts:
         raise TooLarge(
             f"{len(texts)} texts, a request may hold {settings.max_texts} (NERVE_MAX_TEXTS)",

@@ -1,9 +1,9 @@
 """Admission decides which requests may join the queue, and when a refused caller should come again.
 
 *Time.* A request that is admitted and then misses its deadline has wasted time of the machine. With many
-of them a server works at full speed and answers none in time. So a request is admitted only if it is expected
-to be done well before its deadline. This costs no speed, since a short queue keeps the machine as busy as
-a long one.
+of them a server works at full speed and answers none in time. So a request is admitted only if it is
+expected to be done well before its deadline. This costs no speed, since a short queue keeps the machine as
+busy as a long one.
 
 *Room.* Each size class has its own part of the queue's room, so that no request, and no number of large
 ones, takes the room of others. The first request of a size class needs no room, only time.
@@ -57,16 +57,16 @@ class Admission:
 
         Args:
             tokens: the sub-tokens that it has at least.
-            seconds: the seconds that it may take.
+            seconds: the seconds that it may take; one that is late already is not checked.
 
         Raises:
             TooMuch: it surely cannot.
         """
         least = tokens * self._rate.least
-        if _SURELY * least > seconds:
+        if _SURELY * least > seconds > 0:
             raise TooMuch(
                 f"{tokens} sub-tokens or more take about {least:.1f} s here, and this request may take "
-                f"{max(seconds, 0):.1f} s; send less at once, or a stream"
+                f"{seconds:.1f} s; send less at once, or use /ner/stream"
             )
 
     def admit(self, tokens: int, seconds_left: float) -> None:

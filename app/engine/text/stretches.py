@@ -29,12 +29,13 @@ class Stretches:
 
     Args:
         rust: a tokenizer that encodes the parts before and after a blank independently, see `end_marks`.
+        marks: characters that it encodes in another way before a blank; a text is not cut before them.
     """
 
-    def __init__(self, rust: RustTokenizer, rule: WordRule):
+    def __init__(self, rust: RustTokenizer, marks: Sequence[str], rule: WordRule):
         self._rust = rust
         self._rule = rule
-        self._kinds: dict[str, int] = {}
+        self._kinds = dict.fromkeys(marks, _INSIDE)
 
     def cut(self, text: str, size: int = STRETCH) -> Iterator[str]:
         """Yield the stretches of a text. All but the first start with a word that has a sub-token, so no

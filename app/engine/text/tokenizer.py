@@ -60,7 +60,7 @@ class Tokenizer:
         """The special tokens around each window."""
         marks = end_marks(rust)
         self._cache = None if marks is None else TokenCache(rust, marks, rule)
-        self._stretches = None if marks is None else Stretches(rust, rule)
+        self._stretches = None if marks is None else Stretches(rust, marks, rule)
 
     @classmethod
     def from_file(cls, path: Path, rule: WordRule = "bert") -> "Tokenizer":

@@ -16,9 +16,9 @@ from app.engine.batching.admission import Admission
 from app.engine.batching.choice import overtaking
 from app.engine.batching.queue import Queue
 from app.engine.batching.rate import Rate
-from app.engine.batching.size_classes import Flow, size_class_of
+from app.engine.batching.size_classes import CLASSES, Flow, size_class_of
 from app.engine.runtimes.cost import Cost
-from app.errors import Busy
+from app.errors import FAULTS, Busy, TooMuch
 
 COST = Cost(fixed=2e-3, per_token=1.15e-4)
 """Of a batch, as two cores of a server take it."""
@@ -195,7 +195,7 @@ def test_who_comes_again_when_told_is_admitted(
     """The queue is a request's own line here: what goes there meanwhile is known."""
     queue: Queue[Row] = Queue()
     rate = Rate(1e-4)
-    admission = Admission(queue, rate, room, overtaken)
+    admission = Admission(queue, rate, CLASSES * room, overtaken)
     request = Request(0.0, 1, 1, 1e9)
     for one in sizes:
         queue.add(Flow(3_000), [Row(30, request) for _ in range(one)])
@@ -216,7 +216,7 @@ def test_who_comes_again_when_told_is_admitted(
 
 def test_a_refusal_says_what_may_be_done() -> None:
     queue: Queue[Row] = Queue()
-    admission = Admission(queue, Rate(1e-2), 1_500, lambda size_class: 0)
+    admission = Admission(queue, Rate(1e-2), CLASSES * 1_500, lambda size_class: 0)
     request = Request(0.0, 1, 1, 1e9)
     queue.add(Flow(1_000), [Row(100, request) for _ in range(10)])
     with pytest.raises(Busy, match="allow more time") as late:
@@ -227,6 +227,59 @@ def test_a_refusal_says_what_may_be_done() -> None:
     assert full.value.retry_after == pytest.approx(4.0)
     admission.admit(500, inf)
     with pytest.raises(Busy):  # what was admitted counts before it is queued
-        admission.admit(1, inf)
-    admission.queued(1, 100)
-    admission.admit(100, inf)
+        admission.admit(300, inf)
+    admission.queued(1, 300)
+    admission.admit(300, inf)
+
+
+@given(
+    coming=st.lists(st.integers(1, 3_000_000), max_size=40),
+    waiting=st.lists(st.tuples(st.integers(1, 3_000_000), st.booleans()), max_size=40),
+    size=st.integers(1, 3_000_000),
+)
+def test_no_request_takes_the_room_of_another_size_class(
+    coming: list[int], waiting: list[tuple[int, bool]], size: int
+) -> None:
+    """Whatever came before, and whether it is read or not."""
+    queue: Queue[Row] = Queue()
+    rate = Rate(1e-4)
+    room = 250_000
+    admission = Admission(queue, rate, CLASSES * room, overtaken)
+    held: Counter[int] = Counter()
+    for tokens, read in [*((tokens, False) for tokens in coming), *waiting]:
+        number = size_class_of(tokens)
+        if held[number] and held[number] + tokens > room:
+            with pytest.raises(Busy) as refused:
+                admission.admit(tokens, inf)
+            assert 0 < refused.value.retry_after <= (held.total() + 1) * rate.seconds_per_token
+            continue
+        admission.admit(tokens, inf)
+        held[number] += tokens
+        if read:
+            queue.add(Flow(tokens), [Row(tokens, Request(0.0, 1, 1, 1e9))])
+            admission.queued(number, tokens)
+    if not held[size_class_of(size)]:
+        admission.admit(size, inf)
+
+
+def test_an_empty_size_class_admits_what_can_be_done_in_time() -> None:
+    queue: Queue[Row] = Queue()
+    admission = Admission(queue, Rate(1e-3), CLASSES * 1_000, lambda size_class: 0)
+    queue.add(Flow(100), [Row(100, Request(0.0, 1, 1, 1e9))])
+    admission.admit(9_000, 10.0)  # beside one sentence
+    with pytest.raises(Busy):  # but now others of its size wait
+        admission.admit(9_000, 10.0)
+
+
+def test_what_cannot_be_done_in_time_by_itself_is_refused_for_good() -> None:
+    rate = Rate(1e-3)
+    admission = Admission(Queue[Row](), rate, 1_000, lambda size_class: 0)
+    admission.check_possible(10_000, inf)
+    admission.check_possible(13_000, 10.0)  # the machine may become a little faster
+    with pytest.raises(TooMuch, match=r"20000 sub-tokens .* 20.0 s here, .* may take 10.0 s") as raised:
+        admission.check_possible(20_000, 10.0)
+    assert raised.value.kind not in FAULTS, "no canary is to blame"
+    rate.begin(0.0)
+    rate.done(100_000, 50.0)  # it was faster
+    rate.done(100_000, 1_000.0)
+    admission.check_possible(20_000, 10.0)

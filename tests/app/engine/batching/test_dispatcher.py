@@ -7,8 +7,9 @@ import pytest
 from app.engine.batching.batches import Batch, Part, Ran
 from app.engine.batching.dispatcher import READ_TOGETHER, Dispatcher
 from app.engine.batching.requests import Request
+from app.engine.batching.size_classes import CLASSES
 from app.engine.runtimes.cost import Cost
-from app.errors import Busy, NotReady
+from app.errors import Busy, NotReady, TooMuch
 from tests.app.engine.batching.rows import lengths_of, request_of, rows_of, send
 
 DEAR = Cost(fixed=1.0, per_token=1e-6)
@@ -72,7 +73,7 @@ def test_late_rows_are_not_run_and_are_given_back() -> None:
 
 
 def test_a_cancelled_request_gives_its_room_back_at_once() -> None:
-    dispatcher = dispatcher_of(queue=10)
+    dispatcher = dispatcher_of(queue=CLASSES * 10)
     request = send(dispatcher, 4, 4)
     with pytest.raises(Busy):
         send(dispatcher, 4)
@@ -90,7 +91,7 @@ def test_a_request_that_failed_gives_its_room_back_at_once() -> None:
 
 
 def test_a_full_queue_takes_all_of_a_request_or_none() -> None:
-    dispatcher = dispatcher_of(queue=10)
+    dispatcher = dispatcher_of(queue=CLASSES * 10)
     send(dispatcher, 4, 4)
     with pytest.raises(Busy, match="NERVE_MAX_QUEUE_TOKENS") as refused:
         send(dispatcher, 3, 9)
@@ -100,7 +101,7 @@ def test_a_full_queue_takes_all_of_a_request_or_none() -> None:
 
 
 def test_what_is_admitted_counts_before_it_is_queued() -> None:
-    dispatcher = dispatcher_of(queue=10)
+    dispatcher = dispatcher_of(queue=CLASSES * 10)
     request = request_of(dispatcher, 9)
     dispatcher.admit(request)
     assert not dispatcher.idle
@@ -123,9 +124,31 @@ def test_a_request_that_would_come_too_late_is_refused_at_once() -> None:
 
 
 def test_an_empty_queue_takes_a_request_of_any_size() -> None:
-    dispatcher = dispatcher_of(queue=10)
+    dispatcher = dispatcher_of(queue=CLASSES * 10)
     send(dispatcher, *[8] * 50, seconds=1e-3, now=time.monotonic())
     assert dispatcher.waiting_tokens == 400
+
+
+def test_what_is_read_says_whether_a_request_can_be_done_in_time() -> None:
+    dispatcher = dispatcher_of(Cost(fixed=1e-6, per_token=1e-2, padding=0.0), queue=10**6)
+    now = time.monotonic()
+    with pytest.raises(TooMuch):
+        dispatcher.admit(request_of(dispatcher, 10, seconds=10.0, now=now), least=2_000)
+    assert dispatcher.idle
+    request = request_of(dispatcher, 100, 100, seconds=10.0, now=now)
+    dispatcher.admit(request, least=200)
+    dispatcher.add(Part(request, 0, (), 100), rows_of(request, *[1_000]))
+    with pytest.raises(TooMuch, match="2000 sub-tokens"):
+        dispatcher.add(Part(request, 1, (), 100), rows_of(request, *[1_000]))
+
+
+def test_a_refused_caller_need_not_wait_longer_than_what_waits_may() -> None:
+    dispatcher = dispatcher_of(Cost(fixed=1e-6, per_token=1e-2, padding=0.0), queue=CLASSES * 2_000)
+    now = time.monotonic()
+    send(dispatcher, *[100] * 20, seconds=16.0, now=now)  # twenty seconds of work
+    with pytest.raises(Busy, match="NERVE_MAX_QUEUE_TOKENS") as refused:
+        send(dispatcher, *[100] * 20)
+    assert 15 < refused.value.retry_after <= 16
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -6,11 +7,12 @@ import pytest
 from app.engine.batching.batches import Part
 from app.engine.batching.dispatcher import Dispatcher
 from app.engine.batching.reading import ReadingThread, read_parts
-from app.engine.batching.requests import Request, Text
+from app.engine.batching.requests import Request, Row, Text
 from app.engine.runtimes.cost import Cost
 from app.engine.text.reader import Reader
 from app.engine.text.tokenizer import EncodedText, Tokenizer
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady
+from tests.servers import until
 from tests.tiny import tiny_tokenizer
 
 
@@ -80,6 +82,46 @@ def test_a_late_request_is_not_read(tokenizer: Broken) -> None:
     assert rows == []
     with pytest.raises(DeadlineExceeded):
         late.request.result.result(0)
+
+
+def test_large_requests_are_read_in_turn_and_no_further_than_needed(tokenizer: Broken) -> None:
+    dispatcher = Dispatcher(Cost(), 1, 10**7, 512)
+    reader = Reader(tokenizer, 16, 4)
+    begin, added = threading.Event(), list[Any]()
+    add = dispatcher.add
+
+    def noted(part: Part, rows: Sequence[Row]) -> None:
+        added.append(part.request)
+        add(part, rows)
+
+    dispatcher.add = noted  # type: ignore[method-assign]
+    thread = ReadingThread(reader, dispatcher, "texts", lambda: begin.wait(60) or None)
+    requests = []
+    for texts in (["x " * 100_000, "IBM"], ["IBM"] * 40, ["IBM"] * 2):
+        request: Request[Any] = Request(windows, None, len(texts), 250, dispatcher.cancel)
+        dispatcher.admit(request)
+        thread.send(request, texts)
+        requests.append(request)
+    begin.set()
+    until(lambda: not any(request.unread for request in requests))
+    thread.close()
+    large, middle, small = requests
+    assert added == [middle, small, middle, large, large]
+    assert dispatcher.waiting_tokens > 200_000
+
+
+def test_a_request_that_fails_is_read_no_further(tokenizer: Broken) -> None:
+    dispatcher = Dispatcher(Cost(), 1, 10**7, 512)
+    thread = ReadingThread(Reader(tokenizer, 16, 4), dispatcher, "texts", lambda: None)
+    texts = [*["IBM"] * 31, "panic", *["IBM"] * 100]
+    request: Request[Any] = Request(windows, None, len(texts), 250, dispatcher.cancel)
+    dispatcher.admit(request)
+    thread.send(request, texts)
+    thread.close()
+    with pytest.raises(InferenceFailed, match="Panic"):
+        request.result.result(0)
+    assert tokenizer.calls == 1
+    assert dispatcher.idle
 
 
 def test_a_closed_thread_reads_what_came_before_and_refuses_the_rest(tokenizer: Broken) -> None:
