@@ -70,7 +70,9 @@ def test_a_request_that_names_no_deadline_has_the_servers(tmp_path: Path) -> Non
     with serving(tmp_path / "models", tmp_path / "log", request_timeout=0.05) as server:
         assert post(server, [f"{SLOW} " * 5]).status_code == 504
         until(lambda: server.metric("nerve_batch_rows_count") == 1)
-        assert post(server, [SLOW], **after(600_000)).status_code == 200
+        assert post(server, [f"{SLOW} " * 5], **after(600_000)).status_code == 504, (
+            "it cannot be lengthened"
+        )
 
 
 def test_a_body_that_does_not_come_is_504(server: Server) -> None:

@@ -4,7 +4,8 @@ import sys
 import psutil
 import pytest
 
-from app.engine.memory import give_memory_back
+from app.engine.memory import Tidying, give_memory_back
+from tests.servers import until
 
 
 @pytest.mark.skipif(
@@ -24,3 +25,26 @@ def test_what_was_freed_goes_back() -> None:
     give_memory_back()
     assert before - psutil.Process().memory_info().rss > 50_000_000
     libc.free(blocks[-1])
+
+
+def test_it_goes_back_after_a_while_once_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, given = 0, 0
+
+    def idle() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= 3
+
+    def give() -> None:
+        nonlocal given
+        given += 1
+
+    monkeypatch.setattr("app.engine.memory.give_memory_back", give)
+    tidying = Tidying(idle, 0.01)
+    for _ in range(10):
+        tidying.later()
+    until(lambda: given)
+    assert (asked, given) == (3, 1)
+    tidying.close()
+    tidying.later()
+    assert tidying._timer is None
