@@ -1,7 +1,8 @@
-"""More than the machine can do: 3 and 10 times its capacity, and clients that hang up.
+"""More than the machine can do: 3 and 10 times its capacity, clients that hang up, and large requests.
 
 Requests of 64 texts arrive at random, whether or not those before were answered. Beside them somebody sends
 a sentence now and then, before, during and after. Capacity is what four such clients get in a closed loop.
+Then two clients send requests of the largest size that is allowed, and somebody sends short ones meanwhile.
 """
 
 import time
@@ -24,6 +25,12 @@ RAMP = 2.0
 
 SENTENCES = 20.0
 """A second."""
+
+EVERY = 0.05
+"""Seconds between two short requests beside large ones."""
+
+SHORT, LARGE, LARGE_TEXTS = 2_000, 250_000, 8
+"""Characters of a short request, and of each text of a large one."""
 
 HANG_UP = 0.1
 MOST_CONNECTIONS = 900
@@ -72,6 +79,7 @@ def run(options: Options) -> None:
         name = f"3 times, hang up after {1e3 * HANG_UP:.0f} ms"
         floods[name] = _flood(server, options, 3 * capacities[-1] / SIZE, seconds, HANG_UP)
         capacities.append(take_turn(server.port, case, options).rate)
+        _beside_large(server, options, max(5 * options.seconds, 10.0))
     capacity = median(capacities)
     title = (
         f"Overload: requests of {SIZE} texts ({described(options.texts)}) with "
@@ -80,6 +88,43 @@ def run(options: Options) -> None:
     )
     _show_flood(title, floods, capacity)
     _show_sentences(floods)
+
+
+def _beside_large(server: Served, options: Options, seconds: float) -> None:
+    """Short requests, every one of which should be 200, beside two clients that send large ones."""
+    prose = " ".join(options.texts)
+    short = ner_request([prose[:SHORT]])
+    arrivals = tuple(EVERY * number for number in range(int(seconds / EVERY)))
+    rows = {}
+    for name, text in {
+        "prose": prose * (1 + LARGE // len(prose)),
+        "exclamation marks": "!" * LARGE,
+    }.items():
+        request = ner_request([text[:LARGE]] * LARGE_TEXTS)
+        rss = [server.rss]
+        with Load(Plan(server.port, (request,), seconds, 2)) as large:
+            with Load(Plan(server.port, (short,), 10.0, 100, arrivals)) as quiet:
+                end = time.perf_counter() + seconds
+                while time.perf_counter() < end:
+                    rss.append(server.rss)
+                    time.sleep(0.1)
+                answers = quiet.result().answers
+            sent = large.result().answers
+        time.sleep(AFTER)
+        took = [1e3 * answer.seconds for answer in answers]
+        rows[name] = [
+            f"{len(answers)}",
+            f"{len(answers) - len(_with(answers, 200))}",
+            *(f"{value:.0f}" for value in (median(took), percentile(took, 0.99), max(took))),
+            f"{len(_with(sent, 200))} of {len(sent)}",
+            f"{rss[0] / 1e6:.0f} {max(rss) / 1e6:.0f} {server.rss / 1e6:.0f}",
+        ]
+    table(
+        f"A request of {SHORT} characters every {1e3 * EVERY:.0f} ms beside two clients that send "
+        f"{LARGE_TEXTS} texts of {LARGE:,} characters, {seconds:g} s",
+        ("requests", "not 200", "p50 ms", "p99 ms", "max ms", "large: 200", "MB before, most, after"),
+        rows,
+    )
 
 
 def _flood(server: Served, options: Options, rate: float, seconds: float, hang_up: float | None) -> Flood:
