@@ -9,7 +9,7 @@ from app.errors import NotReady
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", summary="The process lives")
+@router.get("/healthz", summary="The process lives", responses=documented())
 async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
@@ -25,7 +25,12 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented()},
+)
 def metrics(request: Request) -> Response:
     state = request.app.state
     state.manager.refresh_queues()

@@ -9,6 +9,7 @@ from app.errors import Kind
 
 STATUSES: Mapping[Kind, int] = {
     "bad_request": 400,
+    "forbidden": 403,
     "not_found": 404,
     "refused": 409,
     "precondition": 412,
@@ -24,17 +25,21 @@ STATUSES: Mapping[Kind, int] = {
 }
 
 _MEANINGS = {
-    400: "The body is not UTF-8 (`invalid_utf8`), or not JSON (`invalid_json`).",
+    400: "The body is not UTF-8 (`invalid_utf8`) or not JSON (`invalid_json`), there is not one "
+    "well-formed `Host` (`invalid_host`), or `If-Match` holds no generation (`bad_request`).",
+    403: "`Host` is not known to be a name of this server (`host_not_allowed`), or a page of another site "
+    "asks (`origin_not_allowed`).",
     404: "No such model (`unknown_model`) or version (`unknown_version`).",
     409: "The version fails its checks (`version_refused`), or there is none to go back to "
     "(`no_previous_version`), or no canary (`no_canary`); nothing changed.",
     412: "Somebody else changed it since the generation that `If-Match` names (`generation_changed`).",
     413: "More bytes (`body_too_large`), characters (`text_too_long`) or texts (`too_many_texts`) than "
     "the settings allow.",
-    415: "Neither JSON nor plain text in UTF-8 (`unsupported_media_type`).",
-    422: "A field is missing, unknown or of the wrong kind (`invalid_request`), the model has no such "
-    "label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string holds "
-    "half of a surrogate pair (`lone_surrogate`).",
+    415: "The body is not declared as one of the media types of this route, in UTF-8 and uncompressed "
+    "(`unsupported_media_type`).",
+    422: "A field or parameter is missing, unknown or of the wrong kind (`invalid_request`), the model has "
+    "no such label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string "
+    "holds half of a surrogate pair (`lone_surrogate`).",
     429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`); "
     "`Retry-After` says in how many seconds to come again.",
     500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
@@ -63,6 +68,22 @@ class ErrorBody(BaseModel):
     )
 
 
+_EVERYWHERE = (400, 403, 500)
+"""Statuses with which any request may be answered."""
+
+_RETRY_AFTER = {
+    "description": "Whole seconds until there will be room.",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` argument for a route that can fail with these statuses."""
-    return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": _MEANINGS[status]}
+        for status in sorted({*statuses, *_EVERYWHERE})
+    }
+    if 429 in responses:
+        responses[429]["headers"] = {"Retry-After": _RETRY_AFTER}
+    return responses
