@@ -63,8 +63,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
         version=__version__,
         summary="Named entities: text in, entities out.",
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,  # see app.api.documentation
         redirect_slashes=False,  # it would lead to whatever `Host` the caller sent
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it would be looked up each time
     )

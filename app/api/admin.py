@@ -32,14 +32,14 @@ from app.versions.storage.repository import LONGEST_NAME
 
 router = APIRouter(prefix="/models", tags=["models"])
 
-_GENERATION = re.compile(r'(?:W/)?"?([0-9]{1,18})"?')
+_GENERATION = re.compile(r'(?:W/)?"?([0-9]{1,18})"?|\*')
 
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
     "required": False,
     "description": "The `ETag` that the change was decided on; nothing changes if it is another by now.",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "pattern": f"^(?:{_GENERATION.pattern})$"},
     "example": '"17"',
 }
 
@@ -58,7 +58,8 @@ _CHANGED: dict[int | str, dict[str, Any]] = {
 }
 
 _NOTHING: dict[str, Any] = {
-    "description": "Nothing, or an object without fields, declared as `application/json`.",
+    "required": True,
+    "description": "An object without fields. An empty body will do if it is declared as JSON.",
     "content": {"application/json": {"schema": component(NothingBody), "example": {}}},
 }
 
@@ -256,12 +257,10 @@ def _expected(request: Request) -> int | None:
         BadRequest: the header holds no generation.
     """
     given = request.headers.get("if-match", "*").strip()
-    if given == "*":
-        return None
     found = _GENERATION.fullmatch(given)
     if not found:
         raise BadRequest(
             f"If-Match {shown(given)}: send the ETag of GET /models/…/deployment, such as "
             '"17" with its quotes, or leave it out'
         )
-    return int(found[1])
+    return int(found[1]) if found[1] else None

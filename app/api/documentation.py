@@ -3,11 +3,13 @@
 from importlib.resources import files
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import FileResponse, HTMLResponse, Response
 
+from app.api.responses import json_response
 from app.errors import NotFound, shown
 
 _COMPONENTS = "#/components/schemas/"
@@ -54,6 +56,12 @@ _REQUEST_ID = {
 router = APIRouter(include_in_schema=False)
 
 
+@router.get("/openapi.json")
+def show_openapi(request: Request) -> Response:
+    document, root = request.app.openapi(), request.scope.get("root_path")
+    return json_response({**document, "servers": [{"url": root}]} if root else document)
+
+
 @router.get("/docs")
 def show_docs() -> Response:
     return HTMLResponse(_PAGE, headers=_HEADERS)
@@ -74,10 +82,13 @@ class DocumentedAPI(FastAPI):
     """An application whose description in OpenAPI is complete."""
 
     def openapi(self) -> dict[str, Any]:
-        """Return the description, made once."""
+        """Return the description, made once; that takes long, so it is for threads."""
         if self.openapi_schema is None:
-            _complete(super().openapi())
-        assert self.openapi_schema is not None
+            document = get_openapi(
+                title=self.title, version=self.version, summary=self.summary, routes=self.routes
+            )
+            _complete(document)
+            self.openapi_schema = document
         return self.openapi_schema
 
 

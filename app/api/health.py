@@ -14,7 +14,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="The default model answers", responses=documented(503))
+@router.get("/readyz", summary="The default model answers", responses=documented())
 async def readyz(request: Request) -> dict[str, str]:
     state = request.app.state
     if state.draining.is_set():

@@ -55,7 +55,7 @@ class Native:
             "summary": "Find the entities of a text, or of several",
             "description": "Texts of any length are run in overlapping windows; nothing is truncated.",
             "response_model": NerResponse | NerBatchResponse,
-            "responses": documented(404, 409, 413, 415, 422, 429, 503, 504),
+            "responses": documented(404, 409, 413, 415, 422, 504),
             "openapi_extra": {
                 "requestBody": _request_body(),
                 "parameters": [*option_parameters(" (With a text/plain body only.)"), _TIMEOUT],
