@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from app.errors import BadRequest, ClientLeft, TooLarge, Unprocessable, UnsupportedMediaType
+from app.errors import (
+    BadRequest,
+    ClientLeft,
+    TooLarge,
+    Unprocessable,
+    UnsupportedMediaType,
+    shown,
+)
 from app.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
@@ -43,9 +50,9 @@ def read_timeout(request: Request, default: float) -> float | None:
     given = request.headers.get("x-request-timeout-ms")
     if given is None:
         return default or None
-    if not _MILLISECONDS.fullmatch(given):
+    if len(given) > 20 or not _MILLISECONDS.fullmatch(given):
         raise Unprocessable(
-            f"X-Request-Timeout-Ms {given!r}: send a whole number of milliseconds from 1 to 999999999"
+            f"X-Request-Timeout-Ms {shown(given)}: send a whole number of milliseconds from 1 to 999999999"
         )
     return int(given) / 1000
 

@@ -175,7 +175,7 @@ _TIMEOUT = {
     "required": False,
     "description": "Milliseconds from the request's arrival until it is answered 504 and what has not run "
     "is dropped; the server's `NERVE_REQUEST_TIMEOUT` where not given.",
-    "schema": {"type": "integer", "minimum": 1},
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     "example": 500,
 }
 
