@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from app.engine.decoding.entities import Entities, Entity, Prediction
-from app.errors import FAULTS, NerveError, Unprocessable
+from app.errors import FAULTS, NerveError, Unprocessable, shown
 from app.metrics import Metrics
 from app.versions.loading.loaded import LoadedVersion
 from app.versions.rollout.manager import VersionManager
@@ -251,7 +251,7 @@ def check_labels(wanted: Sequence[str] | None, known: Sequence[str]) -> None:
     for label in wanted or ():
         if label not in known:
             raise Unprocessable(
-                f"labels: the model has no label {label!r} (it has {', '.join(known)})",
+                f"labels: the model has no label {shown(label)} (it has {', '.join(known)})",
                 "unknown_label",
             )
 

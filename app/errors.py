@@ -2,7 +2,8 @@
 
 * NerveError
   * RequestError (bad_request): the caller can fix the request
-    * BadRequest (bad_request): the body is not what its content type says
+    * BadRequest (bad_request): the body is not what its content type says, or a header is malformed
+    * Forbidden (forbidden): the request comes from a page of another site, or under another's name
     * NotFound (not_found): unknown model, version or route
     * TooLarge (too_large): body, text, number of texts or characters
     * TooMuch (too_large): so many sub-tokens cannot be run in the time that a request has
@@ -24,6 +25,7 @@ from typing import Literal
 
 Kind = Literal[
     "bad_request",
+    "forbidden",
     "not_found",
     "too_large",
     "unsupported_media_type",
@@ -40,6 +42,11 @@ Kind = Literal[
 
 FAULTS: frozenset[Kind] = frozenset({"failed", "deadline"})
 """The kinds that are the server's fault; a canary is judged by them."""
+
+
+def shown(value: str, most: int = 80) -> str:
+    """Return what a caller sent as a message may hold it: quoted, in printable characters, and short."""
+    return repr(value) if len(value) <= most else f"{value[:most]!r}… ({len(value)} characters)"
 
 
 class NerveError(Exception):
@@ -62,7 +69,14 @@ class RequestError(NerveError):
 
 
 class BadRequest(RequestError):
-    """The body is not what its content type says."""
+    """The body is not what its content type says, or a header is malformed."""
+
+
+class Forbidden(RequestError):
+    """The request may come from a page of another site, which must not use its reader's browser."""
+
+    kind = "forbidden"
+    code = "forbidden"
 
 
 class NotFound(RequestError):

@@ -6,15 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import __version__
 from app.annotate import Service
-from app.api import admin, health, stream
+from app.api import admin, documentation, health, stream
 from app.api.annotating import Annotating
 from app.api.dialects.table import DIALECTS
-from app.api.failures import on_error, on_http
+from app.api.failures import on_error, on_http, on_invalid
 from app.api.middleware import RequestMiddleware
+from app.api.origins import Origins
 from app.errors import NerveError
 from app.metrics import Metrics
 from app.settings import Settings
@@ -56,11 +58,13 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
         finally:
             await asyncio.to_thread(manager.close)
 
-    app = FastAPI(
+    app = documentation.DocumentedAPI(
         title="Nerve",
         version=__version__,
         summary="Named entities: text in, entities out.",
         lifespan=lifespan,
+        openapi_url=None,  # see app.api.documentation
+        redirect_slashes=False,  # it would lead to whatever `Host` the caller sent
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it would be looked up each time
     )
     app.state.settings = settings
@@ -71,10 +75,10 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     app.state.annotating = annotating = Annotating(service, metrics, settings)
     for dialect in DIALECTS:  # an included router would be matched twice
         app.router.routes += annotating.routes_of(dialect)
-    app.include_router(stream.router)
-    app.include_router(admin.router)
-    app.include_router(health.router)
-    app.add_middleware(RequestMiddleware, metrics=metrics)
+    for router in (stream.router, admin.router, health.router, documentation.router):
+        app.router.routes += router.routes
+    app.add_middleware(RequestMiddleware, metrics=metrics, origins=Origins(settings.allowed_hosts))
     app.add_exception_handler(NerveError, on_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
     return app

@@ -1,6 +1,7 @@
 """Settings are read from `NERVE_*` environment variables."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,8 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
+
+_HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class Settings(BaseSettings):
@@ -17,6 +20,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names that the server is reached under, separated by commas, such as "
+        "`ner.example.com` or `*.example.com`; `*` allows any",
+    )
     models_dir: Path = Field(Path("models"), description="folder of `<name>/<version>/` folders")
     state_dir: Path | None = Field(
         None, description="where the desired state is kept; default `<models dir>/.state`"
@@ -100,6 +108,21 @@ class Settings(BaseSettings):
         (),
         description="public keys, PEM files or folders, separated by `:`; versions must be signed by one",
     )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _lower(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not _HOST.fullmatch(name):
+                raise ValueError("give names without scheme, port and path, such as ner.example.com")
+        return tuple(name.lower() for name in names)
 
     @field_validator("trusted_keys", mode="before")
     @classmethod

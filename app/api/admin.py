@@ -1,43 +1,76 @@
 """Admin: the routes of `/models`, which show versions and change what is served."""
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
-from app.api.admin_schemas import DeploymentBody, ModelBody, ModelsBody, ShadowBody, VersionBody
+from app.api.admin_schemas import (
+    DeploymentBody,
+    ModelBody,
+    ModelsBody,
+    NothingBody,
+    ShadowBody,
+    VersionBody,
+)
+from app.api.documentation import component
 from app.api.requests import parse_json, read_content
 from app.api.responses import json_response
 from app.api.statuses import documented
-from app.errors import BadRequest
+from app.errors import BadRequest, shown
 from app.machine import server_id
 from app.versions.rollout.desired import Deployment, DeploymentChange
 from app.versions.rollout.manager import VersionManager, VersionStatus
 from app.versions.rollout.operations import Operations
 from app.versions.rollout.shadow import comparison
 from app.versions.rollout.store import Change, StateUnreadable
+from app.versions.storage.repository import LONGEST_NAME
 
 router = APIRouter(prefix="/models", tags=["models"])
+
+_GENERATION = re.compile(r'(?:W/)?"?([0-9]{1,18})"?|\*')
 
 _IF_MATCH = {
     "name": "If-Match",
     "in": "header",
     "required": False,
     "description": "The `ETag` that the change was decided on; nothing changes if it is another by now.",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "pattern": f"^(?:{_GENERATION.pattern})$"},
     "example": '"17"',
 }
 
-_LATE: dict[int | str, dict[str, Any]] = {
+_ETAG: dict[str, Any] = {
+    "ETag": {"description": "The generation.", "required": True, "schema": {"type": "string"}}
+}
+
+_CHANGED: dict[int | str, dict[str, Any]] = {
+    200: {"headers": _ETAG},
     202: {
         "model": DeploymentBody,
         "description": "Written down, but not every worker has followed in time (NERVE_CONVERGE_TIMEOUT); "
         "`waiting_for` says which has not, and why.",
-    }
+        "headers": _ETAG,
+    },
 }
+
+_NOTHING: dict[str, Any] = {
+    "required": True,
+    "description": "An object without fields. An empty body will do if it is declared as JSON.",
+    "content": {"application/json": {"schema": component(NothingBody), "example": {}}},
+}
+
+Name = Annotated[
+    str,
+    Path(
+        description="The model's name.",
+        examples=["ner-en"],
+        json_schema_extra={"pattern": "^[a-z0-9][a-z0-9._-]*$", "maxLength": LONGEST_NAME},
+    ),
+]
 
 
 def _version(status: VersionStatus) -> VersionBody:
@@ -84,7 +117,7 @@ def _model(request: Request, name: str) -> ModelBody:
     )
 
 
-@router.get("", summary="Every model and its versions", responses=documented(500))
+@router.get("", summary="Every model and its versions", responses=documented())
 def list_models(request: Request) -> ModelsBody:
     manager: VersionManager = request.app.state.manager
     return ModelsBody(
@@ -94,13 +127,17 @@ def list_models(request: Request) -> ModelsBody:
     )
 
 
-@router.get("/{name}", summary="One model and its versions", responses=documented(404, 422, 500))
-def show_model(name: str, request: Request) -> ModelBody:
+@router.get("/{name}", summary="One model and its versions", responses=documented(404, 422))
+def show_model(name: Name, request: Request) -> ModelBody:
     return _model(request, name)
 
 
-@router.get("/{name}/deployment", summary="What should be served", responses=documented(404, 422, 500))
-def show_deployment(name: str, request: Request, response: Response) -> Deployment:
+@router.get(
+    "/{name}/deployment",
+    summary="What should be served",
+    responses={200: {"headers": _ETAG}, **documented(404, 422)},
+)
+def show_deployment(name: Name, request: Request, response: Response) -> Deployment:
     """The `ETag` is the generation; send it back as `If-Match` with a change."""
     manager: VersionManager = request.app.state.manager
     deployment = manager.operations.deployment(name)
@@ -108,9 +145,9 @@ def show_deployment(name: str, request: Request, response: Response) -> Deployme
     return deployment
 
 
-@router.get("/{name}/history", summary="Who changed what when", responses=documented(404, 422, 500))
+@router.get("/{name}/history", summary="Who changed what when", responses=documented(404, 422))
 def show_history(
-    name: str,
+    name: Name,
     request: Request,
     limit: Annotated[int, Query(ge=1, le=10_000, description="Of the last changes, how many.")] = 100,
 ) -> list[Change]:
@@ -123,14 +160,14 @@ def show_history(
     "/{name}/deployment",
     summary="Change what should be served",
     response_model=DeploymentBody,
-    responses=_LATE | documented(400, 404, 409, 412, 413, 415, 422, 500),
+    responses=_CHANGED | documented(404, 409, 412, 413, 415, 422),
     openapi_extra={
         "parameters": [_IF_MATCH],
         "requestBody": {
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": DeploymentChange.model_json_schema(),
+                    "schema": component(DeploymentChange),
                     "examples": {
                         "another version": {"value": {"stable": 2}},
                         "a canary": {"value": {"canary": {"version": 4, "percent": 5}}},
@@ -142,53 +179,54 @@ def show_history(
         },
     },
 )
-async def change_deployment(name: str, request: Request) -> Response:
+async def change_deployment(name: Name, request: Request) -> Response:
     """New versions are verified, loaded and checked first; if one fails, nothing changes.
 
     Omitted fields stay; `null` ends a canary or shadows. The answer comes once every worker of this
     server has followed.
     """
-    limit = request.app.state.settings.max_body_bytes
-    _, content = await read_content(request, limit, ("application/json",))
-    change = parse_json(DeploymentChange, content)
+    change = parse_json(DeploymentChange, await _read(request))
     expected = _expected(request)
     return await _changed(request, name, lambda ops, by: ops.deploy(name, change, by, expected))
 
 
-@router.post(
-    "/{name}/rollback",
-    summary="Go back to the version that served before",
-    response_model=DeploymentBody,
-    responses=_LATE | documented(400, 404, 409, 412, 422, 500),
-    openapi_extra={"parameters": [_IF_MATCH]},
-)
-async def rollback(name: str, request: Request) -> Response:
+_STEP: dict[str, Any] = {
+    "response_model": DeploymentBody,
+    "responses": _CHANGED | documented(404, 409, 412, 413, 415, 422),
+    "openapi_extra": {"parameters": [_IF_MATCH], "requestBody": _NOTHING},
+}
+
+
+@router.post("/{name}/rollback", summary="Go back to the version that served before", **_STEP)
+async def rollback(name: Name, request: Request) -> Response:
+    return await _step(request, name, Operations.rollback)
+
+
+@router.post("/{name}/promote", summary="Make the canary the stable version", **_STEP)
+async def promote(name: Name, request: Request) -> Response:
+    return await _step(request, name, Operations.promote)
+
+
+@router.post("/{name}/abort", summary="Withdraw the canary", **_STEP)
+async def abort(name: Name, request: Request) -> Response:
+    return await _step(request, name, Operations.abort)
+
+
+async def _step(
+    request: Request, name: str, step: Callable[[Operations, str, str, int | None], Deployment]
+) -> Response:
+    """Make a change that needs no body, but its media type: a page of another site cannot declare it."""
+    content = await _read(request)
+    if content.strip():
+        parse_json(NothingBody, content)
     expected = _expected(request)
-    return await _changed(request, name, lambda ops, by: ops.rollback(name, by, expected))
+    return await _changed(request, name, lambda ops, by: step(ops, name, by, expected))
 
 
-@router.post(
-    "/{name}/promote",
-    summary="Make the canary the stable version",
-    response_model=DeploymentBody,
-    responses=_LATE | documented(400, 404, 409, 412, 422, 500),
-    openapi_extra={"parameters": [_IF_MATCH]},
-)
-async def promote(name: str, request: Request) -> Response:
-    expected = _expected(request)
-    return await _changed(request, name, lambda ops, by: ops.promote(name, by, expected))
-
-
-@router.post(
-    "/{name}/abort",
-    summary="Withdraw the canary",
-    response_model=DeploymentBody,
-    responses=_LATE | documented(400, 404, 409, 412, 422, 500),
-    openapi_extra={"parameters": [_IF_MATCH]},
-)
-async def abort(name: str, request: Request) -> Response:
-    expected = _expected(request)
-    return await _changed(request, name, lambda ops, by: ops.abort(name, by, expected))
+async def _read(request: Request) -> bytes:
+    limit = request.app.state.settings.max_body_bytes
+    _, content = await read_content(request, limit, ("application/json",))
+    return content
 
 
 async def _changed(
@@ -219,11 +257,10 @@ def _expected(request: Request) -> int | None:
         BadRequest: the header holds no generation.
     """
     given = request.headers.get("if-match", "*").strip()
-    if given == "*":
-        return None
-    number = given.removeprefix("W/").strip('"')
-    if not number.isdecimal():
+    found = _GENERATION.fullmatch(given)
+    if not found:
         raise BadRequest(
-            f'If-Match {given}: send the ETag of GET /models/…/deployment, such as "17", or leave it out'
+            f"If-Match {shown(given)}: send the ETag of GET /models/…/deployment, such as "
+            '"17" with its quotes, or leave it out'
         )
-    return int(number)
+    return int(found[1]) if found[1] else None

@@ -2,11 +2,17 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.versions.rollout.desired import Canary, Deployment
 from app.versions.rollout.manager import State
 from app.versions.rollout.workers import Lagging
+
+
+class NothingBody(BaseModel):
+    """An object without fields."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class DeploymentBody(Deployment):

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pydantic_core
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
+from app.api.requests import invalid
 from app.api.statuses import STATUSES
-from app.errors import Busy, NerveError, NotFound, TooMuch
+from app.errors import Busy, NerveError, NotFound, TooMuch, shown
 
 log = logging.getLogger("nerve.request")
 
@@ -80,15 +83,38 @@ async def on_error(request: Request, error: Exception) -> Response:
     return error_response(failure_of(error, request.scope["nerve"].id))
 
 
+async def on_invalid(request: Request, error: Exception) -> Response:
+    """Answer a parameter that FastAPI found wrong (an exception handler of Starlette)."""
+    assert isinstance(error, RequestValidationError)
+    return error_response(failure_of(invalid(error.errors()), request.scope["nerve"].id))
+
+
 async def on_http(request: Request, error: Exception) -> Response:
     """Answer an unknown route or method (an exception handler of Starlette)."""
     assert isinstance(error, HTTPException)
-    where, request_id = f"{request.method} {request.url.path}", request.scope["nerve"].id
+    method, path, request_id = request.method, request.scope["path"], request.scope["nerve"].id
     if error.status_code == 404:
-        failure = failure_of(NotFound(f"there is no {where}; see /docs"), request_id)
-    else:
-        code = "method_not_allowed" if error.status_code == 405 else "http_error"
-        failure = Failure(error.status_code, code, f"{where}: {error.detail}", request_id)
-    response = error_response(failure)
-    response.headers.update(error.headers or {})
+        slash = path.endswith("/") and _methods(request, path.rstrip("/"))
+        hint = "leave out the slash at its end" if slash else "see /docs"
+        return error_response(failure_of(NotFound(f"there is no {shown(path)}; {hint}"), request_id))
+    if error.status_code != 405:
+        return error_response(Failure(error.status_code, "http_error", error.detail, request_id))
+    allow = ", ".join(sorted(_methods(request, path)))
+    if method == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": allow})
+    message = f"{shown(path)} has no {method}; it has {allow}"
+    response = error_response(Failure(405, "method_not_allowed", message, request_id))
+    response.headers["Allow"] = allow
     return response
+
+
+def _methods(request: Request, path: str) -> set[str]:
+    """Return every method of a path; Starlette looks at the first of its routes only."""
+    scope = {**request.scope, "path": path}
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    if "GET" in found:
+        found.add("HEAD")
+    return found | {"OPTIONS"} if found else found

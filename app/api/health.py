@@ -9,12 +9,12 @@ from app.errors import NotReady
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", summary="The process lives")
+@router.get("/healthz", summary="The process lives", responses=documented())
 async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="The default model answers", responses=documented(503))
+@router.get("/readyz", summary="The default model answers", responses=documented())
 async def readyz(request: Request) -> dict[str, str]:
     state = request.app.state
     if state.draining.is_set():
@@ -25,7 +25,12 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **documented()},
+)
 def metrics(request: Request) -> Response:
     state = request.app.state
     state.manager.refresh_queues()

@@ -10,7 +10,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.failures import crash_of, error_response, failure_of
+from app.api.origins import Origins
 from app.api.statuses import STATUSES
+from app.errors import NerveError, NotFound
 from app.metrics import Metrics
 
 log = logging.getLogger("nerve.request")
@@ -35,17 +37,27 @@ class RequestRecord:
 
 
 class RequestMiddleware:
-    """Wraps an ASGI application; each request's record is `scope["nerve"]`."""
+    """Wraps an ASGI application; each request's record is `scope["nerve"]`.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics):
+    Args:
+        origins: refuses requests of pages of other sites.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, origins: Origins | None = None):
         self._app = app
         self._metrics = metrics
+        self._origins = origins or Origins()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await _deny(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         record = scope["nerve"] = RequestRecord(_request_id(scope), time.monotonic())
+        # HEAD is answered as GET is; the server leaves out the body of what is HEAD to it.
+        asked = scope if scope["method"] != "HEAD" else {**scope, "method": "GET"}
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -57,20 +69,21 @@ class RequestMiddleware:
 
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, send_with_id)
+            self._origins.check(scope)
+            await self._app(asked, receive, send_with_id)
         except ClientDisconnect:
             status = STATUSES["client_left"]
         except Exception as error:
-            crash = failure_of(crash_of(error, record.id), record.id)
+            known = error if isinstance(error, NerveError) else crash_of(error, record.id)
             if not status:
-                await error_response(crash)(scope, receive, send_with_id)
+                await error_response(failure_of(known, record.id))(asked, receive, send_with_id)
         finally:
             self._metrics.in_flight.dec()
-            self._finish(scope, record, status)
+            self._finish(scope, asked.get("route"), record, status)
 
-    def _finish(self, scope: Scope, record: RequestRecord, status: int) -> None:
+    def _finish(self, scope: Scope, found: object, record: RequestRecord, status: int) -> None:
         seconds = time.monotonic() - record.started
-        route = getattr(scope.get("route"), "path", "other")
+        route = getattr(found, "path", "other")
         of = (route, record.model, record.version, str(status))
         self._metrics.requests.labels(*of).inc()
         self._metrics.request_seconds.labels(*of).observe(seconds)
@@ -101,6 +114,17 @@ class RequestMiddleware:
                     "characters": record.characters,
                 },
             )
+
+
+async def _deny(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse to speak WebSocket, with an answer where the server can send one."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    failure = failure_of(NotFound("there are no WebSockets here; see /docs"), _request_id(scope))
+    response = error_response(failure)
+    response.headers["X-Request-Id"] = failure.request_id
+    await response(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:

@@ -8,16 +8,20 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from app.errors import BadRequest, ClientLeft, TooLarge, Unprocessable, UnsupportedMediaType
+from app.errors import (
+    BadRequest,
+    ClientLeft,
+    TooLarge,
+    Unprocessable,
+    UnsupportedMediaType,
+    shown,
+)
 from app.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
 
 _CHARSET = re.compile(r'charset\s*=\s*"?([^\s";]+)')
 _MILLISECONDS = re.compile(r"0{0,9}[1-9][0-9]{0,8}", re.ASCII)
-_SHOWN = 32
-"""Most characters of a header's value that an error shows."""
-
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -58,9 +62,8 @@ def read_timeout(request: Request, limit: float) -> float | None:
     if given is None:
         return limit or None
     if not _MILLISECONDS.fullmatch(given):
-        shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
         raise Unprocessable(
-            f"X-Request-Timeout-Ms {shown!r}: send a whole number of milliseconds from 1 to 999999999"
+            f"X-Request-Timeout-Ms {shown(given)}: send a whole number of milliseconds from 1 to 999999999"
         )
     seconds = int(given) / 1000
     return min(seconds, limit) if limit else seconds

@@ -9,6 +9,7 @@ from app.errors import Kind
 
 STATUSES: Mapping[Kind, int] = {
     "bad_request": 400,
+    "forbidden": 403,
     "not_found": 404,
     "refused": 409,
     "precondition": 412,
@@ -24,23 +25,33 @@ STATUSES: Mapping[Kind, int] = {
 }
 
 _MEANINGS = {
-    400: "The body is not UTF-8 (`invalid_utf8`), or not JSON (`invalid_json`).",
+    400: "This is no HTTP/1.1 (`invalid_http`), the body is not UTF-8 (`invalid_utf8`) or not JSON "
+    "(`invalid_json`), there is not one well-formed `Host` (`invalid_host`), or `If-Match` holds no "
+    "generation (`bad_request`).",
+    403: "`Host` is not known to be a name of this server (`host_not_allowed`), or a page of another site "
+    "asks (`origin_not_allowed`).",
     404: "No such model (`unknown_model`) or version (`unknown_version`).",
+    408: "The head or the body came too slowly (`request_too_slow`).",
     409: "The version fails its checks (`version_refused`), or there is none to go back to "
     "(`no_previous_version`), or no canary (`no_canary`); nothing changed.",
     412: "Somebody else changed it since the generation that `If-Match` names (`generation_changed`).",
     413: "More bytes (`body_too_large`), characters of a text (`text_too_long`) or of all "
     "(`request_too_long`) or texts (`too_many_texts`) than the settings allow, or more than can be done in "
     "the time that the request has, even if nothing else runs (`too_much_for_timeout`).",
-    415: "Neither JSON nor plain text in UTF-8 (`unsupported_media_type`).",
-    422: "A field is missing, unknown or of the wrong kind (`invalid_request`), the model has no such "
-    "label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string holds "
-    "half of a surrogate pair (`lone_surrogate`).",
-    429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`); "
-    "`Retry-After` says in how many seconds to come again.",
+    414: "Path and query are too long (`uri_too_long`).",
+    415: "The body is not declared as one of the media types of this route, in UTF-8 and uncompressed "
+    "(`unsupported_media_type`).",
+    422: "A field or parameter is missing, unknown or of the wrong kind (`invalid_request`), the model has "
+    "no such label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string "
+    "holds half of a surrogate pair (`lone_surrogate`).",
+    429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`): "
+    "`Retry-After` says in how many seconds to come again. Or too many requests wait on one connection "
+    "(`too_many_pipelined`).",
+    431: "The headers are too large (`head_too_large`).",
     500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
     "(`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",
-    503: "Nothing is served yet, or the server is shutting down (`not_ready`).",
+    503: "Nothing is served yet (`not_ready`), the server is shutting down (`not_ready`, `shutting_down`), or "
+    "requests run on all the connections that it can hold (`too_many_connections`).",
     504: "The answer was not there in time (`deadline_exceeded`): see `X-Request-Timeout-Ms`.",
 }
 
@@ -64,6 +75,20 @@ class ErrorBody(BaseModel):
     )
 
 
+_EVERYWHERE = (400, 403, 408, 414, 429, 431, 500, 503)
+"""Statuses with which any request may be answered."""
+
+_RETRY_AFTER = {
+    "description": "Whole seconds until there will be room, where they are known.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` argument for a route that can fail with these statuses."""
-    return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorBody, "description": _MEANINGS[status]}
+        for status in sorted({*statuses, *_EVERYWHERE})
+    }
+    responses[429]["headers"] = {"Retry-After": _RETRY_AFTER}
+    return responses

@@ -65,7 +65,7 @@ _ANSWER = {
     "/ner/stream",
     summary="Find the entities of any number of texts, a line each",
     response_class=Response,
-    responses={200: _ANSWER, **documented(404, 409, 415, 422, 503)},
+    responses={200: _ANSWER, **documented(404, 409, 415, 422)},
     openapi_extra={"requestBody": _BODY, "parameters": option_parameters()},
 )
 async def stream(request: Request) -> Response:

@@ -41,6 +41,21 @@ def test_the_state_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_settings().state_folder == Path("/var/lib/nerve")
 
 
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("ner.example.com, *.Example.org,", ("ner.example.com", "*.example.org")),
+    ],
+)
+def test_hosts_are_separated_by_commas(
+    monkeypatch: pytest.MonkeyPatch, value: str, names: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("NERVE_ALLOWED_HOSTS", value)
+    assert read_settings().allowed_hosts == names
+
+
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NERVE_CENTER", "1")
     monkeypatch.setenv("PORT", "1")
@@ -65,6 +80,9 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
         ("NERVE_REQUEST_TIMEOUT", "nan"),
         ("NERVE_STREAM_SPOOL_BYTES", "0"),
         ("NERVE_ALLOW_CPU_FALLBACK", "perhaps"),
+        ("NERVE_ALLOWED_HOSTS", "http://ner.example.com"),
+        ("NERVE_ALLOWED_HOSTS", "ner.example.com:8000"),
+        ("NERVE_ALLOWED_HOSTS", "ner.*.com"),
     ],
 )
 def test_a_bad_value_is_an_error_that_names_it(

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from app.annotate import Annotation, Ask
 from app.api.dialects.dialect import Route
 from app.api.dialects.native_schemas import NerBatchResponse, NerOptions, NerRequest, NerResponse
+from app.api.documentation import component
 from app.api.failures import Failure, error_response
 from app.api.requests import decoded, invalid, parse_json
 from app.api.responses import Pieces
@@ -54,7 +55,7 @@ class Native:
             "summary": "Find the entities of a text, or of several",
             "description": "Texts of any length are run in overlapping windows; nothing is truncated.",
             "response_model": NerResponse | NerBatchResponse,
-            "responses": documented(400, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+            "responses": documented(404, 409, 413, 415, 422, 504),
             "openapi_extra": {
                 "requestBody": _request_body(),
                 "parameters": [*option_parameters(" (With a text/plain body only.)"), _TIMEOUT],
@@ -199,7 +200,7 @@ _TIMEOUT = {
     "required": False,
     "description": "Milliseconds from the request's arrival until it is answered 504 and what has not run "
     "is dropped. It can only shorten the server's `NERVE_REQUEST_TIMEOUT`, which holds where not given.",
-    "schema": {"type": "integer", "minimum": 1},
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     "example": 500,
 }
 
@@ -209,7 +210,7 @@ def _request_body() -> dict[str, Any]:
         "required": True,
         "content": {
             "application/json": {
-                "schema": NerRequest.model_json_schema(),
+                "schema": component(NerRequest),
                 "examples": {
                     "one text": {"value": {"text": _TEXT}},
                     "several texts": {

@@ -52,6 +52,21 @@ class NerOptions(BaseModel):
 class NerRequest(NerOptions):
     """A request with exactly one of `text` and `texts`."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": ["text"],
+                    "properties": {"text": {"type": "string"}, "texts": {"type": "null"}},
+                },
+                {
+                    "required": ["texts"],
+                    "properties": {"texts": {"type": "array"}, "text": {"type": "null"}},
+                },
+            ]
+        }
+    )
+
     text: str | None = Field(
         None, description="One text.", examples=["Angela Merkel visited IBM in New York."]
     )

@@ -3,9 +3,16 @@
 These are plain values; `app.versions.rollout.store` reads and writes them.
 """
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from app.errors import RequestError
 
@@ -18,6 +25,15 @@ class Frozen(BaseModel):
 
 class AbortRule(Frozen):
     """Says when a canary is withdrawn automatically. Each worker judges the requests it has answered."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["errors"], "properties": {"errors": {"type": "number"}}},
+                {"required": ["p99"], "properties": {"p99": {"type": "number"}}},
+            ]
+        }
+    )
 
     requests: int = Field(
         ge=10,
@@ -148,7 +164,9 @@ class InvalidDeployment(RequestError):
 class DeploymentChange(Frozen):
     """Says what should be served from now on. Omitted fields stay; `null` ends a canary or shadows."""
 
-    stable: int | None = Field(
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    stable: Annotated[int | None, WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
         None, ge=1, description="version that answers; it cannot be null", examples=[2]
     )
     canary: Canary | None = Field(None, description="version that answers a share of the requests")

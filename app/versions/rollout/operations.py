@@ -92,7 +92,8 @@ class Operations:
         """
         canary, generation = self._canary(name)
         change = DeploymentChange(stable=canary.version)
-        return self.deploy(name, change, by, expected or generation, action="promote")
+        expected = generation if expected is None else expected
+        return self.deploy(name, change, by, expected, action="promote")
 
     def abort(self, name: str, by: str, expected: int | None = None) -> Deployment:
         """Withdraw the canary: all requests go to the stable version.
@@ -130,7 +131,7 @@ class Operations:
         Raises:
             NotFound: there is no such model. StateUnreadable: its file is damaged.
         """
-        found = self._store.read(name)
+        found = self._store.read(name) if self._repository.possible(name) else None
         if found is None:
             self._repository.require(name)
         return found or Deployment()
@@ -141,7 +142,7 @@ class Operations:
         Raises:
             NotFound: the model is not in the folder and was never deployed.
         """
-        changes = self._store.history(name)
+        changes = self._store.history(name) if self._repository.possible(name) else []
         if not changes:
             self._repository.require(name)
         return changes

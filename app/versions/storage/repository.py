@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.errors import NotFound
+from app.errors import NotFound, shown
 from app.manifest import MANIFEST
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _VERSION = re.compile(r"[1-9][0-9]*")
+LONGEST_NAME = 200
+"""Most characters of a model's name. Files are named after it, and a file's name may have 255 bytes."""
+
 _MEMBER = re.compile(f"{_NAME.pattern}/{_VERSION.pattern}")
 
 
@@ -29,9 +32,14 @@ class Repository:
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model, ascending; none if no model can have this name."""
-        if not _NAME.fullmatch(name):
+        if not self.possible(name):
             return []
         return sorted(int(path.name) for path in self._folders(self.folder / name, _VERSION))
+
+    @staticmethod
+    def possible(name: str) -> bool:
+        """Say whether a model can have this name. No path may be made of another one."""
+        return len(name) <= LONGEST_NAME and _NAME.fullmatch(name) is not None
 
     def require(self, name: str) -> list[int]:
         """Return the versions of a model, ascending.
@@ -42,7 +50,7 @@ class Repository:
         versions = self.versions(name)
         if not versions:
             known = ", ".join(self.names()) or "none; see NERVE_MODELS_DIR"
-            raise NotFound(f"there is no model {name!r} (there: {known})", "unknown_model")
+            raise NotFound(f"there is no model {shown(name)} (there: {known})", "unknown_model")
         return versions
 
     def path(self, name: str, version: int) -> Path:
@@ -54,7 +62,8 @@ class Repository:
         versions = self.require(name)
         if version not in versions:
             known = ", ".join(map(str, versions))
-            raise NotFound(f"{name} has no version {version} (it has {known})", "unknown_version")
+            number = str(version) if version < 10**18 else "with so large a number"
+            raise NotFound(f"{name} has no version {number} (it has {known})", "unknown_version")
         return self.folder / name / str(version)
 
     def fingerprint(self, name: str, version: int) -> Fingerprint:

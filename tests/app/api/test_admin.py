@@ -70,7 +70,7 @@ def test_a_version_is_activated_and_rolled_back(swapping: tuple[Server, Path], n
     assert server.ner("IBM", model=name)["version"] == 2
     assert server.ner("IBM", model=name)["entities"][0]["label"] == "LOC"
     assert show(server, name)["serving"] == 2
-    back = server.client.post(f"/models/{name}/rollback")
+    back = server.client.post(f"/models/{name}/rollback", json={})
     assert (back.status_code, back.headers["ETag"]) == (200, '"3"')
     assert (back.json()["stable"], back.json()["previous"], back.json()["generation"]) == (1, 2, 3)
     assert server.ner("IBM", model=name)["version"] == 1

@@ -65,7 +65,7 @@ def test_a_canary_answers_its_share_and_is_promoted(rolling: tuple[Server, Path]
     assert server.metric("nerve_requests_total", model=name, version="2", status="200") == found[2]
     assert server.metric("nerve_entities_total", model=name, version="2", label="LOC") == found[2]
     assert server.metric("nerve_entity_score_count", model=name, version="1", label="ORG") == found[1]
-    promoted = server.client.post(f"/models/{name}/promote")
+    promoted = server.client.post(f"/models/{name}/promote", json={})
     assert (promoted.status_code, promoted.json()["stable"]) == (200, 2)
     assert (promoted.json()["previous"], promoted.json()["canary"]) == (1, None)
     assert versions(server, name, ["IBM"] * 20) == {2: 20}
@@ -82,7 +82,7 @@ def test_a_canary_is_aborted_by_a_command(rolling: tuple[Server, Path], name: st
     done = nerve("models", "abort", name, models=models)
     assert done.returncode == 0, done.stderr
     assert versions(server, name, ["IBM"] * 5) == {1: 5}
-    again = server.client.post(f"/models/{name}/abort")
+    again = server.client.post(f"/models/{name}/abort", json={})
     assert (again.status_code, again.json()["code"]) == (409, "no_canary")
 
 
