@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
-from httptools import HttpParserError, HttpParserUpgrade
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -53,6 +53,7 @@ class Protocol(HttpToolsProtocol):
         self._refused: Refused | None = None  # it is answered after what is due
         self._deaf = False  # what still comes is not looked at
         self._last = False  # the next answer is the connection's last
+        self._seen = 0  # headers of a request whose body has a parser of its own
         self._heads = self._received = 0
         self._wait: Wait = "idle"
         self._done = 0  # of what the connection waits for, when it began to wait
@@ -121,18 +122,35 @@ class Protocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Parse data; the parser calls the methods `on_…`."""
-        while data:
+        while True:
             try:
                 self.parser.feed_data(data)
                 return
-            except HttpParserUpgrade as upgrade:  # we stay with HTTP/1.1, as any server may
-                data = data[upgrade.args[0] :]
+            except HttpParserUpgrade as upgrade:
+                data = self._stay_with_http() + bytes(data[upgrade.args[0] :])
             except HttpParserError as error:
                 cause = error.__context__
                 self._refuse(cause if isinstance(cause, Refused) else _not_http(error))
                 return
 
+    def _stay_with_http(self) -> bytes:
+        """Have the body of a request parsed that would rather change the protocol, as HTTP clients of Java
+        do: a server may ignore that, but this parser takes what follows the head for another protocol.
+
+        Returns:
+            A head for a new parser, which no one gets to see: only the body behind it counts.
+        """
+        framing = [h for h in self.headers if h[0] in (b"content-length", b"transfer-encoding")]
+        self.parser = HttpRequestParser(self)
+        if not framing:
+            self.on_message_complete()
+            return b""
+        self._seen = len(self.headers)
+        return b"\r\n".join([b"POST / HTTP/1.1", *(b"%s: %s" % header for header in framing), b"", b""])
+
     def on_message_begin(self) -> None:
+        if self._seen:
+            return
         if len(self.pipeline) >= self._limits.pipelined:
             raise Refused(
                 429,
@@ -144,6 +162,8 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
+        if self._seen:
+            return
         self.url += url
         if len(self.url) > self._limits.target_bytes:
             raise Refused(
@@ -154,6 +174,10 @@ class Protocol(HttpToolsProtocol):
             )
 
     def on_headers_complete(self) -> None:
+        if self._seen:
+            del self.headers[self._seen :]
+            self._seen = 0
+            return
         super().on_headers_complete()
         self._room = self._limits.head_bytes
         self._heads += 1
@@ -166,6 +190,8 @@ class Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():  # its body comes yet
+            return
         self._room = self._limits.head_bytes
         if self.cycle.response_complete:
             self.cycle.more_body = False
@@ -368,9 +394,10 @@ def _head_too_large(most: int) -> Refused:
     )
 
 
-def _not_http(error: Exception) -> Refused:
+def _not_http(error: HttpParserError) -> Refused:
+    why = "its target is none" if isinstance(error, HttpParserCallbackError) else str(error)
     return Refused(
-        400, "invalid_http", f"this is no HTTP/1.1 request ({error}); speak plain HTTP/1.1 to this port"
+        400, "invalid_http", f"this is no HTTP/1.1 request ({why}); speak plain HTTP/1.1 to this port"
     )
 
 
