@@ -58,6 +58,12 @@ class Settings(BaseSettings):
         "info", description="least severe line that is logged"
     )
     log_format: Literal["text", "json"] = Field("text", description="one line a request, or JSON")
+    max_connections: int = Field(
+        0,
+        ge=0,
+        description="connections that a process holds at a time; 0 takes what its file descriptors allow, "
+        "4096 at most",
+    )
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1, description="largest request body, in bytes")
     max_text_chars: int = Field(1_000_000, ge=1, description="longest text, in code points")
     max_request_chars: int = Field(

@@ -1,5 +1,6 @@
 """Logs are lines for people or JSON objects for machines, one a message. No request's text is logged."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -66,4 +67,14 @@ def configure_logging(level: str, style: Literal["text", "json"]) -> None:
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     logging.getLogger("filelock").setLevel(logging.WARNING)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Say whether a record of uvicorn tells of a fault that the log of requests does not: its callers hang
+    up, and at the server's end it cancels what still runs."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, asyncio.CancelledError):
+        return False
+    return record.msg != "ASGI callable returned without completing response."

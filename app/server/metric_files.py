@@ -5,12 +5,16 @@ is asked reads the files of all. The counts of dead workers move to an archive, 
 """
 
 import os
+import shutil
+import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from prometheus_client import CollectorRegistry, Metric, PlatformCollector, ProcessCollector
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -21,6 +25,13 @@ from app.machine import process_start
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Names the environment variable from which `prometheus_client` reads the folder when it is imported."""
 
+_PREFIX = "nerve-metrics-"
+_OWNER = "owner"
+"""Names the file of a folder on which its server holds a lock; the system frees it with the process."""
+
+_NEW_SECONDS = 60
+"""A folder without that file is left alone for so long: its server may be about to make it."""
+
 _ARCHIVE = "archive"
 _KEPT = ("counter", "histogram")
 _HEADER, _ENTRY = 8, 28
@@ -28,6 +39,43 @@ _HEADER, _ENTRY = 8, 28
 
 _STAT_CHILDREN_CPU = slice(13, 15)
 """Selects the user and system CPU ticks of ended children in `/proc/<pid>/stat`; see proc(5)."""
+
+
+@contextmanager
+def metrics_folder() -> Iterator[Path]:
+    """Make a folder for the workers' metrics, and remove it at the end, and those of servers that were
+    killed.
+
+    It is in memory if the system allows it: a busy disk would slow down every count.
+    """
+    memory = Path("/dev/shm")
+    fast = "TMPDIR" not in os.environ and memory.is_dir() and os.access(memory, os.W_OK)
+    parent = memory if fast else Path(tempfile.gettempdir())
+    _remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    try:
+        with FileLock(folder / _OWNER):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders whose servers do not live."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            found = folder.lstat()
+            if found.st_uid != os.getuid() or folder.is_symlink():
+                continue
+            if not (folder / _OWNER).exists():
+                if time.time() - found.st_mtime < _NEW_SECONDS:
+                    continue
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            with FileLock(folder / _OWNER, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, Timeout):  # its server lives, or another server removes it
+            continue
 
 
 def whole_server(process: CollectorRegistry) -> CollectorRegistry:

@@ -1,13 +1,12 @@
 """Single runs the server as one process."""
 
-import signal
 import socket
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from app.server.process import drain, log_address, make_app, uvicorn_config
+from app.server.process import drain, listen, log_address, make_app, uvicorn_config
 from app.settings import Settings
 
 
@@ -19,23 +18,21 @@ class _Server(uvicorn.Server):
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        drain(self._app, sig)
         # The base class would raise the signal again at the end, and so set the exit code to its number.
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
+        drain(self._app, sig)
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._app.state.metrics.workers.set(1)
-        for server in self.servers:
-            for sock in server.sockets:
-                log_address(sock)
+        for sock in sockets or ():
+            log_address(sock)
 
 
-def run_single(settings: Settings) -> int:
+def run_single(settings: Settings, listening: socket.socket) -> int:
     """Serve in this process; return the exit code."""
-    app = make_app(settings)
+    app = make_app(settings, impatient=True)
     server = _Server(uvicorn_config(app, settings), app)
-    server.run()
+    listen(listening, settings)
+    server.run([listening])
     return 0 if server.started else 1

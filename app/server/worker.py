@@ -11,12 +11,15 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from app.errors import NerveError
+from app.machine import process_start
 from app.server.logs import configure_logging
 from app.server.metric_files import FOLDER
 from app.server.process import Lifespan, drain, make_app
@@ -24,8 +27,12 @@ from app.settings import Settings, read_settings
 
 log = logging.getLogger("nerve")
 
-LOAD_FIRST = "NERVE_LOAD_FIRST"
-"""Names the environment variable that makes a worker take requests only once its models are loaded."""
+LOAD_AFTER = "NERVE_LOAD_AFTER"
+"""Names the environment variable with the process number of the first worker. It makes the others take
+requests only once their models are loaded, and also the first one's, which takes requests at once."""
+
+_LOADED = "loaded_{}"
+"""Names the file by which a worker says that its models are loaded; it holds the worker's number."""
 
 _ORPHAN_SECONDS = 30
 """Seconds that a worker has to finish its requests after its supervisor was killed."""
@@ -76,25 +83,38 @@ def _announced(lifespan: Lifespan, settings: Settings) -> Lifespan:
     """Return a lifespan that also loads the models first, if asked to, and counts this worker."""
 
     @asynccontextmanager
-    async def announced(app: FastAPI) -> AsyncIterator[None]:
-        async with lifespan(app):
-            if LOAD_FIRST in os.environ:
-                await _until_loaded(app, settings.load_timeout)
+    async def announced(app: FastAPI) -> AsyncIterator[Any]:
+        async with lifespan(app) as state:
+            loading = asyncio.create_task(_loaded(app, settings.load_timeout))
+            if LOAD_AFTER in os.environ:
+                await loading
             app.state.metrics.workers.set(1)
-            yield
+            yield state
+            loading.cancel()
 
     return announced
 
 
-async def _until_loaded(app: FastAPI, seconds: float) -> None:
-    """Wait until every model serves or has failed to, but at most `seconds`."""
+async def _loaded(app: FastAPI, seconds: float) -> None:
+    """Wait until every model serves or has failed to, also in the first worker, but at most `seconds`."""
     manager = app.state.manager
 
     def loaded() -> bool:
         return all(manager.ready(name) or manager.problem(name) for name in manager.names())
 
     end = time.monotonic() + seconds
-    while not await asyncio.to_thread(loaded) and time.monotonic() < end:
-        if app.state.draining.is_set():
+    folder = Path(os.environ[FOLDER])
+    said = False
+    while time.monotonic() < end and not app.state.draining.is_set():
+        if not said and await asyncio.to_thread(loaded):
+            (folder / _LOADED.format(os.getpid())).touch()
+            said = True
+        if said and _first_loaded(folder):
             return
         await asyncio.sleep(0.05)
+
+
+def _first_loaded(folder: Path) -> bool:
+    """Say whether the first worker has loaded its models, or has died."""
+    first = os.environ.get(LOAD_AFTER)
+    return first is None or (folder / _LOADED.format(first)).exists() or not process_start(int(first))
