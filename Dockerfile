@@ -42,8 +42,7 @@ RUN /opt/tools/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-di
     && /opt/tools/bin/python -m pip --python /opt/nerve/bin/python install --no-deps --no-index \
         /build/wheel/*.whl \
     && /opt/tools/bin/python -m pip --python /opt/nerve/bin/python check \
-    && /opt/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
-        --output-file /build/nerve.cdx.json /opt/nerve \
+    && /opt/tools/bin/cyclonedx-py environment --output-reproducible --output-file /build/nerve.cdx.json /opt/nerve \
     && rm -f /opt/nerve/bin/nerve-train \
     && find /opt/nerve -type d -name tests -prune -exec rm -r {} +
 COPY models /srv/nerve/models

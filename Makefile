@@ -59,8 +59,7 @@ audit: .venv-tools/made
 
 # What the server's environment is made of, as CycloneDX; the image has its own at /usr/share/nerve.
 sbom: .venv-tools/made .venv/made
-	.venv-tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
-		--output-file nerve.cdx.json .venv
+	.venv-tools/bin/cyclonedx-py environment --output-reproducible --output-file nerve.cdx.json .venv
 
 # The base images' digests, as their registry has them now; it needs docker and the internet.
 pin-images:

@@ -102,8 +102,8 @@ def test_every_install_takes_locked_files_or_the_code_itself() -> None:
 
 
 def test_the_image_says_what_it_is_made_of() -> None:
-    (made,) = (command for command in commands() if "cyclonedx-py environment" in command)
-    assert made.endswith("--output-file /build/nerve.cdx.json /opt/nerve")
+    (made,) = (command for command in commands() if "cyclonedx-py" in command)
+    assert made.endswith("environment --output-reproducible --output-file /build/nerve.cdx.json /opt/nerve")
     assert ("COPY", "--from=builder /build/nerve.cdx.json /usr/share/nerve/nerve.cdx.json") in FINAL
 
 
