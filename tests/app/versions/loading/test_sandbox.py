@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from app.errors import NotReady, VersionRefused
+from app.versions.loading.confinement import NICE
 from app.versions.loading.options import LoadOptions
-from app.versions.loading.sandbox import NICE, sandbox_load
+from app.versions.loading.sandbox import sandbox_load
 from tests.bad_versions import BAD_FOLDERS
 from tests.servers import until
 from tests.slow_graphs import endless, greedy
