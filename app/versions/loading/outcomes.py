@@ -89,9 +89,9 @@ class Checker:
         """Check a version, unless it has passed with the present state of its folder.
 
         Args:
-            again: whether to repeat the check at once if it was refused with the present state of its folder,
-                or could not be checked; by default it is refused at once, or not tried before the end of a
-                pause, so that a machine without memory does not load it all the time.
+            again: whether to repeat the check at once if it was refused with the present state of its
+                folder, or could not be checked; by default it is refused at once, or not tried before the
+                end of a pause, so that a machine without memory does not load it all the time.
 
         Raises:
             NotFound, VersionRefused, NotChecked, NotReady: see `check`.
