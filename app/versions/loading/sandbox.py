@@ -170,7 +170,7 @@ def _wait(
 ) -> tuple[bytes, bytes]:
     """Wait for the end of the process, and return the ends of its standard output and standard error."""
     where, seconds = where_of(order.folder), order.options.load_timeout
-    end = time.monotonic() + seconds
+    begun, end = False, time.monotonic() + seconds
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -184,8 +184,12 @@ def _wait(
             _read(selector, said, max(0.0, min(_POLL_SECONDS, end - time.monotonic())))
             if stop and stop.is_set():
                 raise NotReady(f"{where}: was not checked to the end, the server is shutting down")
+            if not begun and said[process.stdout]:  # the time to start a process is not the version's
+                begun, end = True, time.monotonic() + seconds
             if time.monotonic() < end:
                 continue
+            if not begun:
+                raise NotChecked(f"{where}: was not checked (to start a process took over {seconds:g} s)")
             if _is_stopped(process.pid):
                 raise NotChecked(f"{where}: was not checked (somebody stopped the process that loads it)")
             raise VersionRefused(

@@ -153,3 +153,21 @@ def test_without_the_library_the_error_says_how_to_get_it(version: Path, tmp_pat
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'nerve-ner[signing]'" in done.stderr
+
+
+def test_what_the_manifest_does_not_list_is_not_signed_and_not_loaded(
+    version: Path, tmp_path: Path
+) -> None:
+    private, public = write_keys(tmp_path, "ours")
+    trusting = LoadOptions(threads=1, trusted_keys=(public,))
+    sign(version, private)
+    (version / "README.md").write_text("a model card")
+    (version / ".DS_Store").write_bytes(b"what a desktop leaves")
+    load_version(version, trusting).close()
+    (version / "sub").mkdir()
+    (version / "sub/weights.bin").write_bytes(b"other weights")
+    reason = r"ner-en/1: holds sub.*, which manifest\.json does not list, so no signature covers it; remove"
+    for call in (lambda: load_version(version, trusting), lambda: sign(version, private)):
+        with pytest.raises(VersionRefused, match=reason):
+            call()
+    load_version(version, LoadOptions(threads=1)).close()
