@@ -58,6 +58,18 @@ def begun(parent: int | None = None) -> psutil.Process:
     return child
 
 
+def just_before(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, statement: str) -> None:
+    """Let the processes that load run a statement just before they open a file."""
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "def run(event, arguments):\n"
+        f"    if event == 'open' and str(arguments[0]).endswith({file!r}):\n"
+        f"        {statement}\n"
+        "sys.addaudithook(run)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
 def test_a_version_that_passes_raises_nothing_and_leaves_nothing(models_dir: Path) -> None:
     sandbox_load(models_dir / "ner-en/1", OPTIONS)
     assert not loads()
@@ -142,11 +154,14 @@ def test_a_load_that_somebody_ends_is_not_checked(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the state of a process is read as on Linux")
-def test_a_load_that_somebody_stops_is_not_checked(slow: Path, pool: ThreadPoolExecutor) -> None:
-    waiting: Future[None] = pool.submit(sandbox_load, slow, LoadOptions(threads=1, load_timeout=3))
-    until(lambda: loads() and loads()[0].suspend() is None)
-    with pytest.raises(NotChecked, match=r"ner-en/1: was not checked \((somebody stopped|to start)"):
-        waiting.result()
+def test_a_load_that_somebody_stops_is_not_checked(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    just_before(
+        tmp_path, monkeypatch, "manifest.json", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    with pytest.raises(NotChecked, match=r"ner-en/1: was not checked .*somebody stopped"):
+        sandbox_load(models_dir / "ner-en/1", LoadOptions(threads=1, load_timeout=3))
     assert not loads()
 
 
@@ -183,14 +198,8 @@ def test_a_process_that_ends_before_it_begins_says_nothing_of_the_version(
 def test_a_process_that_lacks_files_says_nothing_of_the_version(
     models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "def full(event, arguments):\n"
-        "    if event == 'open' and str(arguments[0]).endswith('model.fp32.onnx'):\n"
-        "        import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
-        "sys.addaudithook(full)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    no_files = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))"
+    just_before(tmp_path, monkeypatch, "model.fp32.onnx", no_files)
     with pytest.raises(NotChecked, match=r"ner-en/1: was not checked \(.*Too many open files"):
         sandbox_load(models_dir / "ner-en/1", OPTIONS)
 
