@@ -13,6 +13,7 @@
   * VersionRefused (refused): a model version failed its checks
   * Busy (busy): the queue is full; `retry_after` says in how many seconds to retry
   * NotReady (not_ready): no version serves yet, or the server is shutting down
+    * NotChecked (not_ready): a version could not be checked, for a reason that is not its own fault
   * DeadlineExceeded (deadline): the answer was not ready in time
   * InferenceFailed (failed): the session failed on this batch
   * SettingsError (settings): the server cannot start with these settings
@@ -149,6 +150,20 @@ class NotReady(NerveError):
 
     kind = "not_ready"
     code = "not_ready"
+
+
+class NotChecked(NotReady):
+    """A version could not be checked, for a reason that is not its own fault: a lack of memory, a signal.
+
+    Attributes:
+        memory: whether memory was lacking.
+    """
+
+    code = "not_checked"
+
+    def __init__(self, message: str, memory: bool = False):
+        super().__init__(message)
+        self.memory = memory
 
 
 class DeadlineExceeded(NerveError):

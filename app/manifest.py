@@ -7,16 +7,34 @@ are checked before a runtime reads a file.
 
 import hashlib
 import json
+import os
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.errors import VersionRefused
+from app.errors import NerveError, NotChecked, VersionRefused
+from app.files import OddFile, of_the_machine, read_bytes, regular
 from app.labels import Scheme, WordRule, split_tag, tags_of
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
+
+MAX_BYTES = 4 * 1024**2
+"""Most bytes of a manifest, some 200 times those of one with 40 golden texts."""
+
+MAX_FILES = 1000
+"""Most files and folders of a version."""
+
+_MOST_VALUES = 50_000
+"""Most values in a manifest, apart from `metrics` and `lineage`: each that is wrong costs kilobytes."""
+
+_FREE = ("metrics", "lineage")
+"""Fields of a manifest that hold whatever its maker wants to remember."""
+
+_MOST_SAID = 300
+"""Most characters of a message that come from a manifest, which anybody may have written."""
 
 Feature = Literal["ids", "mask", "zeros", "word_shape"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -161,76 +179,146 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a version folder.
 
     Raises:
-        VersionRefused: the manifest is missing, unreadable, of another format version, or wrong; or the
+        VersionRefused: the manifest is missing, too large, of another format version, or wrong; or the
             folder has another name or version.
+        NotChecked: this machine cannot read it.
     """
-    where = _where(folder)
-    path = folder / MANIFEST
+    return parse_manifest(folder, manifest_bytes(folder))
+
+
+def manifest_bytes(folder: Path) -> bytes:
+    """Return the content of a version's manifest, unparsed.
+
+    Raises:
+        VersionRefused: it is missing, no regular file, or too large.
+        NotChecked: this machine cannot read it.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_bytes(folder / MANIFEST, MAX_BYTES)
     except FileNotFoundError:
         raise VersionRefused(
-            f"{where}: {MANIFEST} is missing; the folder is still being copied, or is no version"
+            f"{_where(folder)}: {MANIFEST} is missing; the folder is still being copied, or is no version"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise VersionRefused(f"{where}: {MANIFEST} cannot be read: {error}") from None
-    found = content.get("format_version") if isinstance(content, dict) else None
+    except (OSError, OddFile) as error:
+        raise unreadable(_where(folder), MANIFEST, error) from error
+
+
+def unreadable(where: str, name: str, error: OSError | OddFile) -> NerveError:
+    """Return the error for a file of a version that cannot be read: a refusal, if that is its own fault."""
+    if isinstance(error, OddFile):
+        return VersionRefused(f"{where}: {name} {error}; copy the folder again")
+    said = error.strerror or str(error)
+    if of_the_machine(error):
+        return NotChecked(f"{where}: was not checked ({name} cannot be read: {said})")
+    return VersionRefused(f"{where}: {_short(name)} cannot be read: {said}; copy the folder again")
+
+
+def parse_manifest(folder: Path, content: bytes) -> Manifest:
+    """Parse the content of a version's manifest.
+
+    Raises:
+        VersionRefused: it is of another format version, or wrong; or the folder has another name or
+            version.
+    """
+    where = _where(folder)
+    try:
+        fields = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise VersionRefused(f"{where}: {MANIFEST} cannot be read: {error}; copy it again") from None
+    found = fields.get("format_version") if isinstance(fields, dict) else None
     if found != FORMAT_VERSION:
         raise VersionRefused(
-            f"{where}: {MANIFEST} has format_version {found!r}, this Nerve reads {FORMAT_VERSION}; "
-            "export the model again, or update Nerve"
+            f"{where}: {MANIFEST} has format_version {_short(repr(found))}, this Nerve reads "
+            f"{FORMAT_VERSION}; export the model again, or update Nerve"
+        )
+    if (count := _count(value for key, value in fields.items() if key not in _FREE)) > _MOST_VALUES:
+        raise VersionRefused(
+            f"{where}: {MANIFEST} has {count} values or more, and {_MOST_VALUES} are allowed outside of "
+            f"{' and '.join(_FREE)}; keep fewer golden texts"
         )
     try:
-        manifest = Manifest.model_validate(content)
+        manifest = Manifest.model_validate(fields)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5]
+            _short(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}") for e in error.errors()[:5]
         )
         raise VersionRefused(f"{where}: {MANIFEST} is wrong: {problems}; export the model again") from None
     if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
         raise VersionRefused(
-            f"{where}: {MANIFEST} is of {manifest.name}/{manifest.version}; rename the folder"
+            f"{where}: {MANIFEST} is of {_short(manifest.name)}/{manifest.version}; rename the folder"
         )
     return manifest
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Check the place, size and hash of every file in the manifest.
+def _count(values: Iterable[Any]) -> int:
+    """Count values and those inside of them, until there are more than `_MOST_VALUES`."""
+    count, waiting = 0, [list(values)]
+    while waiting and count <= _MOST_VALUES:
+        inside = waiting.pop()
+        count += len(inside)
+        waiting += [
+            list(v.values()) if isinstance(v, dict) else v for v in inside if isinstance(v, dict | list)
+        ]
+    return count
+
+
+def verify_files(folder: Path, manifest: Manifest, kept: Collection[str] = ()) -> dict[str, bytes]:
+    """Check the place, size and hash of every file in the manifest, and return what some of them hold.
+
+    Each file is read once, so the content that is returned is the content that was checked.
+
+    Args:
+        kept: names of the files whose content is returned.
 
     Raises:
         VersionRefused: a file is missing, lies outside of the folder, or differs.
+        NotChecked: this machine cannot read a file.
     """
+    found = {}
     for name, meant in manifest.files.items():
         try:
-            _verify_file(folder, name, meant)
-        except OSError as error:
-            raise VersionRefused(f"{_where(folder)}: {name} cannot be read: {error}") from error
+            content = _verify_file(folder, name, meant, name in kept)
+        except (OSError, OddFile) as error:
+            raise unreadable(_where(folder), name, error) from error
+        if content is not None:
+            found[name] = content
+    return found
 
 
-def _verify_file(folder: Path, name: str, meant: File) -> None:
+def _verify_file(folder: Path, name: str, meant: File, keep: bool) -> bytes | None:
     where, path = _where(folder), folder / name
-    if not path.is_file():
+    if not path.exists():
         raise VersionRefused(f"{where}: {name} is missing; copy the folder again")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise VersionRefused(f"{where}: {name} leads out of the folder; replace the link")
-    size = path.stat().st_size
-    if size != meant.size:
-        raise VersionRefused(
-            f"{where}: {name} has {size} bytes, the manifest says {meant.size}; "
-            "it is still being copied, or must be copied again"
-        )
-    found = file_hash(path)
+    with regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size != meant.size:
+            raise VersionRefused(
+                f"{where}: {name} has {size} bytes, the manifest says {meant.size}; "
+                "it is still being copied, or must be copied again"
+            )
+        content = file.read(size) if keep else None
+        if content is None:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            found = hashlib.sha256(content).hexdigest()
     if found != meant.sha256:
         raise VersionRefused(
             f"{where}: {name}: sha256 differs from the manifest (got {found[:8]}…, want "
             f"{meant.sha256[:8]}…); export it again or restore the file"
         )
+    return content
 
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SAID else f"{text[:_MOST_SAID]}…"
 
 
 def _where(folder: Path) -> str:

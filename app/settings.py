@@ -2,6 +2,7 @@
 
 import os
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -108,11 +109,21 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description="private memory, in bytes, that checking a version may take, used or reserved: some 80 "
-        "MB more than is resident; 0 sets no limit",
+        "MB more than is resident; 0 takes 20 times the size of its files, but at least 2 GiB, and with "
+        "CUDA sets no limit",
     )
     trusted_keys: Annotated[tuple[Path, ...], NoDecode] = Field(
         (),
         description="public keys, PEM files or folders, separated by `:`; versions must be signed by one",
+    )
+
+    trusted_since: datetime | None = Field(
+        None, description="versions that were created before this time (ISO 8601) are refused"
+    )
+    revoked: Path | None = Field(
+        None,
+        description="file that names versions to refuse: `<name>/<version>` or the SHA-256 of a "
+        "`manifest.json` on each line, `#` before a comment",
     )
 
     @field_validator("allowed_hosts", mode="before")

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,15 @@ import pytest
 from pydantic import ValidationError
 
 from app.errors import VersionRefused
-from app.manifest import MANIFEST, Manifest, file_hash, read_manifest, verify_files
+from app.manifest import (
+    MANIFEST,
+    MAX_BYTES,
+    Manifest,
+    file_hash,
+    parse_manifest,
+    read_manifest,
+    verify_files,
+)
 from tests.tiny import LABELS, TAGS, edit_manifest
 
 
@@ -137,3 +146,53 @@ def test_an_ensemble_that_cannot_be_is_refused(fields: Any, changes: dict[str, A
     Manifest.model_validate(fields | TEAM)
     with pytest.raises(ValidationError, match=reason):
         Manifest.model_validate(fields | TEAM | changes)
+
+
+# hostile
+
+
+def test_a_manifest_that_is_no_file_or_too_large_is_refused(models_dir: Path) -> None:
+    folder = models_dir / "ner-en/1"
+    (folder / MANIFEST).write_bytes(b"[" * (MAX_BYTES + 1))
+    with pytest.raises(VersionRefused, match=r"ner-en/1: manifest.json has 4194305 bytes, more than the"):
+        read_manifest(folder)
+    (folder / MANIFEST).unlink()
+    os.mkfifo(folder / MANIFEST)
+    with pytest.raises(VersionRefused, match=r"ner-en/1: manifest.json is no regular file"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["golden", "files", "x"])
+def test_many_wrong_values_are_counted_and_not_looked_at(
+    models_dir: Path, fields: Any, name: str
+) -> None:  # each would cost pydantic kilobytes, and all gigabytes
+    many: Any = {str(number): 0 for number in range(60_000)} if name == "files" else [0] * 60_000
+    content = json.dumps(fields | {name: [many] if name == "x" else many}).encode()
+    with pytest.raises(VersionRefused, match=r"has \d+ values or more, and 50000 are allowed"):
+        parse_manifest(models_dir / "ner-en/1", content)
+    parse_manifest(models_dir / "ner-en/1", json.dumps(fields | {"metrics": {"x": many}}).encode())
+
+
+def test_what_a_manifest_says_is_said_in_short(models_dir: Path, fields: Any) -> None:
+    for changes in ({"format_version": "9" * 100_000}, {"labels": ["x" * 100_000]}, {"x" * 100_000: 1}):
+        with pytest.raises(VersionRefused) as refused:
+            parse_manifest(models_dir / "ner-en/1", json.dumps(fields | changes).encode())
+        assert len(refused.value.message) < 2_000
+
+
+def test_a_file_that_is_none_is_refused(models_dir: Path) -> None:
+    folder = models_dir / "ner-en/1"
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+    with pytest.raises(VersionRefused, match=r"ner-en/1: tokenizer.json is no regular file"):
+        verify_files(folder, read_manifest(folder))
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("tokenizer.json")
+    with pytest.raises(VersionRefused, match=r"ner-en/1: tokenizer.json is missing"):
+        verify_files(folder, read_manifest(folder))
+
+
+def test_what_was_checked_is_returned(models_dir: Path) -> None:
+    folder = models_dir / "ner-en/1"
+    kept = verify_files(folder, read_manifest(folder), ["tokenizer.json"])
+    assert kept == {"tokenizer.json": (folder / "tokenizer.json").read_bytes()}

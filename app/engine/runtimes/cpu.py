@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from app.engine.runtimes.runtime import Contract, MakeBatch, Running, Session, Wanted
+from app.engine.runtimes.runtime import Contract, MakeBatch, OnnxFile, Running, Session, Wanted
 from app.engine.runtimes.session import CPU, OnnxSession
 from app.engine.runtimes.tuning import tune
 
@@ -28,7 +28,7 @@ class Cpu:
         """Say that nothing is missing."""
         return "nothing is missing"
 
-    def open(self, file: Path, contract: Contract, threads: int) -> OnnxSession:
+    def open(self, file: Path | OnnxFile, contract: Contract, threads: int) -> OnnxSession:
         """Open the network of a file; see `Runtime.open`."""
         return OnnxSession(file, CPU, threads, contract.output).checked(file, contract)
 

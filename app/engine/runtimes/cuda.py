@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime
 
 from app.engine.runtimes.binding import DeviceBinding
-from app.engine.runtimes.runtime import Arrays, Contract, MakeBatch, Running, Session, Wanted
+from app.engine.runtimes.runtime import Arrays, Contract, MakeBatch, OnnxFile, Running, Session, Wanted
 from app.engine.runtimes.session import OnnxSession
 from app.engine.runtimes.tuning import token_budget
 
@@ -40,14 +40,14 @@ class CudaSession(OnnxSession):
     """Runs a network on a GPU, with inputs and logits bound to the device.
 
     Args:
-        path: the ONNX file.
+        file: the ONNX file, or its path.
         threads: intra-op threads of the nodes that run on the CPU.
         output: name of the output that holds the logits.
         max_length: most sub-tokens of a row that the network takes.
     """
 
-    def __init__(self, path: Path, threads: int, output: str, max_length: int):
-        super().__init__(path, CUDA, threads, output, _OPTIONS)
+    def __init__(self, file: Path | OnnxFile, threads: int, output: str, max_length: int):
+        super().__init__(file, CUDA, threads, output, _OPTIONS)
         self._max_length = max_length
         self._binding = DeviceBinding(self._session, output)
 
@@ -86,7 +86,7 @@ class Cuda:
         what = "a session on CUDA cannot be made" if CUDA in providers else "onnxruntime-gpu is missing"
         return f"{what} (available: {', '.join(providers)}); install the gpu extra on a machine with a GPU"
 
-    def open(self, file: Path, contract: Contract, threads: int) -> CudaSession:
+    def open(self, file: Path | OnnxFile, contract: Contract, threads: int) -> CudaSession:
         """Open the network of a file; see `Runtime.open`."""
         return CudaSession(file, threads, contract.output, contract.max_length).checked(file, contract)
 

@@ -4,7 +4,7 @@ Each runtime is another module; `table` lists them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,6 +16,20 @@ Logits = npt.NDArray[np.float32]
 
 Provider = Literal["auto", "cpu", "cuda"]
 """NERVE_PROVIDER is the name of a runtime, or `auto` for the first runtime that is available."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """Holds an ONNX file that was read before, so that nobody can exchange it after it was checked.
+
+    Attributes:
+        name: name of the file, for messages.
+        weights: content of the files that it may keep weights in, by name. It can reach no other file.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+    weights: Mapping[str, bytes] = field(repr=False)
 
 
 class Session(Protocol):
@@ -138,7 +152,7 @@ class Runtime(Protocol):
         """Say what keeps the runtime from being available, and the remedy, as parts of one sentence."""
         ...
 
-    def open(self, file: Path, contract: Contract, threads: int) -> Session:
+    def open(self, file: Path | OnnxFile, contract: Contract, threads: int) -> Session:
         """Open the network of a file, with `threads` threads for each batch.
 
         Raises:

@@ -1,5 +1,6 @@
 """A session is an ONNX file that ONNX Runtime has opened with one execution provider."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -7,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime
 
-from app.engine.runtimes.runtime import Arrays, Contract, Logits
+from app.engine.runtimes.runtime import Arrays, Contract, Logits, OnnxFile
 from app.errors import InferenceFailed, SettingsError, VersionRefused
 from app.machine import available_cpus
 
@@ -17,6 +18,9 @@ _SPIN_MICROSECONDS = 100
 """Microseconds that an idle intra-op thread spins before it sleeps. With fewer, waking it between operators
 takes time; with more, spinning takes CPU from the thread that makes the next batch."""
 
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where an ONNX file in memory may find its weights on disk; by default that is the working folder."""
+
 _SHARED_WEIGHT = "Attempt to replace the existing tensor"
 """ONNX Runtime says this of a graph with one weight in two products, which it cannot make exact."""
 
@@ -25,7 +29,7 @@ class OnnxSession:
     """Runs an ONNX file with ONNX Runtime. The session closes when the last reference to it is dropped.
 
     Args:
-        path: the ONNX file.
+        file: the ONNX file, or its path.
         provider: execution provider that must run the file.
         threads: intra-op threads; 0 takes `available_cpus()`.
         output: name of the output that holds the logits.
@@ -42,7 +46,7 @@ class OnnxSession:
 
     def __init__(
         self,
-        path: Path,
+        file: Path | OnnxFile,
         provider: str = CPU,
         threads: int = 0,
         output: str = "logits",
@@ -51,17 +55,17 @@ class OnnxSession:
         threads = threads or available_cpus()
         providers = [(provider, dict(options or {})), *([] if provider == CPU else [(CPU, {})])]
         try:
-            self._session: Any = _opened(path, _options(threads, exact=True), providers)
+            self._session: Any = _opened(file, _options(threads, exact=True), providers)
         except Exception as error:  # the runtime's own exception types share no root
             if _SHARED_WEIGHT not in str(error):
                 raise
-            self._session = _opened(path, _options(threads, exact=False), providers)
+            self._session = _opened(file, _options(threads, exact=False), providers)
         self._session.disable_fallback()
         self._output = [output]
         self.provider: str = self._session.get_providers()[0]
         if self.provider != provider:
             raise SettingsError(
-                f"{path.name}: a session on {provider} was asked for, and the runtime could make one on "
+                f"{file.name}: a session on {provider} was asked for, and the runtime could make one on "
                 f"{self.provider} only; free memory of the GPU, or set NERVE_PROVIDER=cpu"
             )
         self.threads = threads
@@ -85,7 +89,7 @@ class OnnxSession:
         except Exception as error:  # the runtime's own exception types share no root
             raise InferenceFailed(f"the session failed on a batch: {error}") from error
 
-    def checked(self, file: Path, contract: Contract) -> Self:
+    def checked(self, file: Path | OnnxFile, contract: Contract) -> Self:
         """Return this session if its inputs and outputs are those of the contract.
 
         Raises:
@@ -122,5 +126,15 @@ def _options(threads: int, exact: bool) -> Any:
     return options
 
 
-def _opened(path: Path, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
-    return onnxruntime.InferenceSession(str(path), options, providers=providers)
+def _opened(file: Path | OnnxFile, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
+    if isinstance(file, Path):
+        return onnxruntime.InferenceSession(str(file), options, providers=providers)
+    if weights := file.weights:
+        contents = list(weights.values())
+        options.add_external_initializers_from_files_in_memory(
+            list(weights), contents, list(map(len, contents))
+        )
+    options.add_session_config_entry(_WEIGHTS_FOLDER, os.devnull)
+    session = onnxruntime.InferenceSession(file.content, options, providers=providers)
+    session._model_bytes = None  # the session keeps the content otherwise, although it needs it no more
+    return session

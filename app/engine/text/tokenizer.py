@@ -66,6 +66,11 @@ class Tokenizer:
     def from_file(cls, path: Path, rule: WordRule = "bert") -> "Tokenizer":
         return cls(RustTokenizer.from_file(str(path)), rule)
 
+    @classmethod
+    def from_bytes(cls, content: bytes, rule: WordRule = "bert") -> "Tokenizer":
+        """Make a tokenizer of the content of a `tokenizer.json`."""
+        return cls(RustTokenizer.from_buffer(content), rule)
+
     def save(self, path: Path) -> None:
         self._rust.save(str(path))
 

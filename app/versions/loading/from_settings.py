@@ -18,4 +18,6 @@ def load_options(settings: Settings) -> LoadOptions:
         load_timeout=settings.load_timeout,
         load_memory_bytes=settings.load_memory_bytes,
         trusted_keys=settings.trusted_keys,
+        trusted_since=settings.trusted_since,
+        revoked=settings.revoked,
     )

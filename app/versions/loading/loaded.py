@@ -24,6 +24,7 @@ class LoadedVersion:
     """Holds a version that passed every check, and how it runs.
 
     Attributes:
+        sha256: SHA-256 of the version's manifest.json.
         threads: total threads of the version, or of all members of an ensemble.
         runs: batches at a time, among which the threads are divided.
         model: model that answers; other versions may use it too.
@@ -31,6 +32,7 @@ class LoadedVersion:
     """
 
     manifest: Manifest
+    sha256: str
     variant: Variant | MemberVariants
     provider: str
     threads: int

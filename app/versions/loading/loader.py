@@ -12,7 +12,7 @@ from app.engine.ensemble.model import Ensemble
 from app.engine.memory import give_memory_back
 from app.engine.model import Limits, Network
 from app.engine.priority import give_way
-from app.engine.runtimes.runtime import Contract, Session, Settled, Wanted
+from app.engine.runtimes.runtime import Contract, OnnxFile, Session, Settled, Wanted
 from app.engine.runtimes.table import choose_runtime
 from app.errors import VersionRefused
 from app.machine import available_cpus
@@ -20,11 +20,17 @@ from app.manifest import Manifest, read_manifest, verify_files
 from app.versions.loading.loaded import LoadedSingle, LoadedVersion, MemberVariants
 from app.versions.loading.options import DEFAULTS, LoadOptions
 from app.versions.loading.refusals import refusing, still_there, where_of
-from app.versions.loading.self_test import check_ensemble, check_tokenizer, self_test
+from app.versions.loading.self_test import (
+    check_ensemble,
+    check_member_hash,
+    check_tokenizer,
+    self_test,
+)
 from app.versions.loading.sharing import SharedNetworks, SharedTokenizers, once
+from app.versions.loading.trust import Trusted, read_trusted
 from app.versions.loading.variants import choose_variant
 from app.versions.storage.repository import fingerprint
-from app.versions.storage.signatures import check_signature
+from app.versions.storage.signatures import UNLISTED
 
 Report = Callable[[BatchReport], None]
 
@@ -66,6 +72,7 @@ class Loader:
 
         Raises:
             VersionRefused: the version failed; the message says where, why, and what to do.
+            NotChecked: this machine lacks what the load needs, such as memory.
         """
         if not background:
             return self._load(folder, models, self._options, background)
@@ -90,12 +97,12 @@ class Loader:
     def _load(
         self, folder: Path, models: Path | None, options: LoadOptions, background: bool
     ) -> LoadedVersion:
-        manifest = read_manifest(folder)
-        if manifest.kind == "single":
+        if read_manifest(folder).kind == "single":
             return self._single(folder, options, background)
         with still_there(folder):
-            _verify(folder, manifest, options)
-            return self._ensemble(folder, manifest, models or folder.parent.parent, options, background)
+            trusted = read_trusted(folder, options)
+            verify_files(folder, trusted.manifest)
+            return self._ensemble(folder, trusted, models or folder.parent.parent, options, background)
 
     def _single(self, folder: Path, options: LoadOptions, background: bool) -> LoadedSingle:
         def load() -> LoadedSingle:
@@ -107,19 +114,22 @@ class Loader:
         return self._networks.take((folder.resolve(), fingerprint(folder), background), load)
 
     def _open(self, folder: Path, options: LoadOptions, background: bool) -> LoadedSingle:
-        where, manifest = where_of(folder), read_manifest(folder)
-        _verify(folder, manifest, options)
+        where, trusted = where_of(folder), read_trusted(folder, options)
+        manifest = trusted.manifest
         contract = Contract(frozenset(manifest.inputs), manifest.output, manifest.max_length)
         with refusing(where, "cannot be loaded"):
             runtime = choose_runtime(options.provider, options.allow_cpu_fallback)
             variant = choose_variant(manifest, runtime, options.variant)
-            tokenizer = self._tokenizers.take(folder, manifest)
+            weights = _weights(manifest)
+            files = verify_files(folder, manifest, (variant.file, manifest.tokenizer, *weights))
+            file = OnnxFile(variant.file, files[variant.file], {name: files[name] for name in weights})
+            tokenizer = self._tokenizers.take(manifest, files[manifest.tokenizer])
             check_tokenizer(where, manifest, tokenizer)
-            narrow = runtime.open(folder / variant.file, contract, 1)
+            narrow = runtime.open(file, contract, 1)
         with refusing(where, "does not run"):
 
             def open_session(threads: int) -> Session:
-                return narrow if threads == 1 else runtime.open(folder / variant.file, contract, threads)
+                return narrow if threads == 1 else runtime.open(file, contract, threads)
 
             batches = sample_batches(manifest.inputs, tokenizer.frame, manifest.max_length)
             size = manifest.files[variant.file].size
@@ -136,7 +146,14 @@ class Loader:
             )
         self_test(where, network)
         return LoadedSingle(
-            manifest, variant, running.provider, running.threads, running.runs, network, network.close
+            manifest,
+            trusted.sha256,
+            variant,
+            running.provider,
+            running.threads,
+            running.runs,
+            network,
+            network.close,
         )
 
     def _wanted(self, model: str, size: int, options: LoadOptions) -> Wanted:
@@ -151,9 +168,9 @@ class Loader:
         return Wanted(options.threads or available_cpus(), settled, options.max_batch_tokens)
 
     def _ensemble(
-        self, folder: Path, manifest: Manifest, models: Path, options: LoadOptions, background: bool
+        self, folder: Path, trusted: Trusted, models: Path, options: LoadOptions, background: bool
     ) -> LoadedVersion:
-        where = where_of(folder)
+        where, manifest = where_of(folder), trusted.manifest
         check_ensemble(where, manifest, models)
         if not background:  # members run at the same time, so they divide the threads of one version
             threads = max(1, (options.threads or available_cpus()) // len(manifest.members))
@@ -166,15 +183,18 @@ class Loader:
                 except VersionRefused as error:
                     raise VersionRefused(f"{where}: member {error.message}") from error
                 opened.callback(members[-1].close)
+                check_member_hash(where, manifest, member, members[-1].sha256)
             release = once(opened.pop_all().close)
         try:
-            ensemble = Ensemble(manifest, [member.model for member in members], release)
+            with refusing(where, "cannot be loaded"):
+                ensemble = Ensemble(manifest, [member.model for member in members], release)
         except BaseException:
             release()
             raise
         self_test(where, ensemble)
         return LoadedVersion(
             manifest,
+            trusted.sha256,
             MemberVariants(tuple(member.variant for member in members)),
             "+".join(sorted({member.provider for member in members})),
             sum(member.threads for member in members),
@@ -206,9 +226,7 @@ def load_single(
     return Loader(options, lambda model, version: report).load_single(folder)
 
 
-def _verify(folder: Path, manifest: Manifest, options: LoadOptions) -> None:
-    """Check the signature of a version if there are trusted keys, and its files against its manifest."""
-    if options.trusted_keys:
-        with refusing(where_of(folder), "its signature cannot be checked"):
-            check_signature(folder, options.trusted_keys, manifest)
-    verify_files(folder, manifest)
+def _weights(manifest: Manifest) -> list[str]:
+    """Return the names of the files that hold weights of a version's ONNX files, if any."""
+    others = {manifest.tokenizer, *(variant.file for variant in manifest.variants), *UNLISTED}
+    return [name for name in manifest.files if name not in others]

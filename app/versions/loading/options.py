@@ -1,6 +1,7 @@
 """Options say how versions are checked and run on this machine."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from app.engine.runtimes.runtime import Provider
@@ -20,6 +21,8 @@ class LoadOptions:
     load_timeout: float = 120.0
     load_memory_bytes: int = 0
     trusted_keys: tuple[Path, ...] = ()
+    trusted_since: datetime | None = None
+    revoked: Path | None = None
 
 
 DEFAULTS = LoadOptions()

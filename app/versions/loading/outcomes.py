@@ -5,11 +5,11 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from app.errors import VersionRefused
+from app.errors import NotChecked, VersionRefused
 from app.manifest import Manifest, read_manifest
 from app.metrics import Metrics
 from app.versions.loading.loaded import LoadedVersion
@@ -21,6 +21,9 @@ from app.versions.storage.repository import Fingerprint, Repository
 
 log = logging.getLogger("nerve.lifecycle")
 
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
+"""Seconds until a version that could not be checked is tried again; each pause is twice the one before."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -30,11 +33,15 @@ class Check:
         fingerprint: state of the version's folder at that time.
         manifest: manifest of the version, if it passed.
         refused: why the version was refused, if it did not pass.
+        undecided: why the version could not be checked or loaded, if that is not its own fault.
+        again_at: when it is tried again if it is undecided, on the clock of `time.monotonic()`.
     """
 
     fingerprint: Fingerprint
     manifest: Manifest | None = None
     refused: str | None = None
+    undecided: str | None = None
+    again_at: float = 0.0
 
 
 class Checker:
@@ -49,6 +56,8 @@ class Checker:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._turns: defaultdict[tuple[str, int], threading.Lock] = defaultdict(threading.Lock)
+        self._pauses: dict[tuple[str, int], tuple[Fingerprint, float]] = {}
+        """The last pause after each version that could not be checked; a load ends the series."""
 
     def outcomes(self, name: str) -> dict[int, Check]:
         """Return the last outcome of each version of a model that was checked or loaded."""
@@ -57,7 +66,7 @@ class Checker:
     def current(self, name: str, version: int) -> Check | None:
         """Return the outcome for the present state of a version's folder, or None if there is none yet."""
         check = self._checks.get(name, {}).get(version)
-        if check and check.fingerprint == self._repository.fingerprint(name, version):
+        if check and check.fingerprint == self._fingerprint(name, version):
             return check
         return None
 
@@ -67,7 +76,8 @@ class Checker:
         Raises:
             NotFound: there is no such version.
             VersionRefused: the version fails its checks.
-            NotReady: `stop` was called, or no process can be started, so there is no outcome.
+            NotChecked: it could not be checked, for a reason that is not its own fault.
+            NotReady: `stop` was called.
         """
         folder = self._repository.path(name, version)
         with self._outcome(name, version) as passed:
@@ -79,11 +89,12 @@ class Checker:
         """Check a version, unless it has passed with the present state of its folder.
 
         Args:
-            again: whether to repeat the check if it was refused with the present state of its folder;
-                by default it is refused at once.
+            again: whether to repeat the check at once if it was refused with the present state of its
+                folder, or could not be checked; by default it is refused at once, or not tried before the
+                end of a pause, so that a machine without memory does not load it all the time.
 
         Raises:
-            NotFound, VersionRefused, NotReady: see `check`.
+            NotFound, VersionRefused, NotChecked, NotReady: see `check`.
         """
         with self._lock:
             turn = self._turns[name, version]
@@ -91,7 +102,9 @@ class Checker:
             check = self.current(name, version)
             if check and check.refused and not again:
                 raise VersionRefused(check.refused)
-            if not check or check.refused:
+            if check and check.undecided and not again and time.monotonic() < check.again_at:
+                raise NotChecked(check.undecided)
+            if not check or not check.manifest:
                 self.check(name, version)
 
     def load(self, name: str, version: int, background: bool = False) -> LoadedVersion:
@@ -103,11 +116,13 @@ class Checker:
         Raises:
             NotFound: there is no such version.
             VersionRefused: the version fails its checks.
+            NotChecked: this process could not load it, for a reason that is not the version's fault.
         """
         folder = self._repository.path(name, version)
         with self._outcome(name, version) as passed:
             loaded = self._loader.load(folder, background=background)
             passed(loaded.manifest)
+        self._pauses.pop((name, version), None)
         log.info(
             "%s/%d is loaded (%s on %s, %d threads%s)",
             name,
@@ -123,7 +138,7 @@ class Checker:
 
     def refuse(self, name: str, version: int, reason: str) -> None:
         """Note that a version failed in service: it is refused until it changes or passes a check."""
-        self._note(name, version, Check(self._repository.fingerprint(name, version), refused=reason))
+        self._note(name, version, Check(self._fingerprint(name, version), refused=reason))
 
     def stop(self) -> None:
         """Stop the running checks, and let no other begin."""
@@ -132,7 +147,7 @@ class Checker:
     @contextmanager
     def _outcome(self, name: str, version: int) -> Iterator[Callable[[Manifest], None]]:
         """Measure the time of a check or a load, and remember its outcome."""
-        fingerprint = self._repository.fingerprint(name, version)
+        fingerprint = self._fingerprint(name, version)
         started = time.perf_counter()
 
         def done(outcome: str, check: Check) -> None:
@@ -145,9 +160,33 @@ class Checker:
             self._metrics.swaps.labels(name, "refused").inc()
             done("refused", Check(fingerprint, refused=error.message))
             raise
+        except NotChecked as error:
+            pause = self._pause(name, version, fingerprint)
+            reason = f"{error.message}; it will be tried again"
+            done("undecided", Check(fingerprint, undecided=reason, again_at=time.monotonic() + pause))
+            raise NotChecked(reason) from error
+
+    def _fingerprint(self, name: str, version: int) -> Fingerprint:
+        """Return the state of a version's folder, and of the list of what is revoked."""
+        found = self._repository.fingerprint(name, version)
+        revoked = self._options.revoked
+        with suppress(OSError):
+            if revoked:
+                stat = revoked.stat()
+                return (*found, (str(revoked), stat.st_size, stat.st_mtime_ns))
+        return found
+
+    def _pause(self, name: str, version: int, fingerprint: Fingerprint) -> float:
+        """Return how many seconds to wait after another time that a version could not be checked."""
+        before, pause = self._pauses.get((name, version), (fingerprint, 0.0))
+        pause = min(_LONGEST_PAUSE, 2 * pause if pause and before == fingerprint else _FIRST_PAUSE)
+        self._pauses[name, version] = fingerprint, pause
+        return pause
 
     def _note(self, name: str, version: int, check: Check) -> None:
         before = self._checks[name].get(version)
         self._checks[name][version] = check
         if check.refused and (not before or before.refused != check.refused):
             log.warning("version refused: %s", check.refused)
+        if check.undecided and (not before or before.undecided != check.undecided):
+            log.warning("%s", check.undecided)

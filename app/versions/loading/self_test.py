@@ -1,12 +1,13 @@
 """The self-test checks that a loaded version computes what its manifest says, before it serves."""
 
+import hashlib
 from pathlib import Path
 
 from app.engine.ensemble.model import check_members
 from app.engine.model import Model
 from app.engine.text.tokenizer import Tokenizer
 from app.errors import VersionRefused
-from app.manifest import MANIFEST, Manifest, file_hash, read_manifest
+from app.manifest import MANIFEST, Manifest, manifest_bytes, parse_manifest
 from app.versions.loading.refusals import refusing
 
 
@@ -72,33 +73,39 @@ def check_ensemble(where: str, ensemble: Manifest, models: Path) -> None:
     Raises:
         VersionRefused: a member is missing, cannot be combined, or differs from the one of that time.
     """
-    members = [_read_member(where, models, member) for member in ensemble.members]
+    members = {member: _read_member(where, models, member) for member in ensemble.members}
     try:
-        check_members(ensemble, members)
+        check_members(ensemble, [manifest for manifest, _ in members.values()])
     except VersionRefused as error:
         raise VersionRefused(f"{where}: {error.message}") from error
-    for member, meant in ensemble.member_hashes.items():
-        try:
-            found = file_hash(models / member / MANIFEST)
-        except OSError as error:
-            raise VersionRefused(
-                f"{where}: member {member} cannot be read: {error}; copy it again"
-            ) from error
-        if found != meant:
-            raise VersionRefused(
-                f"{where}: member {member} is not the one it was made with: sha256 of {MANIFEST} differs "
-                f"(got {found[:8]}…, want {meant[:8]}…); restore it, or package the ensemble again under a "
-                "new version"
-            )
+    for member, (_, sha256) in members.items():
+        check_member_hash(where, ensemble, member, sha256)
 
 
-def _read_member(where: str, models: Path, member: str) -> Manifest:
+def check_member_hash(where: str, ensemble: Manifest, member: str, found: str) -> None:
+    """Check that a member is the one that the ensemble was made with, by the SHA-256 of its manifest.
+
+    Raises:
+        VersionRefused: it is another one.
+    """
+    meant = ensemble.member_hashes[member]
+    if found != meant:
+        raise VersionRefused(
+            f"{where}: member {member} is not the one it was made with: sha256 of {MANIFEST} differs "
+            f"(got {found[:8]}…, want {meant[:8]}…); restore it, or package the ensemble again under a "
+            "new version"
+        )
+
+
+def _read_member(where: str, models: Path, member: str) -> tuple[Manifest, str]:
+    """Return the manifest of a member, and the SHA-256 of its file."""
     folder = models / member
     if not folder.is_dir():
         raise VersionRefused(
             f"{where}: member {member} is not there; copy its folder to {folder}, then it is tried again"
         )
     try:
-        return read_manifest(folder)
+        content = manifest_bytes(folder)
+        return parse_manifest(folder, content), hashlib.sha256(content).hexdigest()
     except VersionRefused as error:
         raise VersionRefused(f"{where}: member {error.message}") from error

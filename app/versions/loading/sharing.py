@@ -84,12 +84,12 @@ class SharedTokenizers:
     def __init__(self) -> None:
         self._held: WeakValueDictionary[tuple[str, WordRule], Tokenizer] = WeakValueDictionary()
 
-    def take(self, folder: Path, manifest: Manifest) -> Tokenizer:
-        """Return the tokenizer of a version, read from its file if no other version holds an equal one."""
+    def take(self, manifest: Manifest, content: bytes) -> Tokenizer:
+        """Return a version's tokenizer, made of its content if no other version holds an equal one."""
         key = (manifest.files[manifest.tokenizer].sha256, manifest.words)
         tokenizer = self._held.get(key)
         if tokenizer is None:
-            tokenizer = Tokenizer.from_file(folder / manifest.tokenizer, manifest.words)
+            tokenizer = Tokenizer.from_bytes(content, manifest.words)
             self._held[key] = tokenizer
         return tokenizer
 

@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import VersionRefused
-from app.files import sync
+from app.files import OddFile, read_bytes, sync
 from app.manifest import MANIFEST, Manifest, read_manifest
+from app.manifest import MAX_BYTES as MAX_MANIFEST_BYTES
 from app.versions.storage.sources import MAX_BYTES, OPTIONAL, AddFailed, Fetch, open_source
 
 INCOMING = ".incoming"
@@ -111,14 +112,16 @@ def _stage(source: str, staging: Path, fetch: Fetch, models: Path) -> tuple[Path
     """Copy a version's files into a staged folder with the version's name, and flush them to disk."""
     first = staging / MANIFEST
     try:
-        fetch(MANIFEST, first, _MAX_UNLISTED_BYTES)
+        fetch(MANIFEST, first, MAX_MANIFEST_BYTES + 1)  # one more shows that it is too large
     except FileNotFoundError as error:
         raise AddFailed(
             f"{source}: holds no {MANIFEST} ({error.__cause__ or error}); name a version's folder, such as "
             "…/ner-en/3"
         ) from error
     try:
-        identity = _Identity.model_validate_json(first.read_bytes())
+        identity = _Identity.model_validate_json(read_bytes(first, MAX_MANIFEST_BYTES))
+    except OddFile as error:
+        raise VersionRefused(f"{source}: {MANIFEST} {error}; export the model again") from None
     except ValidationError as error:
         problem = str(error.errors()[0]["msg"])
         raise VersionRefused(

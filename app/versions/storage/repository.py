@@ -1,22 +1,30 @@
 """The repository lists the versions in the models folder, and shows whether a folder has changed."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from app.errors import NotFound, shown
-from app.manifest import MANIFEST
+from app.files import OddFile, read_bytes
+from app.manifest import MANIFEST, MAX_BYTES, MAX_FILES
 
 Fingerprint = tuple[tuple[str, int, int], ...]
+
+CROWDED = "(more files than a version may have)"
+"""The only name in the fingerprint of a folder with more than `MAX_FILES` files and folders."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _VERSION = re.compile(r"[1-9][0-9]*")
 LONGEST_NAME = 200
 """Most characters of a model's name. Files are named after it, and a file's name may have 255 bytes."""
 
-_MEMBER = re.compile(f"{_NAME.pattern}/{_VERSION.pattern}")
+_MEMBERS = re.compile(rb'"members"\s{0,99}:\s{0,99}\[([^][]{0,20000})]')
+_MEMBER = re.compile(f'"({_NAME.pattern}/{_VERSION.pattern})"'.encode())
+
+_MOST_MEMBERS = 100
+"""Most members of an ensemble whose folders are looked at."""
 
 
 class Repository:
@@ -85,7 +93,7 @@ class Repository:
         known = self._seen.get(folder)
         if known and known[0] == manifest:
             return known[1]
-        members = _read_members(folder / MANIFEST) if manifest else ()
+        members = read_members(folder) if manifest else ()
         self._seen[folder] = (manifest, members)
         return members
 
@@ -100,24 +108,34 @@ class Repository:
 
 def fingerprint(folder: Path) -> Fingerprint:
     """Return name, size and time of every file of a folder; nothing if there is no such folder."""
-    files = []
-    for parent, folders, names in os.walk(folder):  # os.walk skips folders that are removed meanwhile
-        for name in (*folders, *names):
-            path = Path(parent, name)
-            try:
-                stat = path.stat()
-            except OSError:  # the file was removed meanwhile, or is a broken link
-                continue
-            files.append((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns))
+    files: list[tuple[str, int, int]] = []
+    waiting, inside = [os.fspath(folder)], len(os.fspath(folder)) + 1
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if len(files) == MAX_FILES:  # a million files would take seconds at each poll
+                        return ((CROWDED, MAX_FILES, folder.stat().st_mtime_ns),)
+                    try:
+                        stat = entry.stat()
+                    except OSError:  # the file was removed meanwhile, or is a broken link
+                        continue
+                    files.append((entry.path[inside:], stat.st_size, stat.st_mtime_ns))
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except OSError:  # the folder was removed meanwhile
+            continue
     return tuple(sorted(files))
 
 
-def _read_members(manifest: Path) -> tuple[str, ...]:
-    """Return the valid names of members in a manifest, which is only checked when it is loaded."""
+def read_members(folder: Path) -> tuple[str, ...]:
+    """Return the names of members in a version's manifest, before it is checked.
+
+    They are searched, not parsed, because what parses a hostile file may take much time or memory.
+    """
     try:
-        content = json.loads(manifest.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_bytes(folder / MANIFEST, MAX_BYTES)
+    except (OSError, OddFile):
         return ()
-    members = content.get("members") if isinstance(content, dict) else None
-    names = members if isinstance(members, list) else []
-    return tuple(name for name in names if isinstance(name, str) and _MEMBER.fullmatch(name))
+    names = (name[1] for found in _MEMBERS.finditer(content) for name in _MEMBER.finditer(found[1]))
+    return tuple(name.decode() for name in dict.fromkeys(islice(names, _MOST_MEMBERS)))

@@ -2,7 +2,7 @@
 
 `manifest.json.sig` holds an Ed25519 signature over the exact bytes of `manifest.json`, in base64. The
 manifest lists the size and SHA-256 of each file, so the signature covers the whole version once the
-files are checked against it. Keys are PEM files as openssl makes them:
+files are checked against it and nothing else lies in the folder. Keys are PEM files as openssl makes them:
 
     openssl genpkey -algorithm ed25519 -out key.pem
     openssl pkey -in key.pem -pubout -out public.pem
@@ -10,24 +10,27 @@ files are checked against it. Keys are PEM files as openssl makes them:
 
 import base64
 import binascii
-import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from app.errors import NerveError, SettingsError, VersionRefused
-from app.files import write_whole
-from app.manifest import MANIFEST, Manifest, read_manifest, verify_files
+from app.files import OddFile, read_bytes, write_whole
+from app.manifest import MANIFEST, Manifest, manifest_bytes, parse_manifest, unreadable, verify_files
+from app.versions.storage.repository import fingerprint
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 SIGNATURE = f"{MANIFEST}.sig"
 
+UNLISTED = frozenset({MANIFEST, SIGNATURE, "README.md"})
+"""Files that a version may have although no manifest lists them. None of them is loaded."""
+
 _LINE = 64
 """Characters of a line, as in PEM files, because `openssl base64 -d` reads no longer lines."""
 _MOST_BYTES = 4096
-"""Most bytes that are read of a signature file, more than a valid one has."""
+"""Most bytes of a signature file; a valid one has about 90."""
 
 
 class SigningFailed(NerveError):
@@ -43,13 +46,16 @@ def sign(folder: Path, key: Path) -> Path:
         key: path of an Ed25519 private key, PEM, without a password.
 
     Raises:
-        VersionRefused: the manifest is wrong, or a file differs from it.
+        VersionRefused: the manifest is wrong, a file differs from it, or it does not list one.
         SigningFailed: the key is missing or invalid, or the signature cannot be written.
         SettingsError: the cryptography library is not installed.
     """
     private = _private_key(key)
-    verify_files(folder, read_manifest(folder))
-    content = base64.b64encode(private.sign((folder / MANIFEST).read_bytes())).decode()
+    read = manifest_bytes(folder)
+    manifest = parse_manifest(folder, read)
+    verify_files(folder, manifest)
+    check_unlisted(folder, manifest)
+    content = base64.b64encode(private.sign(read)).decode()
     lines = [content[start : start + _LINE] for start in range(0, len(content), _LINE)]
     path = folder / SIGNATURE
     try:
@@ -61,53 +67,62 @@ def sign(folder: Path, key: Path) -> Path:
     return path
 
 
-def check_signature(folder: Path, trusted: Sequence[Path], manifest: Manifest | None = None) -> None:
-    """Check that one of the trusted keys signed the version's manifest, and so every file that it lists.
+def check_signature(folder: Path, trusted: Sequence[Path], content: bytes) -> None:
+    """Check that one of the trusted keys signed a version's manifest, and so every file that it lists.
 
-    `verify_files` checks that the files are what the manifest says.
+    `verify_files` checks that the files are what the manifest says, `check_unlisted` that there is none
+    else.
 
     Args:
         trusted: Ed25519 public keys, as PEM files or folders of them.
-        manifest: the manifest as it was read before; the signed file must still have this content.
+        content: content of the manifest, read once: what is checked here is what is parsed.
 
     Raises:
-        VersionRefused: the signature is missing, unreadable, or by another key; or the manifest has changed
-            since it was read.
+        VersionRefused: the signature is missing, unreadable, or by another key.
+        NotChecked: this machine cannot read the signature.
         SettingsError: a trusted key is missing or invalid, or the cryptography library is not installed.
     """
     where = f"{folder.parent.name}/{folder.name}"
     keys = [_public_key(path) for path in _key_files(trusted)]
     signature = _read_signature(where, folder / SIGNATURE)
-    try:
-        content = (folder / MANIFEST).read_bytes()
-    except OSError as error:
-        raise VersionRefused(
-            f"{where}: {MANIFEST} cannot be read: {error}; copy the folder again"
-        ) from error
     if not any(_signed_by(key, signature, content) for key in keys):
         raise VersionRefused(
             f"{where}: {SIGNATURE} is by none of the {len(keys)} trusted keys, or {MANIFEST} was changed "
             f"since; restore it, sign it again (nerve models sign {where} --key FILE), or add its signer's "
             "public key to NERVE_TRUSTED_KEYS"
         )
-    # The file was read twice, and may have been replaced in between.
-    if manifest and Manifest.model_validate(json.loads(content)).to_json() != manifest.to_json():
-        raise VersionRefused(
-            f"{where}: {MANIFEST} was changed while it was being checked; try again once it stays as it is"
-        )
+
+
+def check_unlisted(folder: Path, manifest: Manifest) -> None:
+    """Check that a version's folder holds no file that the manifest does not list.
+
+    The README and the signature need not be listed, nor do hidden files, which no version can load either.
+
+    Raises:
+        VersionRefused: there is another file.
+    """
+    folders = {str(parent) for name in manifest.files for parent in PurePosixPath(name).parents}
+    for name, *_ in fingerprint(folder):
+        parts = PurePosixPath(name).parts
+        if any(part.startswith(".") for part in parts) or name in UNLISTED | manifest.files.keys():
+            continue
+        if name not in folders:
+            raise VersionRefused(
+                f"{folder.parent.name}/{folder.name}: holds {name}, which {MANIFEST} does not list, so no "
+                "signature covers it; remove it, or export the version again"
+            )
 
 
 def _read_signature(where: str, path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES)
+        content = read_bytes(path, _MOST_BYTES)
     except FileNotFoundError:
         raise VersionRefused(
             f"{where}: {SIGNATURE} is missing, and NERVE_TRUSTED_KEYS asks for one; "
             f"sign it (nerve models sign {where} --key FILE)"
         ) from None
-    except OSError as error:
-        raise VersionRefused(f"{where}: {SIGNATURE} cannot be read: {error}; copy it again") from error
+    except (OSError, OddFile) as error:
+        raise unreadable(where, SIGNATURE, error) from error
     try:
         return base64.b64decode(b"".join(content.split()), validate=True)
     except binascii.Error as error:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,20 @@ MAX_BYTES = 16 * 1024**3
 
 MAX_MEMBERS = 10_000
 """Most files and folders of an archive."""
+
+_MOST_HEADER, _MOST_HEADERS = 16 * 1024, 1024**2
+"""Most bytes of a header of variable length in an archive, and of all. The library reads each whole."""
+
+_EXTENDED = frozenset(
+    {
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+        tarfile.XHDTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.XGLTYPE,
+    }
+)
+"""Types of the headers of variable length, which say more of the members that follow them."""
 
 OPTIONAL = (SIGNATURE, "README.md")
 """Files that a version may have although no manifest lists them."""
@@ -38,6 +53,33 @@ class AddFailed(NerveError):
     """Says that a version could not be added; nothing of it is left."""
 
     code = "add_failed"
+
+
+class _Header(tarfile.TarInfo):
+    """Reads a header of an archive, but no header of variable length that is too large."""
+
+    def _proc_member(self, archive: "_Archive") -> tarfile.TarInfo:
+        if self.type in _EXTENDED:
+            archive.extended += self.size
+            if not 0 <= self.size <= _MOST_HEADER or archive.extended > _MOST_HEADERS:
+                raise tarfile.HeaderError(f"headers of more than {_MOST_HEADER} bytes")
+        if self.type == tarfile.GNUTYPE_SPARSE:  # its header may go on for ever
+            raise tarfile.HeaderError("a sparse file; pack it without --sparse")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        archive.pax_headers = {}  # a header for all members would be copied to each
+        return found
+
+
+class _Archive(tarfile.TarFile):
+    """Reads an archive whose headers are small.
+
+    Attributes:
+        extended: bytes of its headers of variable length so far.
+    """
+
+    members: list[tarfile.TarInfo]
+    tarinfo = _Header
+    extended = 0
 
 
 def open_source(source: str, unpacked: Path, models: Path) -> Fetch:
@@ -93,9 +135,11 @@ def _open_url(source: str, unpacked: Path) -> Fetch:
 
 
 def _open_file(path: Path) -> IO[bytes]:
-    if not path.is_file():  # to open a pipe would block
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # to open a pipe would block
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    return path.open("rb")
+    return open(descriptor, "rb")
 
 
 def _is_archive(path: str) -> bool:
@@ -124,9 +168,10 @@ def _unpack(source: str, file: IO[bytes], folder: Path) -> Fetch:
     folder.mkdir()
     room = min(MAX_BYTES, shutil.disk_usage(folder).free)
     with _reading(source):
-        archive = tarfile.open(fileobj=file, mode="r|gz")  # noqa: SIM115
+        archive = _Archive.open(fileobj=file, mode="r|gz")
     count = 0
     while member := _next_member(source, archive):
+        archive.members.clear()  # which it would keep to the end
         count += 1
         path = folder.joinpath(*_checked_parts(source, member, folder))
         room -= member.size
@@ -172,7 +217,7 @@ def _next_member(source: str, archive: tarfile.TarFile) -> tarfile.TarInfo | Non
 def _checked_parts(source: str, member: tarfile.TarInfo, folder: Path) -> tuple[str, ...]:
     """Check that a member is a plain file or folder inside the archive, and return its path."""
     path = PurePosixPath(member.name)
-    kind = (member.isreg() and not member.issparse()) or member.isdir()
+    kind = ((member.isreg() and not member.issparse()) or member.isdir()) and member.size >= 0
     try:
         tarfile.data_filter(member, str(folder))
     except tarfile.FilterError:

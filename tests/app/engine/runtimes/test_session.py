@@ -1,9 +1,11 @@
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from app.engine.runtimes.runtime import OnnxFile
 from app.engine.runtimes.session import CPU, OnnxSession
 from app.errors import InferenceFailed
 from app.machine import available_cpus
@@ -55,3 +57,15 @@ def test_what_the_runtime_refuses_is_our_error(session: OnnxSession) -> None:
     outside = np.full((1, 3), len(VOCABULARY))
     with pytest.raises(InferenceFailed):
         session.run({"input_ids": outside, "attention_mask": np.ones((1, 3), np.int64)})
+
+
+def test_a_file_in_memory_is_the_same_network_and_is_not_kept(
+    models_dir: Path, session: OnnxSession
+) -> None:
+    content = (models_dir / "ner-en/1/model.fp32.onnx").read_bytes()
+    users = sys.getrefcount(content)
+    again = OnnxSession(OnnxFile("model.fp32.onnx", content, {}), threads=1)
+    assert sys.getrefcount(content) == users
+    ids = np.array([[VOCABULARY.index("angela"), VOCABULARY.index("ibm")]])
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    np.testing.assert_array_equal(again.run(batch), session.run(batch))

@@ -2,26 +2,30 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from app.engine.priority import LOWEST
 from app.engine.runtimes.session import CPU
-from app.errors import VersionRefused
+from app.errors import NotChecked, VersionRefused
+from app.manifest import MAX_FILES
 from app.versions.loading.loaded import MemberVariants
 from app.versions.loading.loader import Loader, Report, load_single, load_version
 from app.versions.loading.options import LoadOptions
-from tests.bad_versions import BAD_FOLDERS, golden
+from tests.bad_versions import BAD_FOLDERS, golden, relist
 from tests.servers import until
 from tests.teams import BAD_TEAMS, team_of_itself, team_of_teams, write_team
 from tests.tiny import (
     SPANS,
     TEXT,
+    tiny_graph,
     write_tiny_version,
 )
 
@@ -233,8 +237,74 @@ def test_a_folder_that_comes_and_goes_is_loaded_or_refused(models_dir: Path, tmp
 
 def test_only_signed_versions_are_loaded_where_keys_are_trusted(models_dir: Path, tmp_path: Path) -> None:
     options = LoadOptions(threads=1, trusted_keys=(tmp_path / "nowhere.pem",))
-    with pytest.raises(VersionRefused, match=r"ner-en/1: .*nowhere\.pem"):
+    with pytest.raises(NotChecked, match=r"ner-en/1: .*nowhere\.pem"):
         load_version(models_dir / "ner-en/1", options)
+
+
+# what was checked is what is loaded
+
+
+def with_weights_beside(folder: Path) -> None:
+    """Move the weights of a version's network into a file that the manifest lists too."""
+    onnx.save(
+        tiny_graph(),
+        folder / "model.fp32.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=64,
+    )
+    relist(folder)
+
+
+def test_weights_may_lie_in_a_file_that_the_manifest_lists(models_dir: Path) -> None:
+    folder = models_dir / "ner-en/1"
+    with_weights_beside(folder)
+    assert spans_of(folder) == SPANS
+
+
+def test_weights_in_a_file_that_is_not_listed_are_not_found(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = models_dir / "ner-en/1"
+    with_weights_beside(folder)
+    weights = (folder / "weights.bin").read_bytes()
+    (folder / "weights.bin").unlink()
+    relist(folder)
+    (folder / "weights.bin").write_bytes(weights)
+    monkeypatch.chdir(folder)
+    with pytest.raises(VersionRefused, match="ner-en/1: cannot be loaded"):
+        load_version(folder, ONE_THREAD)
+
+
+def test_a_file_that_is_exchanged_after_it_was_checked_is_not_loaded(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    other = write_tiny_version(tmp_path / "others", ibm="PER")
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from app.versions.loading.loader import load_version\n"
+        "from app.versions.loading.options import LoadOptions\n"
+        "folder, other = map(Path, sys.argv[1:])\n"
+        "def exchange(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('tokenizer.json') and other.exists():\n"
+        "        other.replace(folder / 'model.fp32.onnx')\n"  # which was read before the tokenizer
+        "sys.addaudithook(exchange)\n"
+        "loaded = load_version(folder, LoadOptions(threads=2))\n"
+        "assert not other.exists()\n"
+        "print(loaded.model.predict(['IBM'])[0].entities[0].label)\n"
+        "loaded.close()\n"
+    )
+    folder = models_dir / "ner-en/1"
+    command = [sys.executable, "-c", code, str(folder), str(other / "model.fp32.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "ORG\n", done.stderr
+
+
+def test_a_folder_with_very_many_files_is_refused(models_dir: Path) -> None:
+    for number in range(MAX_FILES):
+        (models_dir / f"ner-en/1/{number}").touch()
+    with pytest.raises(VersionRefused, match="ner-en/1: holds more than 1000 files and folders"):
+        load_version(models_dir / "ner-en/1", ONE_THREAD)
 
 
 # in the background

@@ -1,6 +1,7 @@
 """Options of loading: each is a setting, and a sandbox gets all of them."""
 
 from dataclasses import asdict, fields
+from datetime import UTC
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,8 @@ options = st.builds(
     max_batch_tokens=whole,
     load_timeout=seconds,
     load_memory_bytes=whole,
+    trusted_since=st.none() | st.datetimes(timezones=st.none() | st.just(UTC)),
+    revoked=st.none() | st.text("/.aé", min_size=1).map(Path),
     trusted_keys=st.lists(st.text("/.aé", min_size=1).map(Path), max_size=2).map(tuple),
 )
 

@@ -3,18 +3,21 @@
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
 
-from app.errors import NotFound, NotReady, VersionRefused
+from app.errors import NotChecked, NotFound, NotReady, VersionRefused
 from app.manifest import MANIFEST, read_manifest
 from app.metrics import Metrics
 from app.versions.loading.options import LoadOptions
 from app.versions.loading.outcomes import Checker
 from app.versions.storage.repository import Repository
+from app.versions.storage.signatures import sign
+from tests.keys import write_keys
 from tests.servers import sample_sum
 from tests.teams import write_team
 from tests.tiny import TEXT, edit_manifest
@@ -188,3 +191,66 @@ def test_a_version_that_comes_and_goes_never_ends_in_another_error(
     assert reasons
     assert (folder / MANIFEST).exists()
     checker.load("ner-en", 1).close()
+
+
+@each_way
+def test_what_could_not_be_checked_is_not_refused(
+    models_dir: Path, tmp_path: Path, metrics: Metrics, tried: Tried, caplog: pytest.LogCaptureFixture
+) -> None:
+    private, public = write_keys(tmp_path, "ours")
+    sign(models_dir / "ner-en/1", private)
+    missing = tmp_path / "missing.pem"
+    options = LoadOptions(threads=1, trusted_keys=(missing,))
+    checker = Checker(Repository(models_dir), options, metrics)
+    with pytest.raises(NotChecked, match=r"ner-en/1: was not checked .*missing\.pem.* be tried again"):
+        tried(checker)
+    check = checker.current("ner-en", 1)
+    assert check
+    assert (check.manifest, check.refused) == (None, None)
+    assert check.undecided
+    assert "missing.pem" in check.undecided
+    assert (tries(metrics, "undecided"), tries(metrics, "refused")) == (1, 0)
+    assert "ner-en/1: was not checked" in caplog.text
+    shutil.copy(public, missing)
+    tried(checker)
+    assert checker.outcomes("ner-en")[1].undecided is None
+
+
+def test_what_could_not_be_checked_is_tried_again_after_growing_pauses(
+    models_dir: Path, tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tmp_path / "missing.pem"
+    checker = Checker(Repository(models_dir), LoadOptions(threads=1, trusted_keys=(missing,)), metrics)
+    for pause in (2, 4, 8, 16, 32, 60, 60):
+        before = time.monotonic()
+        with pytest.raises(NotChecked):
+            checker.load("ner-en", 1)
+        check = checker.current("ner-en", 1)
+        assert check
+        assert before + pause <= check.again_at <= time.monotonic() + pause
+    with pytest.raises(NotChecked, match=r"missing\.pem"):
+        checker.ensure("ner-en", 1)
+    assert tries(metrics, "undecided") == 7  # this tried nothing
+    with pytest.raises(NotChecked):
+        checker.ensure("ner-en", 1, again=True)
+    assert tries(metrics, "undecided") == 8
+    monkeypatch.setattr("time.monotonic", lambda: check.again_at + 100)
+    with pytest.raises(NotChecked):
+        checker.ensure("ner-en", 1)
+    assert tries(metrics, "undecided") == 9
+    edit_manifest(models_dir / "ner-en/1", description="another")
+    assert checker.current("ner-en", 1) is None
+
+
+def test_a_list_of_what_is_revoked_counts_at_once(
+    models_dir: Path, tmp_path: Path, metrics: Metrics
+) -> None:
+    revoked = tmp_path / "revoked.txt"
+    revoked.write_text("")
+    checker = Checker(Repository(models_dir), LoadOptions(threads=1, revoked=revoked), metrics)
+    checker.load("ner-en", 1).close()
+    assert checker.current("ner-en", 1)
+    revoked.write_text("ner-en/1\n")
+    assert checker.current("ner-en", 1) is None
+    with pytest.raises(VersionRefused, match="ner-en/1: is revoked"):
+        checker.load("ner-en", 1)

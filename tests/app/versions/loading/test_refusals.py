@@ -1,11 +1,12 @@
 """Refusals: every error of a bad version names the version, the reason and a remedy."""
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
-from app.errors import InferenceFailed, NerveError, SettingsError, VersionRefused
+from app.errors import InferenceFailed, NerveError, NotChecked, SettingsError, VersionRefused
 from app.versions.loading.refusals import refusing, still_there, where_of
 
 
@@ -15,7 +16,10 @@ from app.versions.loading.refusals import refusing, still_there, where_of
         (ValueError("bad\n  file"), "ner-en/1: cannot be loaded: bad file; export it again"),
         (ValueError(), "ner-en/1: cannot be loaded: ValueError(); export it again"),
         (InferenceFailed("it broke"), "ner-en/1: cannot be loaded: it broke; export it again"),
-        (SettingsError("no key"), "ner-en/1: no key"),
+        (
+            FileNotFoundError(errno.ENOENT, "none"),
+            "ner-en/1: cannot be loaded: [Errno 2] none; export it again",
+        ),
         (VersionRefused("it is torn"), "ner-en/1: it is torn"),
         (VersionRefused("ner-en/1: it is torn"), "ner-en/1: it is torn"),
     ],
@@ -27,16 +31,28 @@ def test_an_error_becomes_a_refusal(error: Exception, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("std::bad_alloc"), NerveError("can't start new thread")]
+    ("error", "memory"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (InferenceFailed("the session failed: Failed to allocate memory for requested buffer"), True),
+        (NerveError("can't start new thread"), False),
+        (OSError(errno.EMFILE, "Too many open files"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (SettingsError("no key"), False),
+    ],
 )
-def test_where_memory_ends_the_remedy_is_more_of_it(error: Exception) -> None:
+def test_what_the_machine_lacks_is_not_the_versions_fault(error: Exception, memory: bool) -> None:
     with (
-        pytest.raises(
-            VersionRefused, match=r"ner-en/1: there is not enough memory .*NERVE_LOAD_MEMORY_BYTES"
-        ),
+        pytest.raises(NotChecked, match=r"ner-en/1: was not checked \(") as raised,
         refusing("ner-en/1", "cannot be loaded"),
     ):
         raise error
+    assert (raised.value.memory, raised.value.kind, raised.value.code) == (
+        memory,
+        "not_ready",
+        "not_checked",
+    )
 
 
 def load_torn(folder: Path) -> None:

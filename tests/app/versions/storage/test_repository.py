@@ -1,12 +1,13 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from app.errors import NotFound
-from app.manifest import MANIFEST
-from app.versions.storage.repository import Repository, fingerprint
+from app.manifest import MANIFEST, MAX_BYTES, MAX_FILES
+from app.versions.storage.repository import CROWDED, Repository, fingerprint, read_members
 from tests.tiny import write_tiny_version
 
 
@@ -99,3 +100,36 @@ def test_a_manifest_that_names_no_members_has_a_fingerprint_of_its_own(
 def test_the_fingerprint_of_a_folder_that_went_away_is_empty(repository: Repository) -> None:
     shutil.rmtree(repository.folder / "ner-en/2")
     assert repository.fingerprint("ner-en", 2) == ()
+
+
+def test_of_a_folder_with_very_many_files_only_that_is_known(repository: Repository) -> None:
+    folder = repository.path("ner-en", 2)
+    for number in range(MAX_FILES):
+        (folder / f"{number:05}").touch()
+    crowded = repository.fingerprint("ner-en", 2)
+    assert crowded == ((CROWDED, MAX_FILES, folder.stat().st_mtime_ns),)
+    (folder / "00000").unlink()
+    assert repository.fingerprint("ner-en", 2) != crowded
+
+
+def test_a_loop_of_links_is_passed_by(repository: Repository) -> None:
+    folder = repository.path("ner-en", 2)
+    before = len(fingerprint(folder))
+    (folder / "self").symlink_to("self")
+    (folder / "deep").mkdir()
+    (folder / "deep/up").symlink_to("..")
+    assert len(fingerprint(folder)) == before + 2
+
+
+def test_members_are_found_without_reading_what_is_no_manifest(repository: Repository) -> None:
+    team = repository.folder / "team/1"
+    team.mkdir(parents=True)
+    path = team / MANIFEST
+    path.write_text(json.dumps({"members": ["ner-en/2", "other/3"], "weights": [1, 2]}, indent=1))
+    assert read_members(team) == ("ner-en/2", "other/3")
+    path.write_bytes(b'{"members": ["ner-en/2"]}' + b" " * MAX_BYTES)
+    assert read_members(team) == ()
+    path.unlink()
+    os.mkfifo(path)
+    assert read_members(team) == ()
+    assert len(repository.fingerprint("team", 1)) == 1

@@ -1,6 +1,7 @@
 """Sources: a version is read from wherever it lies, and archives that mean harm are refused."""
 
 import gc
+import gzip
 import io
 import os
 import re
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -231,4 +233,76 @@ def test_a_torn_archive_is_refused(version: Path, models: Path, tmp_path: Path) 
         archive.write_bytes(torn)
         with pytest.raises(AddFailed, match=r"cannot be read"):
             added(str(archive), models, ONE_THREAD)
+    assert_nothing_left(models)
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """A header of an archive that says that so many bytes of it follow."""
+    info = member("x", kind)
+    info.size = size
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def record(size: int) -> bytes:
+    """A record of a pax header, of so many bytes."""
+    start = f"{size} comment=".encode()
+    return start + b"a" * (size - len(start) - 1) + b"\n"
+
+
+def sparse_header() -> bytes:
+    """The header of a sparse file that goes on."""
+    block = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
+    block[482] = 1
+    total = sum(block[:148]) + sum(block[156:512]) + 8 * ord(" ")
+    block[148:156] = b"%06o\0 " % total
+    return bytes(block)
+
+
+FOLDER = header(tarfile.DIRTYPE, 0)
+MANY = b"".join(f"8 {number:03x}=1\n".encode() for number in range(4_000))
+
+HEADERS = {
+    "a long pax header": [header(tarfile.XHDTYPE, 64 * 1024**2), record(64 * 1024**2), FOLDER],
+    "a long name": [header(tarfile.GNUTYPE_LONGNAME, 64 * 1024**2), b"a" * 64 * 1024**2, FOLDER],
+    "a sparse file": [sparse_header(), *[(b"00000000001\0" * 42)[:504] + b"\1" + bytes(7)] * 20_000],
+    "headers for all": [
+        header(tarfile.XGLTYPE, len(MANY)),
+        MANY,
+        bytes(-len(MANY) % 512),
+        *[FOLDER] * 99,
+    ],
+    "many pax headers": [header(tarfile.XHDTYPE, 16_384), record(16_384), FOLDER] * 2_000,
+    "pax headers without end": [header(tarfile.XHDTYPE, 0)] * 3_000,
+}
+
+
+@pytest.mark.parametrize("bad", HEADERS)
+def test_large_headers_are_refused_before_they_are_read(models: Path, tmp_path: Path, bad: str) -> None:
+    with gzip.open(tmp_path / "bad.tar.gz", "wb", compresslevel=1) as file:
+        file.writelines([*HEADERS[bad], bytes(1024)])
+    tracemalloc.start()
+    try:
+        with pytest.raises(AddFailed, match=r"bad\.tar\.gz: cannot be read"):
+            added(str(tmp_path / "bad.tar.gz"), models, ONE_THREAD)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    assert_nothing_left(models)
+
+
+def test_what_packers_say_of_all_and_of_each_file_is_fine(
+    version: Path, models: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "packed.tar.gz"
+    headers = {"comment": "0" * 40}
+    with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
+        tar.add(version, arcname="d" * 200 + "/3", filter=lambda info: info.replace(mtime=1.5, deep=False))
+    added(str(archive), models, ONE_THREAD)
+    assert names(models / "ner-en/3") == LISTED
+
+
+def test_a_manifest_that_is_too_large_is_refused(version: Path, models: Path) -> None:
+    (version / MANIFEST).write_bytes(b"[" * 5 * 1024**2)
+    with pytest.raises(VersionRefused, match=r"manifest\.json has 4194305 bytes, more than the 4194304"):
+        added(str(version), models, ONE_THREAD)
     assert_nothing_left(models)
