@@ -45,11 +45,11 @@ def hanging() -> onnx.ModelProto:
 
 
 def stubborn() -> onnx.ModelProto:
-    """The same, in one operator, which ONNX Runtime cannot stop: it picks among a million boxes."""
+    """The same, in one operator, which ONNX Runtime cannot stop: it picks among 200,000 boxes."""
     return with_zero(
         [
             *_whether_it_hangs(),
-            helper.make_node("Mul", ["hangs", "million"], ["many"]),
+            helper.make_node("Mul", ["hangs", "boxful"], ["many"]),
             helper.make_node("Add", ["many", "one"], ["count"]),
             helper.make_node("Range", ["first", "count", "one"], ["numbers"]),
             helper.make_node("Cast", ["numbers"], ["places"], to=TensorProto.FLOAT),
@@ -64,7 +64,7 @@ def stubborn() -> onnx.ModelProto:
             helper.make_node("Mul", ["float_sum", "none"], ["zero"]),
         ],
         word=np.array(VOCABULARY.index(HANG)),
-        million=np.array(1_000_000),
+        boxful=np.array(200_000),
         first=np.array(0),
         one=np.array(1),
         as_boxes=np.array([1, -1, 1]),
