@@ -11,6 +11,7 @@
   * VersionRefused (refused): a model version failed its checks
   * Busy (busy): the queue is full; `retry_after` says in how many seconds to retry
   * NotReady (not_ready): no version serves yet, or the server is shutting down
+    * NotChecked (not_checked): a check came to no outcome, for a reason that is not the version's own
   * DeadlineExceeded (deadline): the answer was not ready in time
   * InferenceFailed (failed): the session failed on this batch
   * SettingsError (settings): the server cannot start with these settings
@@ -128,6 +129,12 @@ class NotReady(NerveError):
 
     kind = "not_ready"
     code = "not_ready"
+
+
+class NotChecked(NotReady):
+    """A check of a version came to no outcome, for a reason that is not the version's own."""
+
+    code = "not_checked"
 
 
 class DeadlineExceeded(NerveError):

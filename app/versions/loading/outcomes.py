@@ -30,11 +30,13 @@ class Check:
         fingerprint: state of the version's folder at that time.
         manifest: manifest of the version, if it passed.
         refused: why the version was refused, if it did not pass.
+        undecided: why there is no outcome, for a reason that is not the version's own; the others are None.
     """
 
     fingerprint: Fingerprint
     manifest: Manifest | None = None
     refused: str | None = None
+    undecided: str | None = None
 
 
 class Checker:
@@ -91,7 +93,7 @@ class Checker:
             check = self.current(name, version)
             if check and check.refused and not again:
                 raise VersionRefused(check.refused)
-            if not check or check.refused:
+            if not check or check.refused or check.undecided:
                 self.check(name, version)
 
     def load(self, name: str, version: int, background: bool = False) -> LoadedVersion:

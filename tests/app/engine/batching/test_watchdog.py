@@ -16,7 +16,7 @@ from tests.servers import until
 from tests.slow_graphs import HANG, hanging
 from tests.tiny import TEXT, write_tiny_version
 
-LIMITS = Limits(batch_seconds=0.4)
+LIMITS = Limits(batch_seconds=0.8)
 
 
 def network_of(tmp_path: Path, graph: onnx.ModelProto, runs: int = 1) -> Network:
