@@ -6,7 +6,8 @@ import pytest
 
 from app.errors import NotFound
 from app.manifest import MANIFEST
-from app.versions.storage.repository import Repository, fingerprint
+from app.versions.storage.repository import Repository, RepositoryUnreadable, fingerprint
+from tests.faults import no_descriptors
 from tests.tiny import write_tiny_version
 
 
@@ -99,3 +100,33 @@ def test_a_manifest_that_names_no_members_has_a_fingerprint_of_its_own(
 def test_the_fingerprint_of_a_folder_that_went_away_is_empty(repository: Repository) -> None:
     shutil.rmtree(repository.folder / "ner-en/2")
     assert repository.fingerprint("ner-en", 2) == ()
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_missing(tmp_path: Path) -> None:
+    write_tiny_version(tmp_path)
+    repository = Repository(tmp_path)
+    before = repository.fingerprint("ner-en", 1)
+    with no_descriptors():
+        for ask in (
+            repository.names,
+            lambda: repository.versions("ner-en"),
+            lambda: repository.require("ner-en"),
+            lambda: repository.path("ner-en", 1),
+            lambda: repository.fingerprint("ner-en", 1),
+        ):
+            with pytest.raises(RepositoryUnreadable, match="cannot be read now") as error:
+                ask()
+            assert str(tmp_path) not in error.value.message
+            assert error.value.code == "state_unreadable"
+    assert repository.fingerprint("ner-en", 1) == before
+
+
+def test_a_folder_that_is_not_there_or_no_folder_has_no_versions(tmp_path: Path) -> None:
+    assert Repository(tmp_path / "none").names() == []
+    (tmp_path / "file").write_text("")
+    assert Repository(tmp_path / "file").names() == []
+    repository = Repository(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    assert repository.names() == []
+    for name in ("file", "loop", "none", "a" * 300):
+        assert repository.versions(name) == []
