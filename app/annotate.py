@@ -229,7 +229,8 @@ class Service:
 
         while (lease := self._manager.lease(name, ask.version, key)) is None:
             assert ask.version is not None  # only a pinned version may not be loaded
-            await asyncio.to_thread(self._manager.load_pinned, name, ask.version)
+            pinning = self._manager.pinning(name, ask.version)
+            await asyncio.shield(asyncio.wrap_future(pinning))  # others may wait for the same
             # Other requests may have pinned versions and pushed this one out, so the lease is retried.
         return LeasedAnnotator(lease, ask, self._manager, self._metrics)
 

@@ -35,6 +35,7 @@ def make_manager(settings: Settings, metrics: Metrics) -> VersionManager:
         metrics,
         settings.max_loaded_versions,
         settings.poll_seconds,
+        settings.default_model,
     )
 
 

@@ -104,6 +104,13 @@ class Settings(BaseSettings):
     converge_timeout: float = Field(
         30.0, ge=0, description="seconds a change waits for every worker to follow before it answers 202"
     )
+    batch_timeout: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that a batch may take before it is stopped as hung, or 20 times what such a "
+        "batch should take, if that is longer",
+    )
     load_timeout: float = Field(120.0, gt=0, description="seconds that checking a version may take")
     load_memory_bytes: int = Field(
         0,

@@ -45,6 +45,9 @@ class Machine:
         time.sleep(self.token_seconds * (tokens + self.pair * shape[0] * shape[1] ** 2) / speed)
         return np.zeros((*shape, 3), np.float32)
 
+    def stop(self, thread: int) -> None:
+        """It ends by itself."""
+
 
 def make_batch(rows: int, length: int, real: int | None = None) -> Arrays:
     """A batch for a `Machine`."""

@@ -97,7 +97,11 @@ def serving(
     """
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [NERVE, "serve", *options], env=environment(models, **settings), stderr=stderr, cwd=log.parent
+            [NERVE, "serve", *options],
+            env=environment(models, **settings),
+            stderr=stderr,
+            cwd=log.parent,
+            start_new_session=True,  # a test may signal its whole group
         )
     try:
         until(lambda: "listening on" in log.read_text() or process.poll() is not None)

@@ -23,6 +23,7 @@ from app.api.responses import json_response
 from app.api.statuses import documented
 from app.errors import BadRequest, shown
 from app.machine import server_id
+from app.versions.rollout.crew import aside
 from app.versions.rollout.desired import Deployment, DeploymentChange
 from app.versions.rollout.manager import VersionManager, VersionStatus
 from app.versions.rollout.operations import Operations
@@ -153,7 +154,7 @@ def show_history(
 ) -> list[Change]:
     """The last changes of what should be served, oldest first."""
     manager: VersionManager = request.app.state.manager
-    return manager.operations.history(name)[-limit:]
+    return manager.operations.history(name, limit)
 
 
 @router.put(
@@ -237,7 +238,9 @@ async def _changed(
     seconds = request.app.state.settings.converge_timeout
     by = f"client {request.client.host}" if request.client else "client"
 
-    deployment = await asyncio.to_thread(change, manager.operations, by)
+    # A thread of its own: a change may take as long as a check, and must hold up no other.
+    changing = aside(lambda: change(manager.operations, by))
+    deployment = await asyncio.shield(asyncio.wrap_future(changing))
     end = time.monotonic() + seconds
     while True:
         late = await asyncio.to_thread(manager.workers.lagging, name, deployment.generation, server_id())

@@ -27,11 +27,14 @@ class VersionBody(BaseModel):
 
     version: int = Field(description="Its number, which is its folder's name.", examples=[1])
     state: State = Field(
-        description="`found`: not checked yet. `ready`: passed its checks. `loaded`: for requests "
-        "that pin it. `serving`: answers requests. `canary`: answers a share of them. `shadow`: gets "
-        "copies of them. `refused`: see `reason`."
+        description="`found`: not checked yet. `unchecked`: a check came to no outcome, for a `reason` "
+        "that is not the version's own, and is repeated. `ready`: passed its checks. `loaded`: for "
+        "requests that pin it. `serving`: answers requests. `canary`: answers a share of them. `shadow`: "
+        "gets copies of them. `refused`: see `reason`."
     )
-    reason: str | None = Field(None, description="Why it was refused, and what to do.")
+    reason: str | None = Field(
+        None, description="Why it was refused, or could not be checked, and what to do."
+    )
     description: str | None = Field(None, description="What it is, from the manifest.")
     labels: list[str] | None = Field(None, description="What it finds.", examples=[["PER", "ORG", "LOC"]])
     languages: list[str] | None = Field(None, description="What it reads.", examples=[["en"]])

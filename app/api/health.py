@@ -21,7 +21,8 @@ async def readyz(request: Request) -> dict[str, str]:
         raise NotReady("the server is shutting down")
     name, manager = state.settings.default_model, state.manager
     if not manager.ready(name):
-        raise NotReady(f"{name} does not answer: {manager.problem(name) or 'no version of it is loaded'}")
+        problem = manager.problem(name) or "no version of it is loaded"
+        raise NotReady(f"{name} does not answer: {problem}")
     return {"status": "ready"}
 
 

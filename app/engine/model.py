@@ -22,6 +22,7 @@ from app.engine.batching.report import Report, ignore
 from app.engine.batching.requests import Request, Row, Text
 from app.engine.batching.runner import Runners
 from app.engine.batching.samples import sample_batches
+from app.engine.batching.watchdog import PATIENCE, Watchdog
 from app.engine.decoding.answers import Answers
 from app.engine.decoding.entities import Evidence, Prediction
 from app.engine.decoding.spans import Decoder
@@ -58,7 +59,12 @@ class Model(Protocol):
 
     @property
     def failing(self) -> bool:
-        """Say whether three batches of one network in a row failed; once true, this stays true."""
+        """Say whether three batches of one network in a row failed, or it hangs; this then stays true."""
+        ...
+
+    @property
+    def hung(self) -> bool:
+        """Say whether a session hangs, so that nothing is run any more; once true, this stays true."""
         ...
 
     @property
@@ -108,9 +114,11 @@ class Limits:
 
     Attributes:
         max_queue_tokens: sub-tokens that may wait; see `Admission`.
+        batch_seconds: the seconds that a batch may take; see `Watchdog`.
     """
 
     max_queue_tokens: int = 1_000_000
+    batch_seconds: float = PATIENCE
 
 
 def _nothing() -> None:
@@ -148,9 +156,13 @@ class Network:
         self._dispatcher = Dispatcher(cost, running.runs, limits.max_queue_tokens, running.max_batch_tokens)
         compute = partial(_compute, running, manifest, tokenizer)
         prefix = len(tokenizer.frame.prefix)
-        execution = Execution(compute, prefix, self._dispatcher, report)
-        begin = give_way if background else _nothing
         name = f"{manifest.name}-{manifest.version}"
+        stop = partial(_stop, running)
+        watchdog = Watchdog(
+            self._dispatcher, stop, limits.batch_seconds, f"{manifest.name}/{manifest.version}"
+        )
+        execution = Execution(compute, prefix, self._dispatcher, report, watchdog)
+        begin = give_way if background else _nothing
         self._thread, self._slow_thread = (
             ReadingThread(self._reader, self._dispatcher, f"{name}-{kind}", begin)
             for kind in ("text", "texts")
@@ -168,8 +180,13 @@ class Network:
 
     @property
     def failing(self) -> bool:
-        """Say whether three batches in a row failed; this stays true even if a later batch succeeds."""
+        """Say whether three batches in a row failed, or it hangs; this stays true, whatever comes later."""
         return self._dispatcher.failing
+
+    @property
+    def hung(self) -> bool:
+        """Say whether a session hangs, so that nothing is run any more; this stays true."""
+        return self._dispatcher.hung
 
     @property
     def idle(self) -> bool:
@@ -207,7 +224,9 @@ class Network:
     def answer_now(self, texts: Sequence[str]) -> list[Prediction] | None:
         """Do as `predict` on the calling thread, so that no other thread has to be woken.
 
-        Returns None, and does nothing, unless there is one short text and no other request is on its way.
+        Returns None, and does nothing, unless there is one short text, no other request is on its way, and
+        the last run ended by itself. If this run does not end and cannot be stopped, the process is ended:
+        see `Watchdog`.
 
         Raises:
             InferenceFailed: see `app.errors`.
@@ -229,7 +248,10 @@ class Network:
         return self._send(texts, self._answers.logits, None).result()
 
     def close(self) -> None:
-        """Finish what waits, end the threads, drop the sessions and return their memory to the system."""
+        """Finish what waits, end the threads, drop the sessions and return their memory to the system.
+
+        Of a session that hangs, the thread and the memory are left behind.
+        """
         self._thread.close()
         self._slow_thread.close()
         if self._runners:
@@ -280,6 +302,13 @@ def _compute(
     session = running.single if single else running.session
     shape = session.shape(len(rows), max(row.length for row in rows))
     return session.run(collate(rows, manifest.inputs, tokenizer.frame, shape))
+
+
+def _stop(running: Running, thread: int) -> None:
+    """Tell the run of a thread to stop, whichever session it is of."""
+    running.session.stop(thread)
+    if running.single is not running.session:
+        running.single.stop(thread)
 
 
 def _warm_up(manifest: Manifest, tokenizer: Tokenizer, running: Running) -> Cost:

@@ -29,8 +29,11 @@ from app.errors import Busy, NotReady
 
 CLOSED = "this model version is closed; send the request again"
 
+HUNG = "this model version's session hangs; send the request again, once another version or session serves"
+
 _FAILURES = 3
-"""The session counts as broken after this many failed batches in a row."""
+"""The session counts as broken after this many failed batches in a row, and as hung after as many runs in a
+row that had to be stopped."""
 
 
 class Dispatcher:
@@ -61,6 +64,8 @@ class Dispatcher:
         self._running = 0  # batches in a session
         self._answering = 0  # batches that ran and are not yet answered and reported
         self._failures = 0
+        self._stopped = 0  # runs in a row that had to be stopped
+        self._hung = False
         self._closed = False
         self._ended = 0  # runners that have ended
         self._lock = threading.Lock()
@@ -82,8 +87,13 @@ class Dispatcher:
 
     @property
     def alive(self) -> bool:
-        """Say whether every runner still runs."""
-        return not self._ended
+        """Say whether every runner still runs, and no session hangs."""
+        return not (self._ended or self._hung)
+
+    @property
+    def hung(self) -> bool:
+        """Say whether a session hangs; this stays true even if it goes on later."""
+        return self._hung
 
     @property
     def idle(self) -> bool:
@@ -92,8 +102,8 @@ class Dispatcher:
 
     @property
     def failing(self) -> bool:
-        """Say whether three batches in a row failed; this stays true even if a later batch succeeds."""
-        return self._failures >= _FAILURES
+        """Say whether three batches in a row failed, or it hangs; this stays true, whatever comes later."""
+        return self._failures >= _FAILURES or self._hung
 
     @property
     def _busy(self) -> bool:
@@ -110,7 +120,7 @@ class Dispatcher:
         Raises:
             TooMuch: the request cannot be done by its deadline even if nothing else waits.
             Busy: the queue has no room, or the request would probably miss its deadline.
-            NotReady: the version is closed, or a runner died.
+            NotReady: the version is closed, a runner died, or the session hangs.
         """
         with self._lock:
             self._admit(request, least)
@@ -131,15 +141,15 @@ class Dispatcher:
 
         Raises:
             TooMuch: what was read of the request so far cannot be done by its deadline.
-            NotReady: a runner died.
+            NotReady: a runner died, or the session hangs.
         """
         request = part.request
         with self._lock:
             self._add(part, rows)
             request.read += sum(row.length for row in rows)
             self._admission.check_possible(request.read, request.seconds)
-            if self._ended:
-                raise NotReady(CLOSED)
+            if self._ended or self._hung:
+                raise NotReady(HUNG if self._hung else CLOSED)
             self._wake(len(rows))
 
     def give_up(self, request: Request[Any]) -> None:
@@ -155,10 +165,11 @@ class Dispatcher:
     def take_over(self) -> bool:
         """Let the calling thread read and run a request itself, until it calls `hand_back`.
 
-        Returns False, and does nothing, if any other request is on its way.
+        Returns False, and does nothing, if any other request is on its way, or the last run did not end by
+        itself.
         """
         with self._lock:
-            if self._closed or self._ended or not self.idle:
+            if self._closed or self._ended or self._stopped or self._hung or not self.idle:
                 return False
             self._reading += 1
             self._rate.begin(time.perf_counter())
@@ -232,6 +243,31 @@ class Dispatcher:
         with self._lock:
             self._ended += 1
 
+    # Called by the watchdog
+
+    @property
+    def suspect(self) -> bool:
+        """Say whether the last run had to be stopped."""
+        return self._stopped > 0
+
+    def trust(self) -> None:
+        """Note that a run ended by itself."""
+        with self._lock:
+            self._stopped = 0
+
+    def stopped(self) -> bool:
+        """Note that a run had to be stopped; return whether the session counts as hung by that."""
+        with self._lock:
+            self._stopped += 1
+            found = self._stopped >= _FAILURES and not self._hung
+            self._hung |= found
+            return found
+
+    def hang(self) -> None:
+        """Note that a run goes on although it was told to stop."""
+        with self._lock:
+            self._hung = True
+
     # Called to close the network
 
     def close(self) -> None:
@@ -241,7 +277,7 @@ class Dispatcher:
             self._wake(self._runners)
 
     def left_over(self) -> list[Request[Any]]:
-        """Drop and return the requests that still wait although all runners have ended, as some died."""
+        """Drop and return the requests that still wait although no runner will take them."""
         with self._lock:
             left = [part.request for part in self._unread]
             self._unread.clear()
@@ -253,8 +289,8 @@ class Dispatcher:
     # Called with the lock held
 
     def _admit(self, request: Request[Any], least: int = 0) -> None:
-        if self._closed or self._ended:
-            raise NotReady(CLOSED)
+        if self._closed or self._ended or self._hung:
+            raise NotReady(HUNG if self._hung else CLOSED)
         now = time.monotonic()
         request.seconds = request.deadline - now
         self._admission.check_possible(least, request.seconds)

@@ -11,6 +11,7 @@ from app.engine.batching.batches import Ran
 from app.engine.batching.dispatcher import Dispatcher
 from app.engine.batching.report import BatchReport, Report
 from app.engine.batching.requests import Row, answer
+from app.engine.batching.watchdog import Watchdog
 from app.errors import InferenceFailed, NerveError
 
 log = logging.getLogger("nerve.engine")
@@ -28,29 +29,33 @@ class Execution:
         prefix: the number of special tokens at the start of each row.
         dispatcher: its `ran` and `answered` are called for every batch.
         report: is called for every batch, once it is answered.
+        watchdog: watches every run of the network.
     """
 
-    def __init__(self, compute: Compute, prefix: int, dispatcher: Dispatcher, report: Report):
+    def __init__(
+        self, compute: Compute, prefix: int, dispatcher: Dispatcher, report: Report, watchdog: Watchdog
+    ):
         self._compute = compute
         self._prefix = prefix
         self._dispatcher = dispatcher
         self._report = report
+        self._watchdog = watchdog
 
-    def execute(self, rows: Sequence[Row], single: bool) -> None:
+    def execute(self, rows: Sequence[Row], single: bool, held: bool = False) -> None:
         """Run a batch that the dispatcher counts as running, answer it and report it.
 
-        If the batch fails, each row is run again by itself, so that only rows that fail alone fail.
+        If the batch fails, each row is run again by itself, so that only rows that fail alone fail. If the
+        session hangs, none is.
 
         Args:
             single: whether nothing else runs or waits.
+            held: whether others wait for the calling thread.
         """
         started = time.perf_counter()
-        error = self._run(rows, single)
+        error = self._run(rows, single, held)
         outcomes = [(rows, error)]
         if isinstance(error, InferenceFailed) and len(rows) > 1:
-            outcomes = [
-                ([row], error if row.text.request.abandoned else self._run([row], False)) for row in rows
-            ]
+            outcomes = [([row], self._alone(row, error)) for row in rows]
         ended = time.perf_counter()
         lengths = [row.length for row in rows]
         longest, tokens = max(lengths), sum(lengths)
@@ -75,10 +80,20 @@ class Execution:
             log.exception("a batch was run, and its report failed")
         self._dispatcher.answered()
 
-    def _run(self, rows: Sequence[Row], single: bool) -> NerveError | None:
+    def _alone(self, row: Row, error: NerveError) -> NerveError | None:
+        """Run a row of a batch that failed; return its own error, or the batch's if it is not run."""
+        if self._dispatcher.hung or row.text.request.abandoned:
+            return error
+        return self._run([row], False, False)
+
+    def _run(self, rows: Sequence[Row], single: bool, held: bool) -> NerveError | None:
         """Run rows together and scatter their logits; return the error, or None."""
         try:
-            logits = self._compute(rows, single)
+            self._watchdog.begin(rows, held)
+            try:
+                logits = self._compute(rows, single)
+            finally:
+                self._watchdog.end()
             for row, values in zip(rows, logits, strict=False):  # a runtime may have added rows
                 row.text.take(row.window, values, self._prefix)
         except NerveError as known:

@@ -4,6 +4,7 @@ A runner reads the unread texts, takes a batch, collates and runs it, scatters i
 answers the requests and reports the batch. It gives no callback to anything that it calls.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,11 @@ from app.engine.batching.reading import read_parts
 from app.engine.batching.requests import Request
 from app.engine.text.reader import Reader
 from app.errors import DeadlineExceeded, NotReady
+
+log = logging.getLogger("nerve.engine")
+
+_CLOSING_POLL = 0.2
+"""Seconds between two looks whether the session that a closing runner waits for hangs."""
 
 
 class Runners:
@@ -47,10 +53,19 @@ class Runners:
             thread.start()
 
     def close(self) -> None:
-        """Run what waits, then end the threads; fail the requests that remain if threads died."""
+        """Run what waits, then end the threads; fail the requests that remain if threads died.
+
+        A thread whose session hangs is left behind, with its session and its memory.
+        """
         self._dispatcher.close()
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive() and not self._dispatcher.hung:
+                thread.join(_CLOSING_POLL)
+            thread.join(_CLOSING_POLL)
+            if thread.is_alive():
+                log.error(
+                    "%s: closed, and its thread is left behind because its session hangs", thread.name
+                )
         for request in self._dispatcher.left_over():
             request.fail(NotReady(CLOSED))
 
@@ -62,7 +77,7 @@ class Runners:
             ((_, rows),) = read_parts(self._reader, [Part(request, 0, texts, 0)])
             for row in rows:
                 self._dispatcher.start()
-                self._execution.execute([row], single=True)
+                self._execution.execute([row], single=True, held=True)
         finally:
             self._dispatcher.hand_back()
         return True

@@ -89,8 +89,13 @@ class Ensemble:
 
     @property
     def failing(self) -> bool:
-        """Say whether three batches in a row failed in any member."""
+        """Say whether three batches in a row failed in any member, or any hangs."""
         return any(member.failing for member in self._members)
+
+    @property
+    def hung(self) -> bool:
+        """Say whether a session of any member hangs."""
+        return any(member.hung for member in self._members)
 
     @property
     def idle(self) -> bool:

@@ -34,10 +34,10 @@ class _Buffers:
         else:  # the graph does not say its number of tags, so the runtime makes room on each run
             self._binding.bind_output(output, device)
 
-    def run(self, batch: Arrays) -> npt.NDArray[Any]:
+    def run(self, batch: Arrays, options: Any) -> npt.NDArray[Any]:
         for name, value in self._inputs.items():
             value.update_inplace(np.ascontiguousarray(batch[name], np.int64))
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, options)
         (logits,) = self._binding.copy_outputs_to_cpu()
         return np.asarray(logits)
 
@@ -60,8 +60,12 @@ class DeviceBinding:
         self._kept: OrderedDict[tuple[int, int], _Buffers] = OrderedDict()
         self._lock = threading.Lock()
 
-    def run(self, batch: Arrays) -> npt.NDArray[Any]:
-        """Return logits in the host's memory. Errors are ONNX Runtime's, or ValueError for wrong inputs."""
+    def run(self, batch: Arrays, options: Any = None) -> npt.NDArray[Any]:
+        """Return logits in the host's memory. Errors are ONNX Runtime's, or ValueError for wrong inputs.
+
+        Args:
+            options: the `onnxruntime.RunOptions` of this run.
+        """
         shapes = {batch[name].shape for name in self._names if name in batch}
         if set(batch) != set(self._names) or len(shapes) != 1:
             raise ValueError(
@@ -71,7 +75,7 @@ class DeviceBinding:
         (shape,) = shapes
         buffers = self._buffers(shape)
         with buffers.lock:
-            return buffers.run(batch)
+            return buffers.run(batch, options)
 
     def _buffers(self, shape: Any) -> _Buffers:
         """Return the buffers of a shape, new or kept. Dropped ones live until their running batch ends."""

@@ -55,8 +55,8 @@ class CudaSession(OnnxSession):
         """Return `rows`, and `longest` rounded up to a multiple of 8 that the network can take."""
         return rows, padded_length(longest, self._max_length)
 
-    def _logits(self, batch: Arrays) -> Any:
-        return self._binding.run(batch)
+    def _logits(self, batch: Arrays, options: Any) -> Any:
+        return self._binding.run(batch, options)
 
 
 class Cuda:

@@ -47,6 +47,10 @@ class Session(Protocol):
         """Return logits of shape (rows, length, tags). Several threads may call it at once."""
         ...
 
+    def stop(self, thread: int) -> None:
+        """Tell the run of a thread, if there is one, to stop as soon as it can; it then fails."""
+        ...
+
 
 @dataclass(frozen=True)
 class Settled:

@@ -1,6 +1,7 @@
 """A session is an ONNX file that ONNX Runtime has opened with one execution provider."""
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -69,6 +70,7 @@ class OnnxSession:
                 f"{self.provider} only; free memory of the GPU, or set NERVE_PROVIDER=cpu"
             )
         self.threads = threads
+        self._runs: dict[int, Any] = {}  # the options of each thread's run, by which it can be stopped
         self.inputs: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
@@ -82,12 +84,21 @@ class OnnxSession:
         Several threads may call it at once.
 
         Raises:
-            InferenceFailed: the runtime refused the batch or ran out of memory.
+            InferenceFailed: the runtime refused the batch or ran out of memory, or it was stopped.
         """
+        thread = threading.get_ident()
+        self._runs[thread] = options = onnxruntime.RunOptions()
         try:
-            return np.asarray(self._logits(batch), np.float32)
+            return np.asarray(self._logits(batch, options), np.float32)
         except Exception as error:  # the runtime's own exception types share no root
             raise InferenceFailed(f"the session failed on a batch: {error}") from error
+        finally:
+            del self._runs[thread]
+
+    def stop(self, thread: int) -> None:
+        """Tell the run of a thread, if there is one, to fail before its next operator."""
+        if options := self._runs.get(thread):
+            options.terminate = True
 
     def checked(self, file: Path | OnnxFile, contract: Contract) -> Self:
         """Return this session if its inputs and outputs are those of the contract.
@@ -102,8 +113,8 @@ class OnnxSession:
             )
         return self
 
-    def _logits(self, batch: Arrays) -> Any:
-        (logits,) = self._session.run(self._output, dict(batch))
+    def _logits(self, batch: Arrays, options: Any) -> Any:
+        (logits,) = self._session.run(self._output, dict(batch), options)
         return logits
 
 

@@ -15,6 +15,7 @@ def load_options(settings: Settings) -> LoadOptions:
         runs=settings.runs,
         max_queue_tokens=settings.max_queue_tokens,
         max_batch_tokens=settings.max_batch_tokens,
+        batch_timeout=settings.batch_timeout,
         load_timeout=settings.load_timeout,
         load_memory_bytes=settings.load_memory_bytes,
         trusted_keys=settings.trusted_keys,

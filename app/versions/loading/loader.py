@@ -140,7 +140,7 @@ class Loader:
                 manifest,
                 tokenizer,
                 running,
-                Limits(options.max_queue_tokens),
+                Limits(options.max_queue_tokens, options.batch_timeout),
                 self._report(manifest.name, manifest.version),
                 background,
             )

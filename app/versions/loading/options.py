@@ -18,6 +18,7 @@ class LoadOptions:
     runs: int = 0
     max_queue_tokens: int = 1_000_000
     max_batch_tokens: int = 0
+    batch_timeout: float = 10.0
     load_timeout: float = 120.0
     load_memory_bytes: int = 0
     trusted_keys: tuple[Path, ...] = ()

@@ -3,6 +3,7 @@
 These are plain values; `app.versions.rollout.store` reads and writes them.
 """
 
+import re
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -15,6 +16,14 @@ from pydantic import (
 )
 
 from app.errors import RequestError
+
+Number = Annotated[int, Field(ge=1, le=10**18)]
+"""A version's number."""
+
+_STICKY = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+"""What a request header may be called (RFC 9110), and no longer than anybody needs."""
+
+_MOST_SHADOWS = 16
 
 
 class Frozen(BaseModel):
@@ -67,7 +76,7 @@ class AbortRule(Frozen):
 class Canary(Frozen):
     """A version that answers a share of the requests."""
 
-    version: int = Field(ge=1, description="which", examples=[4])
+    version: Number = Field(description="which", examples=[4])
     percent: float = Field(ge=0, le=100, description="share of the requests", examples=[5])
     sticky: str | None = Field(
         None,
@@ -75,6 +84,7 @@ class Canary(Frozen):
         description="what decides who is answered by it: `text`, a hash of the text, or the name of a "
         "request header, a hash of its value; without it, chance",
         examples=["X-User-Id"],
+        json_schema_extra={"pattern": f"^{_STICKY.pattern}$", "maxLength": 64},
     )
     abort: AbortRule | None = Field(None, description="when to withdraw it by itself; never without")
 
@@ -82,7 +92,7 @@ class Canary(Frozen):
 class Shadow(Frozen):
     """A version that gets copies of requests and answers none."""
 
-    version: int = Field(ge=1, description="which", examples=[5])
+    version: Number = Field(description="which", examples=[5])
     percent: float = Field(
         ge=0,
         le=100,
@@ -166,11 +176,13 @@ class DeploymentChange(Frozen):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    stable: Annotated[int | None, WithJsonSchema({"type": "integer", "minimum": 1})] = Field(
-        None, ge=1, description="version that answers; it cannot be null", examples=[2]
-    )
+    stable: Annotated[
+        Number | None, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 10**18})
+    ] = Field(None, description="version that answers; it cannot be null", examples=[2])
     canary: Canary | None = Field(None, description="version that answers a share of the requests")
-    shadow: tuple[Shadow, ...] | None = Field(None, description="versions that get copies, all of them")
+    shadow: tuple[Shadow, ...] | None = Field(
+        None, max_length=_MOST_SHADOWS, description="versions that get copies, all of them"
+    )
 
     @model_validator(mode="after")
     def _meant(self) -> Self:
@@ -178,6 +190,14 @@ class DeploymentChange(Frozen):
             raise ValueError("give at least one of 'stable', 'canary' and 'shadow'")
         if "stable" in self.model_fields_set and self.stable is None:
             raise ValueError("stable: cannot be null; give the version that answers")
+        # A state of an older Nerve may have more, and is read; so this is no rule of `Canary` itself.
+        sticky = self.canary and self.canary.sticky
+        if sticky and not _STICKY.fullmatch(sticky):
+            shown = sticky if len(sticky) <= 20 else f"{sticky[:20]}…"
+            raise ValueError(
+                f"canary.sticky: {shown!r} is neither `text` nor the name of a request header of at most "
+                "64 characters, such as X-User-Id"
+            )
         return self
 
     def apply(self, before: Deployment) -> Deployment:

@@ -51,6 +51,7 @@ class Holdings:
         self.gauges = LoadedGauges(metrics)
         self._checker = checker
         self._metrics = metrics
+        self._awaited: dict[str, frozenset[int]] = {}
         self._failures: WeakKeyDictionary[Model, _Failure] = WeakKeyDictionary()
 
     def loaded(self, name: str) -> Loaded:
@@ -68,6 +69,7 @@ class Holdings:
             shadows={version: runner.percent for version, runner in list(self.shadows[name].items())},
             failing=frozenset(failing),
             spent=frozenset(version for version, one in held.items() if self._spent(one)),
+            awaited=self._awaited.get(name, frozenset()),
             verdict=tryout.watch.verdict() if tryout and tryout.watch else None,
         )
 
@@ -94,9 +96,10 @@ class Holdings:
         self.load(name, Load(version))
         self.registry.pin(name, version)
 
-    def serve(self, name: str, version: int) -> None:
-        """Make a version the stable one."""
+    def serve(self, name: str, version: int, awaited: frozenset[int] = frozenset()) -> None:
+        """Make a version the stable one, for as long as those that are awaited cannot be checked."""
         self.registry.serve(name, version)
+        self._awaited[name] = awaited
         self._metrics.swaps.labels(name, "swapped").inc()
         log.info("%s/%d serves", name, version)
 
@@ -123,7 +126,7 @@ class Holdings:
         failure = self._failures[before.model] if before else _Failure()
         failure.renewed = True
         self.load(name, Load(renew.version))
-        self.serve(name, renew.version)
+        self.serve(name, renew.version, self._awaited.get(name, frozenset()))
         if not failure.counted:
             self._metrics.taken_out.labels(name, str(renew.version)).inc()
 
@@ -155,6 +158,10 @@ class Holdings:
         for runner in runners:
             runner.close(wait=True)
         self.registry.clear()
+
+    def hangs(self, name: str, version: int) -> bool:
+        """Say whether a session of a version hangs."""
+        return any(number == version and one.model.hung for number, one in self._loadings(name))
 
     def _loadings(self, name: str) -> list[tuple[int, LoadedVersion]]:
         """Return all that is loaded of a model; a version may occur twice, for requests and as a shadow."""

@@ -2,8 +2,11 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from app.engine.decoding.entities import Prediction
@@ -14,19 +17,33 @@ from app.versions.loading.loaded import LoadedVersion
 from app.versions.loading.options import LoadOptions
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.canary import chosen
+from app.versions.rollout.crew import Crew, aside
 from app.versions.rollout.reconciler import Reconciler
 from app.versions.rollout.registry import Lease
 from app.versions.rollout.store import DeploymentStore
 from app.versions.rollout.workers import Workers
-from app.versions.storage.repository import Repository
+from app.versions.storage.repository import Repository, RepositoryUnreadable
 
 log = logging.getLogger("nerve.lifecycle")
 
 _FIRST_WAIT = 10
-"""Seconds that checks of new versions wait for the first reconciliation. Checks beside it would make the
-server ready later and disturb the timings that are taken while a version loads."""
+"""Seconds that all others wait for the first model, and checks of new versions for all models, when they
+start. Work beside it would make the server ready later and disturb the timings that are taken while a
+version loads."""
 
-State = Literal["found", "ready", "loaded", "serving", "canary", "shadow", "refused"]
+_FOLLOWED = 32
+"""Models that may be brought to their desired state at a time; most wait for a turn to check or load."""
+
+_CHECKED = 2
+"""Versions that nobody has asked for yet and that may be checked at a time."""
+
+_CLOSING = 10.0
+"""Seconds that the end waits for what is being loaded or checked."""
+
+State = Literal["found", "unchecked", "ready", "loaded", "serving", "canary", "shadow", "refused"]
+
+
+_REASONED: frozenset[State] = frozenset({"refused", "unchecked"})
 
 
 @dataclass(frozen=True)
@@ -34,9 +51,10 @@ class VersionStatus:
     """Holds what is known of one version.
 
     Attributes:
-        state: `found` (not checked yet), `ready` (passed its checks), `serving`, `canary`, `shadow`,
-            `loaded` (for requests that pin it), or `refused`.
-        reason: why it was refused.
+        state: `found` (not checked yet), `unchecked` (a check came to no outcome, and is repeated), `ready`
+            (passed its checks), `serving`, `canary`, `shadow`, `loaded` (for requests that pin it), or
+            `refused`.
+        reason: why it was refused, or could not be checked.
         loaded: the version while it is loaded.
     """
 
@@ -59,6 +77,7 @@ class VersionManager:
         max_pinned: how many versions of a model are kept loaded only because requests pin them.
         poll_seconds: seconds between two readings of folder and state. Polling works on every kind of
             volume, where watching does not.
+        first: the model that is loaded before all others.
     """
 
     def __init__(
@@ -69,37 +88,44 @@ class VersionManager:
         metrics: Metrics,
         max_pinned: int = 4,
         poll_seconds: float = 0.5,
+        first: str | None = None,
     ):
         self.repository = repository
         self.store = store
         self.workers = Workers(store.folder)
         self._poll_seconds = poll_seconds
+        self._first = first
         self._checker = Checker(repository, options, metrics)
-        self._reconciler = Reconciler(repository, store, self._checker, metrics, max_pinned, self._report)
+        self._reconciler = Reconciler(
+            repository, store, self._checker, metrics, max_pinned, self._report, first
+        )
         self._registry = self._reconciler.holdings.registry
         self.operations = self._reconciler.operations
+        self._known: list[str] = []
+        self._pins: dict[tuple[str, int], Future[None]] = {}
+        self._lock = threading.Lock()  # guards `_pins`, for moments
+        self._reporting = threading.Lock()
         self._stop = threading.Event()
-        self._reconciled = threading.Event()
-        self._threads = [
-            threading.Thread(
-                target=self._repeat, args=(act,), name=f"lifecycle-{act.__name__}", daemon=True
-            )
-            for act in (self.reconcile, self.check)
-        ]
+        self._followers = Crew("reconcile", _FOLLOWED)
+        self._checkers = Crew("check", _CHECKED)
+        self._thread = threading.Thread(target=self._run, name="lifecycle", daemon=True)
 
     def start(self) -> None:
-        """Start two threads: one follows the desired state, one checks new versions."""
-        for thread in self._threads:
-            thread.start()
+        """Start to follow the desired state of every model and to check new versions, on other threads."""
+        self._thread.start()
 
     def close(self) -> None:
-        """End the threads and close every version; call it when no request runs any more."""
+        """End the threads and close every version; call it when no request runs any more.
+
+        What is loaded just now is waited for some seconds only, in case it never ends.
+        """
         self._stop.set()
-        self._reconciled.set()
         self._checker.stop()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+        self._reconciler.end()
+        self._followers.close(_CLOSING)
+        self._checkers.close(_CLOSING)
+        if self._thread.is_alive():
+            self._thread.join()
         self._reconciler.holdings.close()
         self.workers.remove()
 
@@ -117,7 +143,7 @@ class VersionManager:
             key: maps what a canary sticks to (`Canary.sticky`) to the request's value of it.
 
         Returns:
-            None for a pinned version that is not loaded: see `load_pinned`.
+            None for a pinned version that is not loaded: see `pinning`.
 
         Raises:
             NotFound: unknown model. NotReady: nothing serves under this name yet.
@@ -132,8 +158,11 @@ class VersionManager:
                 lease = self._registry.lease(name, tryout.canary.version, watch, by_canary=True)
         lease = lease or self._registry.lease(name, watch=watch)
         if lease is None:
-            self.repository.require(name)
             problem = self.problem(name) or "it is still being loaded"
+            try:
+                self.repository.require(name)
+            except RepositoryUnreadable as error:
+                problem = error.message
             raise NotReady(f"{name}: no version serves: {problem}")
         return lease
 
@@ -141,9 +170,20 @@ class VersionManager:
         """Load a version that a request pins; the least recently used pinned one makes room.
 
         Raises:
-            NotFound: there is no such version. VersionRefused: it fails its checks.
+            NotFound: there is no such version. VersionRefused: it fails its checks. NotReady: it could not
+                be checked.
         """
         self._reconciler.pin(name, version)
+
+    def pinning(self, name: str, version: int) -> "Future[None]":
+        """Return a future of `load_pinned`, which is not to be cancelled: all who wait for it share it."""
+        key = name, version
+        with self._lock:
+            future = self._pins.get(key)
+            if future is None:
+                future = self._pins[key] = aside(partial(self.load_pinned, name, version))
+                future.add_done_callback(lambda _: self._pins.pop(key, None))
+            return future
 
     def shadow(
         self, loaded: LoadedVersion, texts: Sequence[str], predictions: Sequence[Prediction]
@@ -162,8 +202,15 @@ class VersionManager:
     # status
 
     def names(self) -> list[str]:
-        """Return the models that are in the folder or loaded, sorted."""
-        return sorted({*self.repository.names(), *self._registry.names()})
+        """Return the models that are in the folder or loaded, sorted.
+
+        If the folder cannot be read now, they are the last known.
+        """
+        try:
+            self._known = self.repository.names()
+        except RepositoryUnreadable as error:
+            log.debug("%s", error.message)  # each model's problem says so
+        return sorted({*self._known, *self._registry.names()})
 
     def model_status(self, name: str) -> list[VersionStatus]:
         """Return every version of a model that is in the folder or loaded, ascending.
@@ -175,7 +222,10 @@ class VersionManager:
         runners = list(self._reconciler.holdings.shadows.get(name, {}).items())
         shadows = {version: runner.loaded for version, runner in runners}
         stable, canary = self._registry.get(name), self._registry.canary(name)
-        versions = sorted({*self.repository.versions(name), *here, *shadows})
+        try:
+            versions = sorted({*self.repository.versions(name), *here, *shadows})
+        except RepositoryUnreadable:  # `problem` says so
+            versions = sorted({*checks, *here, *shadows})
         if not versions:
             self.repository.require(name)
         result = []
@@ -191,74 +241,94 @@ class VersionManager:
             elif loaded:
                 state = "loaded"
             elif check:
-                state = "refused" if check.refused else "ready"
+                state = "refused" if check.refused else "unchecked" if check.undecided else "ready"
             manifest = loaded.manifest if loaded else check.manifest if check else None
-            reason = check.refused if check and state == "refused" else None
+            reason = check.refused or check.undecided if check and state in _REASONED else None
             result.append(VersionStatus(name, version, state, reason, manifest, loaded))
         return result
 
     def problem(self, name: str) -> str | None:
         """Say why the desired state is not reached, or cannot be read; None where all is well."""
-        return self._reconciler.problem(name)
+        problem, stable = self._reconciler.problem(name), self._registry.get(name)
+        if stable and stable.model.hung:
+            hangs = f"{name}/{stable.manifest.version}: its session hangs"
+            return f"{hangs}; {problem}" if problem else hangs
+        return problem
 
     def ready(self, name: str) -> bool:
         """Say whether a model has a stable version that can answer."""
         stable = self._registry.get(name)
         return stable is not None and stable.model.alive
 
-    # repeated by the threads
+    # what the thread does again and again
 
     def reconcile(self) -> None:
         """Bring every model to its desired state, and report what this process serves."""
-        for name in self.names():
-            self._care(name, "reconcile", self._reconciler.reconcile)
-        self._reconciled.set()
+        self._follow()
+        self._followers.join()
         self._report()
-        self.refresh_queues()
 
     def check(self) -> None:
         """Check versions that are new or have changed since their last check."""
-        self._reconciled.wait(_FIRST_WAIT)
-        for name in self.names():
-            self._care(name, "check", self._check_changed)
+        self._look_for_new()
+        self._checkers.join()
 
     def refresh_queues(self) -> None:
         """Set the gauge of the waiting sub-tokens of each version; call it before metrics are rendered."""
         self._reconciler.holdings.gauges.refresh()
 
-    def _check_changed(self, name: str) -> None:
-        for version in self.repository.versions(name):
-            if self._stop.is_set():
-                return
+    def _run(self) -> None:
+        begun, checking = time.monotonic(), False
+        if self._first:
+            self._followers.give(self._first, partial(self._care, self._first))
+            self._followers.join(_FIRST_WAIT)
+        while not self._stop.is_set():
             try:
-                self._checker.ensure(name, version)
-            except NerveError:  # the checker keeps the reason, and an undecided check is repeated
-                continue
-
-    def _care(self, name: str, source: str, act: Callable[[str], None]) -> None:
-        """Run `act` for one model and note its failure, which must not stop the other models."""
-        if self._stop.is_set():
-            return
-        try:
-            act(name)
-        except Exception as error:
-            self._reconciler.note(name, source, f"could not be looked after: {error!r}")
-        else:
-            self._reconciler.note(name, source, None)
-
-    def _repeat(self, act: Callable[[], None]) -> None:
-        while True:
-            try:
-                act()
+                self._follow()
+                done = self._followers.join(self._poll_seconds)
+                self._report()
+                self.refresh_queues()
+                checking = checking or done or time.monotonic() - begun >= _FIRST_WAIT
+                if checking:
+                    self._look_for_new()
             except Exception:  # a broken disk must not end the thread
                 log.exception("models and state cannot be followed")
-            if self._stop.wait(self._poll_seconds):
-                return
+            self._stop.wait(self._poll_seconds)
+
+    def _follow(self) -> None:
+        for name in sorted(self.names(), key=lambda name: name != self._first):
+            self._followers.give(name, partial(self._care, name))
+
+    def _look_for_new(self) -> None:
+        for name in self.names():
+            try:
+                for version in self.repository.versions(name):
+                    check = self._checker.current(name, version)
+                    if check is None or check.undecided:
+                        self._checkers.give((name, version), partial(self._try, name, version))
+            except RepositoryUnreadable:  # `problem` says so
+                continue
+
+    def _try(self, name: str, version: int) -> None:
+        try:
+            self._checker.ensure(name, version)
+        except NerveError as error:  # the checker keeps the reason, and an undecided check is repeated
+            log.debug("%s/%d: %s", name, version, error.message)
+
+    def _care(self, name: str) -> None:
+        """Bring one model to its desired state, and note if that fails."""
+        problem = None
+        try:
+            self._reconciler.reconcile(name)
+        except Exception as error:
+            reason = error.message if isinstance(error, NerveError) else repr(error)
+            problem = f"could not be looked after: {reason}"
+        self._reconciler.note(name, "reconcile", problem)
 
     def _report(self) -> None:
         """Write down for other processes what this one serves."""
-        with self._reconciler.changing:
+        with self._reporting:
             try:
-                self.workers.report({name: self._reconciler.report(name) for name in self.names()})
+                self.workers.report(self._reconciler.reports(self.names()))
             except OSError as error:  # the report only informs others; requests are answered without it
                 log.debug("%s cannot be written: %s", self.store.folder / "workers", error)

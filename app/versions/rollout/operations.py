@@ -52,9 +52,10 @@ class Operations:
             expected: the generation that the change was decided on; None allows any.
 
         Raises:
-            NotFound: there is no such version. VersionRefused: one fails its checks. InvalidDeployment:
-                the roles exclude each other. GenerationChanged: the generation is not the expected one.
-            StateUnreadable, StateUnwritable: see `DeploymentStore`. In all cases nothing changed.
+            NotFound: there is no such version. VersionRefused: one fails its checks. NotReady: one could
+                not be checked. InvalidDeployment: the roles exclude each other. GenerationChanged: the
+                generation is not the expected one. StateUnreadable, StateUnwritable: see
+                `DeploymentStore`. RepositoryUnreadable: see `Repository`. In all cases nothing changed.
         """
         self._repository.require(name)
         before = self._store.read(name) or Deployment()
@@ -136,13 +137,17 @@ class Operations:
             self._repository.require(name)
         return found or Deployment()
 
-    def history(self, name: str) -> list[Change]:
-        """Return the changes of a model's deployment, oldest first.
+    def history(self, name: str, limit: int | None = None) -> list[Change]:
+        """Return the last changes of a model's deployment, oldest first.
+
+        Args:
+            limit: how many at most.
 
         Raises:
             NotFound: the model is not in the folder and was never deployed.
+            StateUnreadable: the history cannot be read now.
         """
-        changes = self._store.history(name) if self._repository.possible(name) else []
+        changes = self._store.history(name, limit) if self._repository.possible(name) else []
         if not changes:
             self._repository.require(name)
         return changes

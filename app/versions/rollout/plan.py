@@ -25,8 +25,10 @@ from app.versions.rollout.steps import (
     TakeOut,
 )
 
-Outcome = Literal["passed", "refused", "untried"]
-"""What is known of a version's folder as it is now. A version that passed may be loaded here."""
+Outcome = Literal["passed", "refused", "untried", "undecided"]
+"""What is known of a version's folder as it is now. A version that passed may be loaded here. One is
+undecided if a check came to no outcome for a reason that is not its own, and is not to be repeated at once:
+it is given no role, and nothing is written down because of that."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Loaded:
         shadows: each shadow's share of the stable version's requests, in percent.
         failing: the versions whose sessions keep failing and that were not yet taken out.
         spent: the versions that were taken out; a new session may be tried for one that still serves.
+        awaited: the versions that the stable one serves in place of, until they can be checked.
         verdict: why the canary should be aborted by its own rule; None where it should not.
     """
 
@@ -51,6 +54,7 @@ class Loaded:
     shadows: Mapping[int, float] = field(default_factory=dict)
     failing: frozenset[int] = frozenset()
     spent: frozenset[int] = frozenset()
+    awaited: frozenset[int] = frozenset()
     verdict: str | None = None
 
     @property
@@ -66,7 +70,7 @@ def plan(
 
     Args:
         outcomes: what is known of each version in the folder. While a version serves, versions that are
-            not `needed` may be left out.
+            neither `needed` nor awaited may be left out.
         torn: whether the state file cannot be read, so that `desired` is its last known content. Serving
             versions then go on; if nothing serves, a version is chosen and not written down.
     """
@@ -90,14 +94,18 @@ def needed(wanted: Deployment, loaded: Loaded) -> list[Load]:
 
 
 def candidates(desired: Deployment, loaded: Loaded, found: Iterable[int]) -> list[int]:
-    """Return the versions that may become stable, the best first; any version if nothing serves.
+    """Return the versions that may become stable, the best first.
+
+    They are the desired one; and where that does not serve, those that are awaited, or if nothing serves,
+    any.
 
     Args:
         found: the versions in the folder.
     """
     wanted = [desired.stable]
-    if loaded.stable is None:
-        wanted += [desired.previous, *sorted(found, reverse=True)]
+    if loaded.stable is None or loaded.stable != desired.stable:
+        others = [desired.previous, *sorted(found, reverse=True)]
+        wanted += [v for v in others if loaded.stable is None or v in loaded.awaited]
     return list(dict.fromkeys(version for version in wanted if version))
 
 
@@ -105,24 +113,24 @@ def shortfalls(
     desired: Deployment,
     loaded: Loaded,
     found: Iterable[int],
-    refusals: Mapping[int, str],
+    reasons: Mapping[int, str],
     torn: bool = False,
 ) -> list[str]:
     """Say which of the desired versions this process cannot serve, and why, when no steps are left.
 
     Args:
         found: the versions in the folder.
-        refusals: for each refused version, the reason.
+        reasons: for each version that was refused or could not be checked, why.
     """
 
     def lacking(what: str, versions: Sequence[int]) -> str:
-        reasons = [refusals[version] for version in sorted(refusals) if version in versions]
-        return f"{what} {', '.join(map(str, versions))}: {'; '.join(reasons) or 'it is not there'}"
+        known = [reasons[version] for version in sorted(reasons) if version in versions]
+        return f"{what} {', '.join(map(str, versions))}: {'; '.join(known) or 'it is not there'}"
 
     problems = []
     if loaded.stable is None:
         problems.append(lacking("should serve", candidates(desired, loaded, found)))
-    elif not torn and desired.stable not in (None, loaded.stable):
+    elif desired.stable != loaded.stable and (loaded.awaited or not (torn or desired.stable is None)):
         problems.append(
             f"{lacking('should serve', candidates(desired, loaded, found))}; {loaded.stable} serves"
         )
@@ -146,20 +154,23 @@ def _withdrawals(loaded: Loaded) -> list[Step]:
 
 
 def _stable(desired: Deployment, loaded: Loaded, outcomes: Mapping[int, Outcome], torn: bool) -> list[Step]:
-    serving = loaded.stable
+    serving, awaited = loaded.stable, set[int]()
     settled = desired.stable is not None or torn
-    if serving is None or (not torn and desired.stable not in (None, serving)):
-        for version in candidates(desired, loaded, outcomes):
-            ready = _ready(version, loaded, outcomes)
-            if ready is None:
-                continue
-            if Check(version) in ready:
-                return ready
-            return [*ready, Serve(version), *([] if settled else [Settle(version)])]
+    for version in candidates(desired, loaded, outcomes):
+        if version == serving or (torn and serving is not None and version not in loaded.awaited):
+            continue
+        ready = _ready(version, loaded, outcomes)
+        if ready is None:
+            awaited |= {version} if outcomes.get(version) == "undecided" else set()
+            continue
+        if Check(version) in ready:
+            return ready
+        chosen: list[Step] = [*ready, Serve(version, frozenset(awaited))]
+        return chosen if settled or awaited else [*chosen, Settle(version)]
     if serving is None:
         return []
     steps: list[Step] = [Renew(serving)] if serving in loaded.spent else []
-    return steps if settled else [*steps, Settle(serving)]
+    return steps if settled or awaited else [*steps, Settle(serving)]
 
 
 def _canary(wanted: Canary | None, loaded: Loaded, outcomes: Mapping[int, Outcome]) -> list[Step]:

@@ -1,17 +1,18 @@
 """Reconciler: asks for the plan of a model, carries out its steps, and keeps what is wrong.
 
 A version passes a sandbox load, here or in the process that deployed it, before it is loaded here, so that
-a bad file cannot crash this process. Sandbox loads are slow, so they run without the lock `changing`.
+a bad file cannot crash this process. Models are changed independently of one another, each under a lock of
+its own. Sandbox loads are slow, so they run without the lock, and so does the wait for a turn to load.
 """
 
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from app.errors import NerveError
+from app.errors import NerveError, NotFound, VersionRefused
 from app.metrics import Metrics
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.desired import Deployment
@@ -34,13 +35,17 @@ from app.versions.rollout.steps import (
     TakeOut,
 )
 from app.versions.rollout.store import DeploymentStore, StateUnreadable
+from app.versions.rollout.turns import Turns
 from app.versions.rollout.workers import ModelReport
-from app.versions.storage.repository import Repository
+from app.versions.storage.repository import Repository, RepositoryUnreadable
 
 log = logging.getLogger("nerve.lifecycle")
 
 _ROUNDS = 1000
 """Most plans in a row, so that a bug cannot loop for ever; the next reconciliation goes on."""
+
+_FOLDER = "folder"
+"""Source of the problem that a folder is gone or cannot be read, which keeps nothing from serving."""
 
 
 @dataclass
@@ -49,13 +54,15 @@ class _Attempt:
 
     Attributes:
         generation: the generation of the deployment that is being carried out.
-        failed: the versions that could not be checked or loaded.
+        failed: the versions that were refused by a check or a load.
+        undecided: why versions could not be checked or loaded, for reasons that are not their own.
         vain: the steps that could not be taken.
         problems: the reasons why steps could not be taken.
     """
 
     generation: int | None = None
     failed: set[int] = field(default_factory=set)
+    undecided: dict[int, str] = field(default_factory=dict)
     vain: set[Step] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
@@ -66,10 +73,14 @@ class _Inputs:
 
     Attributes:
         torn: what is wrong with the state file; None where it can be read.
+        found: the versions in the folder, or those last known if it cannot be read.
+        unreadable: why the folder cannot be read; None where it can.
     """
 
     desired: Deployment
     torn: str | None
+    found: set[int]
+    unreadable: str | None
     loaded: Loaded
     outcomes: dict[int, Outcome]
 
@@ -79,10 +90,10 @@ class Reconciler:
 
     Args:
         changed: called when an operator's change has been carried out.
+        first: the model that waits for no other to load.
 
     Attributes:
         holdings: what is loaded here.
-        changing: the lock that is held while versions are loaded and change roles.
         operations: the operators' commands, which load new versions here before they write the state.
     """
 
@@ -94,15 +105,23 @@ class Reconciler:
         metrics: Metrics,
         max_pinned: int,
         changed: Callable[[], None],
+        first: str | None = None,
     ):
         self.holdings = Holdings(checker, metrics, max_pinned)
-        self.changing = threading.RLock()
         self.operations = Operations(repository, store, checker, self._prepared)
         self._repository = repository
         self._store = store
         self._checker = checker
         self._metrics = metrics
         self._changed = changed
+        self._first = first
+        self._locks: dict[str, threading.RLock] = {}
+        # A load measures how fast the version runs, which another one beside it would disturb.
+        self._loads = Turns(beginning=1, seconds=20, most=4)
+        self._checks = Turns(beginning=2, seconds=5, most=8)
+        self._pins = Turns(beginning=2, seconds=5, most=4)
+        self._found: dict[str, set[int]] = {}
+        self._reports: dict[str, ModelReport] = {}
         self._generations: dict[str, int] = {}  # carried out, as far as possible
         self._problems: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
@@ -110,41 +129,51 @@ class Reconciler:
         """Plan and carry out steps until none are left."""
         attempt = _Attempt()
         for _ in range(_ROUNDS):
-            checks = self._carry_out(name, attempt)
-            if not checks:
+            slow = self._carry_out(name, attempt, may_load=False)
+            if not slow:
                 return
-            for check in checks:
-                try:
-                    self._checker.ensure(name, check.version, again=True)
-                except NerveError:  # the checker keeps the reason, which `shortfalls` reports
-                    attempt.failed.add(check.version)
+            for step in slow:
+                if isinstance(step, Check):
+                    self._check(name, step, attempt)
+                else:
+                    with self._turn(name, self._loads):
+                        self._carry_out(name, attempt, may_load=True)
+
+    def end(self) -> None:
+        """Let nobody wait for a turn any more, because the server ends."""
+        for turns in (self._loads, self._checks, self._pins):
+            turns.end()
 
     def pin(self, name: str, version: int) -> None:
         """Keep a version loaded for requests that pin it.
 
         Raises:
-            NotFound: there is no such version. VersionRefused: it fails its checks.
+            NotFound: there is no such version. VersionRefused: it fails its checks. NotReady: it could not
+                be checked.
         """
         self._repository.path(name, version)
-        self._checker.ensure(name, version)
-        with self.changing:
+        check = self._checker.current(name, version)
+        known = check is not None and not check.undecided
+        with nullcontext() if known else self._pins.turn():
+            self._checker.ensure(name, version)
+        with self._changing(name):
             if not self.holdings.registry.get(name, version):
                 self.holdings.pin(name, version)
 
-    def report(self, name: str) -> ModelReport:
-        """Return what this process serves of a model, and which generation it has carried out."""
-        stable = self.holdings.registry.get(name)
-        return ModelReport(
-            generation=self._generations.get(name, 0),
-            stable=stable.manifest.version if stable else None,
-            canary=self.holdings.registry.canary(name),
-            shadow=tuple(self.holdings.shadows.get(name, {})),
-            problem=self.problem(name),
-        )
+    def reports(self, names: Iterable[str]) -> dict[str, ModelReport]:
+        """Return what this process serves of models, and which generations it has carried out.
+
+        A model that is being changed is reported as it was before the change.
+        """
+        made = {name: self._reports[name] for name in names if name in self._reports}
+        return {
+            name: report.model_copy(update={"problem": self._told(name, besides=_FOLDER)})
+            for name, report in made.items()
+        }
 
     def problem(self, name: str) -> str | None:
         """Say why the desired state is not reached, or cannot be read; None where all is well."""
-        return "; ".join(dict.fromkeys(self._problems.get(name, {}).values())) or None
+        return self._told(name)
 
     def note(self, name: str, source: str, problem: str | None) -> None:
         """Keep a problem of a model by its source, and log it when it is new; None clears it."""
@@ -154,6 +183,24 @@ class Reconciler:
             log.error("%s: %s", name, problem)
             self._problems[name][source] = problem
 
+    def _told(self, name: str, besides: str | None = None) -> str | None:
+        noted = dict(self._problems.get(name, {}))
+        return "; ".join(dict.fromkeys(p for source, p in noted.items() if source != besides)) or None
+
+    def _changing(self, name: str) -> threading.RLock:
+        """Return the lock that is held while versions of a model are loaded and change roles."""
+        return self._locks.setdefault(name, threading.RLock())
+
+    def _turn(self, name: str, turns: Turns) -> AbstractContextManager[None]:
+        return nullcontext() if name == self._first else turns.turn()
+
+    def _check(self, name: str, check: Check, attempt: _Attempt) -> None:
+        try:
+            with self._turn(name, self._checks):
+                self._checker.ensure(name, check.version, again=True)
+        except NerveError as error:
+            self._missed(check.version, attempt, error)
+
     # inputs
 
     def _inputs(self, name: str, attempt: _Attempt) -> _Inputs:
@@ -161,11 +208,22 @@ class Reconciler:
         if attempt.generation != desired.generation:  # refused versions are retried
             attempt.generation = desired.generation
             attempt.failed.clear()
+            attempt.undecided.clear()
         loaded = self.holdings.loaded(name)
-        found = set(self._repository.versions(name))
-        asked = found & {load.version for load in needed(desired, loaded)} if loaded.stable else found
+        found, unreadable = self._versions(name)
+        asked = found
+        if loaded.stable:
+            asked = found & ({load.version for load in needed(desired, loaded)} | loaded.awaited)
         outcomes = {version: self._outcome(name, version, desired, attempt) for version in asked}
-        return _Inputs(desired, torn, loaded, outcomes)
+        return _Inputs(desired, torn, found, unreadable, loaded, outcomes)
+
+    def _versions(self, name: str) -> tuple[set[int], str | None]:
+        """Return the versions in the folder, and why it cannot be read; then they are the last known."""
+        try:
+            self._found[name] = set(self._repository.versions(name))
+        except RepositoryUnreadable as error:
+            return self._found.get(name, set()), error.message
+        return self._found[name], None
 
     def _desired(self, name: str) -> tuple[Deployment, str | None]:
         """Return the desired state, and why its file cannot be read; then it is the last known state."""
@@ -179,8 +237,14 @@ class Reconciler:
         """Say what is known of a version in the folder; a refused one is tried once per generation."""
         if version in attempt.failed:
             return "refused"
-        check = self._checker.current(name, version)
-        if check is None:
+        if version in attempt.undecided:
+            return "undecided"
+        try:
+            check = self._checker.current(name, version)
+        except RepositoryUnreadable as error:
+            attempt.undecided[version] = error.message
+            return "undecided"
+        if check is None or check.undecided:
             return "passed" if self._vouched(name, version, desired) else "untried"
         if check.refused is None:
             return "passed"
@@ -193,27 +257,47 @@ class Reconciler:
 
     # steps
 
-    def _carry_out(self, name: str, attempt: _Attempt) -> list[Check]:
-        """Take all steps but checks; return the checks, which are slow and need no lock."""
-        with self.changing:
-            for _ in range(_ROUNDS):
-                inputs = self._inputs(name, attempt)
-                steps = plan(inputs.desired, inputs.loaded, inputs.outcomes, inputs.torn is not None)
-                checks = [step for step in steps if isinstance(step, Check)]
-                others = [s for s in steps if not isinstance(s, Check) and s not in attempt.vain]
-                if not others:
-                    if not checks:
-                        self._conclude(name, inputs, attempt)
-                    return checks
-                for step in others:
-                    try:
-                        self._take(name, step, attempt)
-                    except NerveError as error:
-                        self._excuse(name, step, attempt, error)
-                        break  # the steps that follow may need this one
-        return []
+    def _carry_out(self, name: str, attempt: _Attempt, may_load: bool) -> list[Step]:
+        """Take all steps but slow ones; return these, for which the lock is not to be held.
 
-    def _take(self, name: str, step: Step, attempt: _Attempt) -> None:
+        They are checks, which need no lock, or a load, whose turn must come first.
+
+        Args:
+            may_load: whether versions may be loaded now.
+        """
+        with self._changing(name):
+            try:
+                for _ in range(_ROUNDS):
+                    inputs = self._inputs(name, attempt)
+                    steps = plan(inputs.desired, inputs.loaded, inputs.outcomes, inputs.torn is not None)
+                    checks = [step for step in steps if isinstance(step, Check)]
+                    others = [s for s in steps if not isinstance(s, Check) and s not in attempt.vain]
+                    if not others:
+                        if not checks:
+                            self._conclude(name, inputs, attempt)
+                        return list(checks)
+                    for step in others:
+                        if isinstance(step, Load | Renew) and not may_load:
+                            return [step]
+                        try:
+                            self._take(name, step)
+                        except NerveError as error:
+                            self._excuse(name, step, attempt, error)
+                            break  # the steps that follow may need this one
+                return []
+            finally:
+                self._reports[name] = self._report(name)
+
+    def _report(self, name: str) -> ModelReport:
+        stable = self.holdings.registry.get(name)
+        return ModelReport(
+            generation=self._generations.get(name, 0),
+            stable=stable.manifest.version if stable else None,
+            canary=self.holdings.registry.canary(name),
+            shadow=tuple(self.holdings.shadows.get(name, {})),
+        )
+
+    def _take(self, name: str, step: Step) -> None:
         """Take one step.
 
         Raises:
@@ -227,12 +311,12 @@ class Reconciler:
                 self._abort(name, version, reason)
             case Load():
                 holdings.load(name, step)
-            case Serve(version):
-                holdings.serve(name, version)
+            case Serve(version, awaited):
+                holdings.serve(name, version, awaited)
             case Renew():
                 holdings.renew(name, step)
             case Settle(version):
-                by = "nerve: found no state"
+                by = "nerve: found no state, and this is the best version that passes its checks"
                 self._store.edit(name, lambda d: d if d.stable else d.with_stable(version), by, "start")
             case SetCanary(canary):
                 holdings.set_canary(name, canary)
@@ -249,25 +333,39 @@ class Reconciler:
         """Note why a step could not be taken, and do not try it again in this attempt."""
         attempt.vain.add(step)
         match step:
-            case Load(version):  # the checker keeps the reason, which `shortfalls` reports
-                attempt.failed.add(version)
+            case Load(version):
+                self._missed(version, attempt, error)
             case Renew(version):
                 attempt.problems.append(f"{name}/{version} gets no new session: {error.message}")
             case _:
                 attempt.problems.append(error.message)
 
+    def _missed(self, version: int, attempt: _Attempt, error: NerveError) -> None:
+        """Note why a version was not checked or loaded: by its own fault, or not."""
+        if isinstance(error, VersionRefused | NotFound):  # the checker keeps the reason
+            attempt.failed.add(version)
+        else:
+            attempt.undecided[version] = error.message
+
     def _conclude(self, name: str, inputs: _Inputs, attempt: _Attempt) -> None:
         """Note what could not be done when no steps are left, and the generation that is carried out."""
-        checks, found = self._checker.outcomes(name), self._repository.versions(name)
-        refusals = {version: check.refused for version, check in checks.items() if check.refused}
+        checks, loaded = self._checker.outcomes(name), inputs.loaded
+        reasons = {v: why for v, check in checks.items() if (why := check.refused or check.undecided)}
+        reasons |= attempt.undecided
         torn = [inputs.torn] if inputs.torn else []
-        lacking = shortfalls(inputs.desired, inputs.loaded, found, refusals, inputs.torn is not None)
+        lacking = shortfalls(inputs.desired, loaded, inputs.found, reasons, inputs.torn is not None)
         self.note(name, "deployment", "; ".join([*torn, *lacking, *attempt.problems]))
+        answering = {loaded.stable, loaded.canary.version if loaded.canary else None} - {None}
+        gone = ", ".join(f"{name}/{version}" for version in sorted(answering - inputs.found, key=str))
+        lost = f"the folder of {gone} is gone, which serves from memory; put it back, or activate another"
+        self.note(name, _FOLDER, inputs.unreadable or (lost if gone else None))
         self._generations[name] = inputs.desired.generation
 
     def _take_out(self, name: str, version: int) -> None:
         """Remove a version from its roles in the state, and refuse it until it is checked again."""
-        reason = f"{name}/{version} failed on three batches in a row while it served"
+        hangs = self.holdings.hangs(name, version)
+        what = "hung on a batch" if hangs else "failed on three batches in a row"
+        reason = f"{name}/{version} {what} while it served"
         log.error("%s", reason)
         withdrawn, problem = False, None
         try:
@@ -297,7 +395,7 @@ class Reconciler:
         for load in needed(wanted, self.holdings.loaded(name)):
             if self._outcome(name, load.version, desired, attempt) != "passed":
                 self._checker.ensure(name, load.version, again=True)
-        with self.changing:
+        with self._changing(name):
             loads: list[Load] = []
             try:
                 for load in needed(wanted, self.holdings.loaded(name)):
@@ -308,7 +406,7 @@ class Reconciler:
                 for load in loads:
                     self._let_go(name, load)
                 raise
-            self._carry_out(name, attempt)
+            self._carry_out(name, attempt, may_load=True)
             self._changed()
 
     def _let_go(self, name: str, load: Load) -> None:

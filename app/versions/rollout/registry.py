@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from app.versions.loading.loaded import LoadedVersion
 from app.versions.rollout.canary import CanaryWatch, Tryout
 
+_PATIENCE = 1.0
+"""Seconds that a change waits for a version to close, so that its memory is mostly free before the next."""
+
 
 @dataclass
 class _Entry:
@@ -74,6 +77,7 @@ class Registry:
         self._max_pinned = max_pinned
         self._close = close
         self._models: dict[str, _Model] = {}
+        self._closing: set[threading.Thread] = set()
         self._lock = threading.Lock()  # held for moments only, never while loading or closing
 
     # leases
@@ -104,8 +108,8 @@ class Registry:
         with self._lock:
             entry.leases -= 1
             over = entry.retired and not entry.leases
-        if over:  # closing waits for threads, which would block a caller on the event loop
-            threading.Thread(target=self._close, args=(entry.loaded,), name="close").start()
+        if over:  # the caller may be on the event loop, which cannot wait
+            self._close_aside(entry.loaded)
 
     # what is loaded
 
@@ -200,7 +204,9 @@ class Registry:
             self._models.clear()
         for model in models:
             for entry in model.entries.values():
-                self._close(entry.loaded)
+                self._close_aside(entry.loaded)
+        for thread in list(self._closing):
+            thread.join()
 
     def _find(self, name: str, version: int | None) -> _Entry | None:
         model = self._models.get(name)
@@ -214,4 +220,18 @@ class Registry:
             entry.retired = True
             unused = not entry.leases
         if unused:
-            self._close(entry.loaded)
+            self._close_aside(entry.loaded).join(_PATIENCE)
+
+    def _close_aside(self, loaded: LoadedVersion) -> threading.Thread:
+        """Close a version on a thread of its own, so that nobody waits for a session that hangs."""
+
+        def close() -> None:
+            try:
+                self._close(loaded)
+            finally:
+                self._closing.discard(thread)
+
+        thread = threading.Thread(target=close, name="close", daemon=True)
+        self._closing.add(thread)
+        thread.start()
+        return thread

@@ -37,9 +37,14 @@ class Load:
 
 @dataclass(frozen=True)
 class Serve:
-    """Make a loaded version the stable one."""
+    """Make a loaded version the stable one.
+
+    Attributes:
+        awaited: the versions that would rather serve and could not be checked yet.
+    """
 
     version: int
+    awaited: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

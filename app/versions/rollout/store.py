@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,6 +22,12 @@ from app.versions.storage.repository import Repository
 
 _LAST_BYTES = 65_536
 """Bytes at the end of a history that are read to find its last line; far more than a line has."""
+
+_MOST_BYTES = 1024**2
+"""A history that is longer is cut: its last changes are kept."""
+
+_KEPT_CHANGES, _KEPT_BYTES = 1_000, _MOST_BYTES // 2
+"""So many of the last changes are kept, if they have no more bytes than this; so cuts are rare."""
 
 
 class Change(Frozen):
@@ -40,7 +47,7 @@ class GenerationChanged(RequestError):
 
 
 class StateUnreadable(NerveError):
-    """A state file exists but is not a deployment."""
+    """A state file exists but is not a deployment, or cannot be read now."""
 
     code = "state_unreadable"
 
@@ -65,14 +72,18 @@ class DeploymentStore:
         """Return the model's deployment; None if none was ever written.
 
         Raises:
-            StateUnreadable: the file is damaged or is not a deployment.
+            StateUnreadable: the file is damaged or is not a deployment, or cannot be read now.
         """
         path = self.path(name)
         try:
             return Deployment.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValidationError) as error:
+        except OSError as error:
+            raise StateUnreadable(
+                f"{path}: cannot be read now ({error.strerror}); what serves goes on, and it is tried again"
+            ) from None
+        except ValidationError as error:
             first = str(error).splitlines()[0]
             raise StateUnreadable(
                 f"{path}: not a deployment ({first}); mend it, or delete it and activate a version"
@@ -121,25 +132,73 @@ class DeploymentStore:
     def last(self, name: str) -> Change | None:
         """Return the last change; None if there is none that can be read."""
         try:
-            with self._history(name).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
-                lines = file.read().splitlines()
+            return self._last(name)
         except OSError:
             return None
-        return next(filter(None, map(_parsed, reversed(lines))), None)
 
-    def history(self, name: str) -> list[Change]:
-        """Return every change, the oldest first. Lines that a crash cut short are left out."""
+    def history(self, name: str, limit: int | None = None) -> list[Change]:
+        """Return the last changes, oldest first. Lines that a crash cut short are left out.
+
+        Args:
+            limit: how many at most.
+
+        Raises:
+            StateUnreadable: the history cannot be read now.
+        """
         try:
-            lines = self._history(name).read_bytes().splitlines()
-        except OSError:
-            return []
-        return list(filter(None, map(_parsed, lines)))
+            lines = self._tail(name, _MOST_BYTES)
+        except OSError as error:
+            path = self._history(name)
+            raise StateUnreadable(f"{path}: cannot be read now ({error.strerror}); try again") from None
+        found = islice(filter(None, map(_parsed, reversed(lines))), limit)
+        return list(found)[::-1]
 
     def _first(self, name: str) -> Deployment:
-        """Return the state for a missing file; its generation continues the history's."""
-        last = self.last(name)
+        """Return the state for a missing file; its generation continues the history's.
+
+        Raises:
+            OSError: the history cannot be read.
+        """
+        last = self._last(name)
         return Deployment(generation=last.deployment.generation if last else 0)
+
+    def _last(self, name: str) -> Change | None:
+        return next(filter(None, map(_parsed, reversed(self._tail(name, _LAST_BYTES)))), None)
+
+    def _tail(self, name: str, most: int) -> list[bytes]:
+        """Return the last lines of a history, of which the first may be cut; none if there is no history.
+
+        Raises:
+            OSError: the history cannot be read.
+        """
+        try:
+            with self._history(name).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+                return file.read(most).splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _cut(self, name: str) -> None:
+        """Keep only the last changes of a history that has become too long; the lock must be held.
+
+        Raises:
+            OSError: it cannot be read or written; it stays as it was.
+        """
+        path = self._history(name)
+        try:
+            if path.stat().st_size <= _MOST_BYTES:
+                return
+        except FileNotFoundError:
+            return
+        kept: list[str] = []
+        room = _KEPT_BYTES
+        for line in reversed(self._tail(name, _MOST_BYTES)):
+            room -= len(line) + 1
+            if len(kept) == _KEPT_CHANGES or (kept and room < 0):
+                break
+            if _parsed(line):
+                kept.append(line.decode() + "\n")
+        write_whole(path, "".join(reversed(kept)))
 
     def _history(self, name: str) -> Path:
         return self.folder / f"{name}.history.jsonl"
@@ -152,8 +211,9 @@ class DeploymentStore:
         leaves a line for a change that never happened. The next change notices the difference, like that of
         an edit by hand, and records the state that it found.
         """
+        self._cut(name)
         path, lines = self._history(name), [change]
-        last = self.last(name)
+        last = self._last(name)
         if last and last.deployment != before:
             lines.insert(0, Change(at=_now(), by="unknown", action="found", deployment=before))
         text = "".join(line.model_dump_json() + "\n" for line in lines).encode()

@@ -1,12 +1,13 @@
 """The repository lists the versions in the models folder, and shows whether a folder has changed."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from app.errors import NotFound, shown
+from app.errors import NerveError, NotFound, shown
 from app.files import OddFile, read_bytes
 from app.manifest import MANIFEST, MAX_BYTES, MAX_FILES
 
@@ -26,6 +27,15 @@ _MEMBER = re.compile(f'"({_NAME.pattern}/{_VERSION.pattern})"'.encode())
 _MOST_MEMBERS = 100
 """Most members of an ensemble whose folders are looked at."""
 
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+"""What the system says of a file that is not there. All else says that it cannot be read now."""
+
+
+class RepositoryUnreadable(NerveError):
+    """What is in the models folder cannot be read now, so that nobody knows what is there."""
+
+    code = "state_unreadable"
+
 
 class Repository:
     """Reads a folder of `<name>/<version>/` folders. Anything else in the folder is ignored."""
@@ -35,11 +45,26 @@ class Repository:
         self._seen: dict[Path, tuple[tuple[str, int, int] | None, tuple[str, ...]]] = {}
 
     def names(self) -> list[str]:
-        """Return the names of models with at least one version, sorted."""
-        return sorted(path.name for path in self._folders(self.folder, _NAME) if self.versions(path.name))
+        """Return the names of models with at least one version, or whose folder cannot be read, sorted.
+
+        Raises:
+            RepositoryUnreadable: the models folder cannot be read now.
+        """
+        return sorted(path.name for path in self._folders(self.folder, _NAME) if self._may_be(path.name))
+
+    def _may_be(self, name: str) -> bool:
+        """Say whether a folder is a model; one that cannot be read now may be."""
+        try:
+            return bool(self.versions(name))
+        except RepositoryUnreadable:
+            return True
 
     def versions(self, name: str) -> list[int]:
-        """Return the versions of a model, ascending; none if no model can have this name."""
+        """Return the versions of a model, ascending; none if no model can have this name.
+
+        Raises:
+            RepositoryUnreadable: its folder cannot be read now.
+        """
         if not self.possible(name):
             return []
         return sorted(int(path.name) for path in self._folders(self.folder / name, _VERSION))
@@ -54,6 +79,7 @@ class Repository:
 
         Raises:
             NotFound: the model has no version; the message names all models.
+            RepositoryUnreadable: nobody knows now.
         """
         versions = self.versions(name)
         if not versions:
@@ -66,6 +92,7 @@ class Repository:
 
         Raises:
             NotFound: there is no such model or version; the message names those that exist.
+            RepositoryUnreadable: nobody knows now.
         """
         versions = self.require(name)
         if version not in versions:
@@ -78,6 +105,9 @@ class Repository:
         """Return name, size and time of every file of a version, and of the members of an ensemble.
 
         An ensemble that lacked a member therefore counts as changed when the member is added.
+
+        Raises:
+            RepositoryUnreadable: this process lacks descriptors or memory, or the disk fails.
         """
         folder = self.folder / name / str(version)
         files = list(fingerprint(folder))
@@ -100,14 +130,19 @@ class Repository:
     @staticmethod
     def _folders(parent: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
         try:
-            children = list(parent.iterdir())
-        except OSError:
-            return
-        yield from (path for path in children if pattern.fullmatch(path.name) and path.is_dir())
+            children = [path for path in parent.iterdir() if pattern.fullmatch(path.name)]
+            yield from [path for path in children if path.is_dir()]
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise _unreadable(parent.name, error) from error
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Return name, size and time of every file of a folder; nothing if there is no such folder."""
+    """Return name, size and time of every file of a folder; nothing if there is no such folder.
+
+    Raises:
+        RepositoryUnreadable: this process lacks descriptors or memory, or the disk fails.
+    """
     files: list[tuple[str, int, int]] = []
     waiting, inside = [os.fspath(folder)], len(os.fspath(folder)) + 1
     while waiting:
@@ -118,14 +153,28 @@ def fingerprint(folder: Path) -> Fingerprint:
                         return ((CROWDED, MAX_FILES, folder.stat().st_mtime_ns),)
                     try:
                         stat = entry.stat()
-                    except OSError:  # the file was removed meanwhile, or is a broken link
+                    except OSError as error:  # the file was removed meanwhile, or is a broken link
+                        _passable(folder, error)
                         continue
                     files.append((entry.path[inside:], stat.st_size, stat.st_mtime_ns))
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
-        except OSError:  # the folder was removed meanwhile
-            continue
+        except OSError as error:  # the folder was removed meanwhile
+            _passable(folder, error)
     return tuple(sorted(files))
+
+
+def _passable(folder: Path, error: OSError) -> None:
+    """Pass an error that tells of the folder, and raise RepositoryUnreadable for one of this process."""
+    if error.errno not in _ABSENT | {errno.EACCES, errno.EPERM}:  # rights are the folder's own
+        raise _unreadable("/".join(folder.parts[-2:]), error) from error
+
+
+def _unreadable(what: str, error: OSError) -> RepositoryUnreadable:
+    return RepositoryUnreadable(
+        f"{what}: the folder cannot be read now ({error.strerror}); what serves goes on, and it is tried "
+        "again"
+    )
 
 
 def read_members(folder: Path) -> tuple[str, ...]:

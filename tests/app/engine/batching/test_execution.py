@@ -14,6 +14,7 @@ from app.engine.batching.dispatcher import Dispatcher
 from app.engine.batching.execution import Execution
 from app.engine.batching.report import BatchReport
 from app.engine.batching.requests import Request, Row, Text
+from app.engine.batching.watchdog import Watchdog
 from app.engine.runtimes.cost import Cost
 from app.errors import DeadlineExceeded, InferenceFailed
 from tests.app.engine.batching.rows import request_of, rows_of
@@ -58,7 +59,9 @@ class Batch:
         self.network = network or Network()
         self.reports: list[BatchReport] = []
         self.dispatcher = Dispatcher(DEAR, 1, 1_000, 1_000)
-        self.execution = Execution(self.network.compute, 1, self.dispatcher, report or self.reports.append)
+        watchdog = Watchdog(self.dispatcher, lambda thread: None)
+        report = report or self.reports.append
+        self.execution = Execution(self.network.compute, 1, self.dispatcher, report, watchdog)
         self.requests: dict[int, Request[int]] = {}
         for length in lengths:
             request = Request(decode, None, 1, length, self.dispatcher.cancel)

@@ -18,6 +18,7 @@ from app.engine.batching.reading import ReadingThread
 from app.engine.batching.report import BatchReport
 from app.engine.batching.requests import Request, Row, Text
 from app.engine.batching.runner import Runners
+from app.engine.batching.watchdog import Watchdog
 from app.engine.runtimes.cost import Cost
 from app.engine.text.reader import Reader
 from app.engine.text.tokenizer import Tokenizer
@@ -48,7 +49,8 @@ class Engine:
             self.go.set()
         self.dispatcher = Dispatcher(cost, runners, 10**6, 64)
         self.reader = Reader(Tokenizer(tiny_tokenizer()), 64, 8)
-        execution = Execution(self._compute, 1, self.dispatcher, self.reports.append)
+        watchdog = Watchdog(self.dispatcher, lambda thread: None)
+        execution = Execution(self._compute, 1, self.dispatcher, self.reports.append, watchdog)
         self.thread = ReadingThread(self.reader, self.dispatcher, "texts", begin)
         self.runners = Runners(self.dispatcher, self.reader, execution, runners, "mine", begin)
 

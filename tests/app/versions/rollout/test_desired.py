@@ -98,3 +98,32 @@ def test_no_order_of_changes_makes_a_state_that_cannot_be_read(steps: list[Any])
             with suppress(InvalidDeployment):
                 state = changed(state, **step)
         assert Deployment.model_validate_json(state.model_dump_json()) == state
+
+
+@pytest.mark.parametrize("sticky", ["text", "X-User-Id", "a" * 64])
+def test_a_canary_sticks_to_the_text_or_a_header(sticky: str) -> None:
+    wanted = {"version": 4, "percent": 5, "sticky": sticky}
+    assert changed(Deployment(stable=1), canary=wanted).canary == Canary(**wanted)
+
+
+@pytest.mark.parametrize("sticky", ["a" * 65, "x" * 1_000_000, "a header", "naïve", "a\nb", "a:"])
+def test_what_no_header_can_be_called_is_refused_and_shown_shortened(sticky: str) -> None:
+    with pytest.raises(
+        ValidationError, match=r"canary\.sticky: .* is neither `text` nor the name"
+    ) as error:
+        DeploymentChange.model_validate({"canary": {"version": 4, "percent": 5, "sticky": sticky}})
+    assert len(error.value.errors()[0]["msg"]) < 200
+
+
+def test_a_state_of_an_older_nerve_may_have_any_sticky() -> None:
+    written = '{"stable": 1, "canary": {"version": 2, "percent": 5, "sticky": "a header"}}'
+    assert Deployment.model_validate_json(written).canary
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"stable": 10**19}, {"shadow": [{"version": v, "percent": 1} for v in range(2, 19)]}],
+)
+def test_a_change_is_bounded(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        DeploymentChange.model_validate_json(json.dumps(change))

@@ -37,6 +37,7 @@ class World:
     Attributes:
         good: the versions that pass a sandbox load.
         broken: the versions that cannot be loaded into this process, even if they passed.
+        hindered: the versions whose checks come to no outcome, by no fault of theirs.
         outcomes: for each version in the folder, what is known of it.
         writable: whether the state can be written.
         seen: every step that was carried out.
@@ -47,6 +48,7 @@ class World:
     outcomes: dict[int, Outcome]
     good: set[int] = field(default_factory=lambda: set(VERSIONS))
     broken: set[int] = field(default_factory=set)
+    hindered: set[int] = field(default_factory=set)
     torn: bool = False
     writable: bool = True
     seen: list[Step] = field(default_factory=list)
@@ -72,6 +74,7 @@ class World:
         loaded = self.loaded
         match step:
             case TakeOut(version):
+                assert version in loaded.failing
                 spent = loaded.spent | ({version} & loaded.versions)
                 self.loaded = replace(
                     loaded,
@@ -84,11 +87,14 @@ class World:
             case Abort(version):
                 assert loaded.canary
                 assert loaded.canary.version == version
+                assert loaded.verdict
                 self.loaded = replace(loaded, canary=None, verdict=None)
                 self.write(self.desired.without_canary(version))
             case Check(version):
                 assert self.outcomes[version] == "untried"
                 self.outcomes[version] = "passed" if version in self.good else "refused"
+                if version in self.hindered:
+                    self.outcomes[version] = "undecided"
             case Load(version, background):
                 assert self.outcomes[version] == "passed"
                 if version in self.broken:
@@ -101,10 +107,10 @@ class World:
                     assert version not in loaded.usable
                     versions, spent = loaded.versions | {version}, loaded.spent - {version}
                     self.loaded = replace(loaded, versions=versions, spent=spent)
-            case Serve(version):
+            case Serve(version, awaited):
                 assert version in loaded.usable
                 assert version != loaded.stable
-                self.loaded = replace(loaded, stable=version)
+                self.loaded = replace(loaded, stable=version, awaited=awaited)
             case Renew(version):
                 assert version == loaded.stable
                 self.loaded = replace(loaded, spent=loaded.spent - {version})
@@ -180,15 +186,17 @@ def worlds(draw: st.DrawFn) -> World:
         shadows=shadows,
         failing=failing,
         spent=(draw(sets) & held) - failing,
+        awaited=draw(sets),
         verdict=draw(st.none() | st.just("errors: too many")) if canary else None,
     )
-    known: st.SearchStrategy[Outcome] = st.sampled_from(["passed", "refused", "untried"])
+    known: st.SearchStrategy[Outcome] = st.sampled_from(["passed", "refused", "untried", "undecided"])
     return World(
         desired=draw(deployments()),
         loaded=loaded,
         outcomes=draw(st.dictionaries(versions, known)),
         good=set(draw(sets)),
         broken=set(draw(sets)),
+        hindered=set(draw(sets)),
         torn=draw(st.booleans()),
         writable=draw(st.booleans()),
     )
@@ -230,7 +238,45 @@ def test_what_should_serve_does_if_it_can(world: World) -> None:
 def test_something_serves_if_anything_can(world: World) -> None:
     world.settle()
     if world.loaded.stable is None:
-        assert set(world.outcomes.values()) <= {"refused"}
+        assert set(world.outcomes.values()) <= {"refused", "undecided"}
+
+
+@MANY
+@given(worlds())
+def test_nothing_is_written_down_because_a_version_could_not_be_checked(world: World) -> None:
+    """An older version may serve meanwhile, and gives way once the better one is checked."""
+    world.loaded = Loaded()
+    first = world.desired
+    world.settle()
+    better = candidates(first, Loaded(), world.outcomes)
+    unknown = [version for version in better if world.outcomes.get(version) == "undecided"]
+    for step in world.seen:
+        assert not isinstance(step, TakeOut | Abort)
+        if isinstance(step, Settle):
+            assert not set(better[: better.index(step.version)]) & set(unknown)
+    if world.desired != first:
+        assert any(isinstance(step, Settle) for step in world.seen)
+
+    world.hindered.clear()
+    world.outcomes.update(dict.fromkeys(unknown, "untried"))
+    world.settle()
+    best = next((version for version in better if world.outcomes.get(version) == "passed"), None)
+    assert world.loaded.stable == best
+    if first.stable is None and world.writable and not world.torn:
+        assert world.desired.stable == best
+
+
+@MANY
+@given(worlds(), versions)
+def test_a_state_that_names_a_version_is_not_changed_where_it_cannot_be_checked(
+    world: World, version: int
+) -> None:
+    world.loaded = replace(world.loaded, failing=frozenset(), verdict=None)
+    world.desired = Deployment(stable=version, previous=world.desired.previous)
+    world.hindered = set(VERSIONS)
+    before = world.desired
+    world.settle()
+    assert world.desired == before
 
 
 @MANY
@@ -244,7 +290,9 @@ def test_a_version_that_serves_is_only_ever_replaced(world: World) -> None:
 @MANY
 @given(worlds())
 def test_what_was_refused_is_given_no_role(world: World) -> None:
-    refused = {version for version, outcome in world.outcomes.items() if outcome == "refused"}
+    refused = {
+        version for version, outcome in world.outcomes.items() if outcome in ("refused", "undecided")
+    }
     before = world.loaded
     world.settle()
     for step in world.seen:
@@ -260,7 +308,9 @@ def test_what_was_refused_is_given_no_role(world: World) -> None:
 @MANY
 @given(worlds(), versions)
 def test_a_refusal_changes_nothing_that_serves(world: World, version: int) -> None:
-    loaded = replace(world.loaded, failing=frozenset(), spent=frozenset(), verdict=None)
+    loaded = replace(
+        world.loaded, failing=frozenset(), spent=frozenset(), awaited=frozenset(), verdict=None
+    )
     if loaded.stable is None or version in loaded.versions:
         return
     desired = Deployment(stable=version, canary=loaded.canary if version != loaded.stable else None)
@@ -276,7 +326,7 @@ def test_a_refusal_changes_nothing_that_serves(world: World, version: int) -> No
 @MANY
 @given(worlds())
 def test_a_torn_state_keeps_what_serves(world: World) -> None:
-    loaded = replace(world.loaded, failing=frozenset(), verdict=None)
+    loaded = replace(world.loaded, failing=frozenset(), awaited=frozenset(), verdict=None)
     steps = plan(world.desired, loaded, world.outcomes, torn=True)
     if loaded.stable is not None:
         assert all(isinstance(step, Retire | Renew) for step in steps)
@@ -310,7 +360,7 @@ def test_an_operators_change_loads_all_that_it_names(world: World) -> None:
 def test_while_a_version_serves_nothing_need_be_known_of_what_is_not_needed(world: World) -> None:
     if world.loaded.stable is None:
         return
-    asked = {load.version for load in needed(world.desired, world.loaded)}
+    asked = {load.version for load in needed(world.desired, world.loaded)} | world.loaded.awaited
     known = {version: outcome for version, outcome in world.outcomes.items() if version in asked}
     with_less = plan(world.desired, world.loaded, known, world.torn)
     assert with_less == plan(world.desired, world.loaded, world.outcomes, world.torn)
@@ -345,6 +395,21 @@ def cases() -> Iterator[tuple[str, list[Step], list[Step]]]:
         plan(Deployment(), Loaded(), found),
         [Load(2), Serve(2), Settle(2)],
     )
+    found = outcomes(v1="passed", v2="passed", v3="undecided")
+    meanwhile = [Load(2), Serve(2, frozenset({3}))]
+    yield (
+        "a start beside a version that could not be checked",
+        plan(Deployment(), Loaded(), found),
+        meanwhile,
+    )
+    instead = serving(2, awaited=frozenset({3}))
+    yield "nothing is written meanwhile", plan(Deployment(), instead, outcomes(v3="undecided")), []
+    yield "it is tried again", plan(Deployment(), instead, outcomes(v3="untried")), [Check(3)]
+    takes_over = [Load(3), Serve(3), Settle(3), Retire(2)]
+    yield "it takes over", plan(Deployment(), instead, outcomes(v3="passed")), takes_over
+    yield "it is refused after all", plan(Deployment(), instead, outcomes(v3="refused")), [Settle(2)]
+    yield "an operator wants the other", plan(Deployment(stable=2), instead, outcomes(v3="passed")), []
+    found = outcomes(v1="passed", v2="passed", v3="refused")
     beside = Deployment(stable=3, previous=1)
     yield "the previous version comes first", plan(beside, Loaded(), found), [Load(1), Serve(1)]
     with_canary = Deployment(stable=1, canary=canary)
@@ -396,6 +461,10 @@ def test_what_cannot_be_had_is_told_with_its_reasons() -> None:
         "should have the shadow 5: it is not there",
     ]
     assert shortfalls(desired, loaded, VERSIONS, {}, torn=True) == []
+    meanwhile = serving(2, awaited=frozenset({3}))
+    assert shortfalls(Deployment(), meanwhile, VERSIONS, {3: "m/3: its check was killed"}) == [
+        "should serve 3: m/3: its check was killed; 2 serves"
+    ]
     assert shortfalls(Deployment(stable=3), Loaded(), [1], {1: "m/1: is damaged"}) == [
         "should serve 3, 1: m/1: is damaged"
     ]

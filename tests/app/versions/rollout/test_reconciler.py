@@ -10,7 +10,9 @@ from app.errors import InferenceFailed, NotReady, VersionRefused
 from app.versions.rollout.desired import AbortRule, Canary, Deployment, DeploymentChange, Shadow
 from app.versions.rollout.manager import VersionManager
 from app.versions.rollout.store import StateUnreadable, StateUnwritable
+from app.versions.storage.repository import RepositoryUnreadable
 from tests.bad_versions import BAD_FOLDERS
+from tests.faults import no_descriptors, no_processes
 from tests.managers import Make, follow, leased, metric, served, states, write_state
 from tests.servers import until
 from tests.tiny import POISON, edit_manifest, write_tiny_version
@@ -297,7 +299,7 @@ def test_what_fails_serves_on_where_its_folder_is_gone(models_dir: Path, manager
     for _ in range(2):
         follow(manager)
         assert served(manager) == 1
-    assert manager.problem("ner-en") is None
+    assert "the folder of ner-en/1 is gone" in (manager.problem("ner-en") or "")
     assert taken_out(manager, 1) == 0
 
 
@@ -367,3 +369,107 @@ def test_a_canary_ends_by_its_rule(models_dir: Path, manager: VersionManager) ->
     assert states(manager) == {1: "serving", 2: "ready"}
     assert manager.store.read("ner-en") == Deployment(stable=1, generation=3)
     assert metric(manager, "nerve_canary_aborts_total", version="2", reason="errors") == 1
+
+
+# what is not a version's fault
+
+
+def test_what_could_not_be_checked_is_not_refused_and_nothing_is_written_because_of_it(
+    models_dir: Path, make: Make
+) -> None:
+    manager = make()
+    manager.check()  # version 1 passes before the fault begins
+    write_tiny_version(models_dir, version=2)
+    with no_processes():
+        for _ in range(2):
+            follow(manager)
+            assert served(manager) == 1
+    assert states(manager)[2] in ("found", "unchecked")
+    problem = manager.problem("ner-en") or ""
+    assert "should serve 2: ner-en/2: cannot be checked" in problem
+    assert problem.endswith("; 1 serves")
+    assert manager.store.read("ner-en") is None
+    follow(manager)
+    assert served(manager) == 2
+    assert manager.problem("ner-en") is None
+    (change,) = manager.store.history("ner-en")
+    assert (change.deployment.stable, change.action) == (2, "start")
+    assert change.by == "nerve: found no state, and this is the best version that passes its checks"
+
+
+def test_an_operator_is_told_that_a_version_could_not_be_checked(
+    models_dir: Path, manager: VersionManager
+) -> None:
+    write_tiny_version(models_dir, version=2)
+    with no_processes(), pytest.raises(NotReady, match="cannot be checked"):
+        manager.operations.activate("ner-en", 2, "me")
+    assert manager.store.read("ner-en") == Deployment(stable=1, generation=1)
+    manager.operations.activate("ner-en", 2, "me")
+    assert served(manager) == 2
+
+
+def test_a_named_version_that_could_not_be_checked_serves_as_soon_as_it_can(
+    models_dir: Path, make: Make
+) -> None:
+    manager = make()
+    manager.check()
+    write_tiny_version(models_dir, version=2)
+    write_state(manager, '{"stable": 2, "previous": 1}')
+    with no_processes():
+        follow(manager)
+    assert served(manager) == 1
+    assert manager.store.read("ner-en") == Deployment(stable=2, previous=1)
+    follow(manager)
+    assert served(manager) == 2
+
+
+def test_without_descriptors_what_serves_goes_on_and_nothing_counts_as_missing(
+    models_dir: Path, manager: VersionManager
+) -> None:
+    write_tiny_version(models_dir, version=2)
+    manager.check()
+    with no_descriptors():
+        manager.reconcile()
+        assert manager.names() == ["ner-en"]
+        assert states(manager) == {1: "serving", 2: "ready"}
+        assert "cannot be read now" in (manager.problem("ner-en") or "")
+        with pytest.raises((RepositoryUnreadable, StateUnreadable, StateUnwritable)):
+            manager.operations.activate("ner-en", 2, "me")
+        assert served(manager) == 1
+    manager.reconcile()
+    assert manager.problem("ner-en") is None
+    manager.operations.activate("ner-en", 2, "me")
+    assert served(manager) == 2
+
+
+def test_before_anything_serves_a_folder_that_cannot_be_read_is_no_unknown_model(make: Make) -> None:
+    manager = make()
+    with no_descriptors():
+        manager.reconcile()
+        with pytest.raises(NotReady, match="cannot be read now"):
+            served(manager)
+    follow(manager)
+    assert served(manager) == 1
+
+
+def test_a_folder_of_what_serves_that_is_gone_is_reported_once(
+    models_dir: Path, manager: VersionManager, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(models_dir / "ner-en/1", tmp_path / "kept")
+    write_tiny_version(models_dir, version=2)
+    for times in (1, 2):
+        shutil.rmtree(models_dir / "ner-en/1")
+        for _ in range(2):
+            follow(manager)
+        assert served(manager) == 1
+        assert "the folder of ner-en/1 is gone" in (manager.problem("ner-en") or "")
+        assert caplog.text.count("is gone") == times
+        shutil.copytree(tmp_path / "kept", models_dir / "ner-en/1")
+        follow(manager)
+        assert manager.problem("ner-en") is None
+    shutil.rmtree(models_dir / "ner-en/1")
+    follow(manager)
+    manager.operations.activate("ner-en", 2, "me")
+    assert manager.workers.lagging("ner-en", 2) == []
+    follow(manager)
+    assert manager.problem("ner-en") is None

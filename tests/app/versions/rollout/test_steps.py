@@ -16,6 +16,7 @@ VALUES: dict[str, Any] = {
     "version": 2,
     "reason": "errors: too many",
     "background": True,
+    "awaited": frozenset({3}),
     "canary": Canary(version=2, percent=5, abort=AbortRule(requests=10, errors=1)),
     "shadow": Shadow(version=2, percent=5),
 }

@@ -15,6 +15,7 @@ from app.versions.rollout.store import (
     version_to_serve,
 )
 from app.versions.storage.repository import Repository
+from tests.faults import no_descriptors
 
 
 @pytest.fixture
@@ -178,3 +179,46 @@ def test_the_desired_version_should_serve_or_else_the_highest(
     assert version_to_serve("ner-en", repository, store) == 2
     with pytest.raises(NotFound, match="no model 'other'"):
         version_to_serve("other", repository, store)
+
+
+def test_a_history_is_cut_and_its_last_changes_stay(store: DeploymentStore) -> None:
+    store.edit("ner-en", lambda d: d.with_stable(1))
+    history = store.folder / "ner-en.history.jsonl"
+    line = json.loads(history.read_text())
+    for version in range(2, 10_000):
+        line["deployment"] |= {"stable": version, "generation": version}
+        line["by"] = "x" * 50
+        with history.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    before = Deployment.model_validate(line["deployment"])
+    store.path("ner-en").write_text(before.model_dump_json())
+    assert len(store.history("ner-en")) < 10_000  # it reads no more than a part
+    assert [change.deployment.stable for change in store.history("ner-en", 2)] == [9_998, 9_999]
+
+    after = store.edit("ner-en", lambda d: d.with_stable(7), "user ada")
+    assert after.generation == 10_000
+    found = store.history("ner-en")
+    assert [change.deployment.stable for change in found] == [*range(9_000, 10_000), 7]
+    assert history.stat().st_size < 2**20
+    store.path("ner-en").unlink()
+    assert store.edit("ner-en", lambda d: d.with_stable(1)).generation == 10_001
+
+
+def test_a_history_of_long_lines_is_cut_to_what_has_room(store: DeploymentStore) -> None:
+    for version in range(1, 40):
+        store.edit("ner-en", lambda d, v=version: d.with_stable(v), "x" * 60_000)
+    history = store.folder / "ner-en.history.jsonl"
+    assert history.stat().st_size < 2**20
+    assert store.history("ner-en", 1)[0].deployment == store.read("ner-en")
+
+
+def test_without_descriptors_nothing_is_taken_for_missing(store: DeploymentStore) -> None:
+    store.edit("ner-en", lambda d: d.with_stable(2))
+    with no_descriptors():
+        with pytest.raises(StateUnreadable, match="cannot be read now"):
+            store.read("ner-en")
+        with pytest.raises(StateUnreadable, match="cannot be read now"):
+            store.history("ner-en")
+        with pytest.raises((StateUnwritable, StateUnreadable)):
+            store.edit("ner-en", lambda d: d.with_stable(3))
+    assert store.edit("ner-en", lambda d: d.with_stable(3)).generation == 2

@@ -7,7 +7,14 @@ import pytest
 
 from app.errors import NotFound
 from app.manifest import MANIFEST, MAX_BYTES, MAX_FILES
-from app.versions.storage.repository import CROWDED, Repository, fingerprint, read_members
+from app.versions.storage.repository import (
+    CROWDED,
+    Repository,
+    RepositoryUnreadable,
+    fingerprint,
+    read_members,
+)
+from tests.faults import no_descriptors
 from tests.tiny import write_tiny_version
 
 
@@ -133,3 +140,33 @@ def test_members_are_found_without_reading_what_is_no_manifest(repository: Repos
     os.mkfifo(path)
     assert read_members(team) == ()
     assert len(repository.fingerprint("team", 1)) == 1
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_missing(tmp_path: Path) -> None:
+    write_tiny_version(tmp_path)
+    repository = Repository(tmp_path)
+    before = repository.fingerprint("ner-en", 1)
+    with no_descriptors():
+        for ask in (
+            repository.names,
+            lambda: repository.versions("ner-en"),
+            lambda: repository.require("ner-en"),
+            lambda: repository.path("ner-en", 1),
+            lambda: repository.fingerprint("ner-en", 1),
+        ):
+            with pytest.raises(RepositoryUnreadable, match="cannot be read now") as error:
+                ask()
+            assert str(tmp_path) not in error.value.message
+            assert error.value.code == "state_unreadable"
+    assert repository.fingerprint("ner-en", 1) == before
+
+
+def test_a_folder_that_is_not_there_or_no_folder_has_no_versions(tmp_path: Path) -> None:
+    assert Repository(tmp_path / "none").names() == []
+    (tmp_path / "file").write_text("")
+    assert Repository(tmp_path / "file").names() == []
+    repository = Repository(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    assert repository.names() == []
+    for name in ("file", "loop", "none", "a" * 300):
+        assert repository.versions(name) == []
