@@ -36,7 +36,7 @@ from training.export.package import (
 )
 from training.export.quantize import quantize_by_row
 from training.models.columns import read_columns
-from training.models.transformer import fast_tokenizer, find_encoder, load_tokenizer
+from training.models.transformer import check_kind, fast_tokenizer, find_encoder, load_tokenizer
 from training.progress import Say
 
 _log = logging.getLogger(__name__)
@@ -208,8 +208,9 @@ def _config(source: str) -> PretrainedConfig:
     if Path(source).is_dir() and not (Path(source) / "config.json").exists():
         raise ValueError(f"{source}: holds no config.json; give the folder that save_pretrained wrote")
     try:
+        check_kind(source)
         return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, KeyError) as error:
         raise ValueError(f"{source}: is neither a folder nor a hub id that can be read: {error}") from error
 
 

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers import PreTrainedModel as HFModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
 
 from app.engine.text.tokenizer import Tokenizer
 from app.engine.text.words import SHAPES
@@ -54,6 +55,26 @@ def find_encoder(path: str) -> str:
     return str(found)
 
 
+def check_kind(source: str) -> None:
+    """Refuse a checkpoint whose architecture labels no tokens, before its configuration is followed.
+
+    The configurations of some other architectures name code, which `transformers` then fetches and runs.
+
+    Args:
+        source: a folder or hub id.
+
+    Raises:
+        ValueError: the architecture is another, or the configuration names none.
+        OSError: the checkpoint has no configuration.
+    """
+    kind = PretrainedConfig.get_config_dict(source)[0].get("model_type")
+    if kind not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES:
+        raise ValueError(
+            f"{source}: the model_type of its config.json is {str(kind)[:64]!r}, "
+            "which is no architecture that labels tokens"
+        )
+
+
 def load_tokenizer(
     path: str, words: WordRule = "bert", spaced_marks: Mapping[str, str] | None = None
 ) -> Tokenizer:
@@ -82,8 +103,10 @@ def fast_tokenizer(path: str) -> PreTrainedTokenizerFast:
     Raises:
         ValueError: the checkpoint has no fast tokenizer.
     """
+    source = find_encoder(path)
     try:
-        fast = AutoTokenizer.from_pretrained(find_encoder(path), use_fast=True)
+        check_kind(source)
+        fast = AutoTokenizer.from_pretrained(source, use_fast=True)
     except Exception as error:  # transformers raises many kinds of errors for a missing file
         raise ValueError(f"{path}: its tokenizer cannot be loaded: {error}") from error
     if not fast.is_fast:
@@ -137,6 +160,7 @@ class TransformerTagger(Tagger):
             ValueError: the architecture has no token types to widen.
         """
         source = find_encoder(path)
+        check_kind(source)
         config = AutoConfig.from_pretrained(
             source,
             **_named(tags),

@@ -19,6 +19,7 @@ from app.versions.loading.loader import load_version
 from app.versions.loading.options import LoadOptions
 from tests.training.export.checkpoints import IOB2, KINDS, POSITIONS, SPELLINGS, write_checkpoint
 from training.export.importer import ImportOptions, import_checkpoint
+from training.models.transformer import fast_tokenizer
 
 TEXTS = (
     "Maria Keller moved from Hamburg to Toronto in 2019.",
@@ -264,3 +265,22 @@ def test_what_cannot_work_is_refused_at_once(bert: Path, tmp_path: Path) -> None
     shutil.copytree(bert, tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "vocab*"))
     with pytest.raises(ValueError, match="bare: its tokenizer cannot be loaded"):
         import_checkpoint(str(tmp_path / "bare"), "tiny", tmp_path)
+
+
+def test_a_checkpoint_runs_no_code_of_its_own(bert: Path, tmp_path: Path) -> None:
+    """Of this architecture, `transformers` follows the configuration to code elsewhere, and asks nobody."""
+    elsewhere, hostile = tmp_path / "elsewhere", tmp_path / "hostile"
+    elsewhere.mkdir()
+    (elsewhere / "config.json").write_text(
+        '{"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}'
+    )
+    (elsewhere / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Mine: ...\n")
+    shutil.copytree(bert, hostile)
+    detector = {"model_type": "mine", "_name_or_path": str(elsewhere)}
+    described = {"model_type": "lightglue", "trust_remote_code": True, "keypoint_detector_config": detector}
+    (hostile / "config.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"hostile: the model_type of its config\.json is 'lightglue'"):
+        import_checkpoint(str(hostile), "tiny", tmp_path)
+    with pytest.raises(ValueError, match="'lightglue'"):
+        fast_tokenizer(str(hostile))
+    assert not (tmp_path / "ran").exists()
