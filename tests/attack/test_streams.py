@@ -63,23 +63,25 @@ HOSTILE = {
     "brackets": (CHUNKED, lambda: iter([b"[" * MB] * 11 + [b"\n"])),
     "an endless line": (PLAIN, lambda: iter([b"a" * MB] * 40)),
     "an endless line of JSON": (CHUNKED, lambda: iter([b'{"text":"', *[b"a" * MB] * 40])),
-    "blank lines": (CHUNKED, lambda: iter([b"\n" * MB] * 8)),
-    "lines that are no JSON": (CHUNKED, lambda: iter([b"x\n" * 20_000] * 5)),
+    "blank lines": (CHUNKED, lambda: iter([b"\n" * MB] * 2)),
+    "lines that are no JSON": (CHUNKED, lambda: iter([b"x\n" * 10_000] * 5)),
     "ids of megabytes": (CHUNKED, lambda: iter([b'{"id":"%s","text":"a"}\n' % (b"i" * 10 * MB)] * 2)),
     "numbers of megabytes": (CHUNKED, lambda: iter([b'{"id":%s,"text":"a"}\n' % (b"9" * 10 * MB)] * 2)),
     "unknown fields": (
         CHUNKED,
         lambda: iter([b'{"text":"a"%s}\n' % b"".join(b',"%d":0' % n for n in range(500_000))]),
     ),
-    "single bytes": (CHUNKED, lambda: (b"%c" % byte for byte in b'{"text":"IBM"}\n' * 2_000)),
+    "single bytes": (CHUNKED, lambda: (b"%c" % byte for byte in b'{"text":"IBM"}\n' * 500)),
 }
 
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_stream_holds_up_nobody_and_stays_small(real: Target, what: str) -> None:
     begin, pieces = HOSTILE[what]
+    started = time.monotonic()
     answer = real.withstands(lambda: flooded(real.server, begin, pieces()), memory=150 * MB)
-    assert b"Internal Server Error" not in answer
+    seconds = time.monotonic() - started
+    assert seconds < 60, f"a few megabytes took the server {seconds:.0f} s"
     if b'"done":' in answer:
         assert b"internal_error" not in answer, answer[-500:]
 
@@ -107,22 +109,23 @@ def test_streams_that_nobody_reads_go_to_disk_and_share_one_budget(
     write_tiny_version(tmp_path / "models")
     (tmp_path / "spool").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "spool"))
-    budget = 32 * 2**20
+    budget = 8 * 2**20
     most = 0
     with serving(tmp_path / "models", tmp_path / "log", stream_spools_bytes=budget) as server:
         before = psutil.Process(server.process.pid).memory_info().rss
         with many(server, 4) as socks:
             for sock in socks:
+                sock.sendall(CHUNKED)
                 sock.setblocking(False)
-                sock.send(CHUNKED)
             block = chunk(LARGE * 20)
             left = dict.fromkeys(socks, memoryview(block))
-            end = time.monotonic() + 4
-            while time.monotonic() < end:
+            end = time.monotonic() + 25
+            while time.monotonic() < end and "POST /ner/stream" not in server.log.read_text():
                 for sock in socks:
                     with suppress(OSError):
                         left[sock] = left[sock][sock.send(left[sock]) :] or memoryview(block)
                 most = max(most, _spooled(server, tmp_path / "spool"))
+                time.sleep(0.005)
             grown = psutil.Process(server.process.pid).memory_info().rss - before
         assert 0 < most <= budget + 4 * MB, f"{most} bytes were kept on disk, {budget} are allowed"
         assert grown <= 150 * MB, f"the server grew by {grown / MB:.0f} MB"

@@ -22,7 +22,7 @@ import pytest
 
 from app.manifest import MANIFEST
 from tests.attack.graphs import HANG, hanging
-from tests.attack.harness import MB, Target, assert_quiet, target
+from tests.attack.harness import MB, assert_quiet, target
 from tests.attack.raw import assert_ours, post, send
 from tests.bad_versions import relist
 from tests.deployments import put, show, state
@@ -77,7 +77,7 @@ def test_the_end_of_a_check_by_a_signal_is_no_fault_of_the_version(
 ) -> None:
     """The newest version is checked first, and its check is killed; it serves all the same, soon after.
 
-    A crash by itself may be the version's fault, but is looked at again before an older one is written down.
+    A crash by itself may be the version's fault, but is looked at again before an older one is kept.
     """
     models = two_versions(tmp_path)
     with serving(models, tmp_path / "log", ready=False) as server:
@@ -612,8 +612,3 @@ def test_pinned_versions_by_the_dozen_cost_a_stranger_more_than_the_server(tmp_p
             return statuses
 
         assert attacked.withstands(attack, memory=400 * MB) <= {200, 429, 503}
-
-
-def use(attacked: Target) -> None:
-    """Assert that a target still answers."""
-    assert attacked.server.ner("IBM")["entities"]
