@@ -416,6 +416,13 @@ def test_changes_that_race_leave_one_of_them(tiny: Target) -> None:
     assert generations == sorted(set(generations)), generations
 
 
+@pytest.mark.parametrize("sticky", ["x" * 300, "x" * 7 * MB, "a\r\nb", "a\0b", "北京", "a b", "a:b"])
+def test_what_a_canary_sticks_to_is_the_name_of_a_header(rolled: Server, sticky: str) -> None:
+    """It is written into the state and the history, and read by every process from then on."""
+    body = json.dumps({"canary": {"version": 3, "percent": 1, "sticky": sticky}}).encode()
+    assert_ours(ask(rolled, "PUT", "/models/ner-en/deployment", JSON, body=body), 413, 422)
+
+
 def test_a_flood_of_changes_that_change_nothing_writes_nothing(tiny: Target) -> None:
     assert put(tiny.server, "other", stable=1).status_code == 200
     history = tiny.server.client.get("/models/other/history").json()

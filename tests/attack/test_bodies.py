@@ -54,14 +54,14 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "an array of empty texts": (lambda: filled('{"texts":[', '"",', "]}"), {413}),
     "an array of arrays": (lambda: filled('{"texts":[', "[],", "]}"), {413, 422}),
     "an array of objects": (lambda: filled('{"texts":[', "{},", "]}"), {413, 422}),
-    "a thousand zeros": (lambda: of(texts=[0] * 1_000), {422}),
-    "an array for a text": (lambda: filled('{"text":[', "0,", "]}"), {422}),
-    "no object": (lambda: filled("[", "0,", "]"), {422}),
+    "a thousand zeros": (lambda: of(texts=[0] * 1_000), {413, 422}),
+    "an array for a text": (lambda: filled('{"text":[', "0,", "]}"), {413, 422}),
+    "no object": (lambda: filled("[", "0,", "]"), {413, 422}),
     # fields
-    "unknown fields": (lambda: numbered('{"text":"a",', '"%d":0', "}", 700_000), {422}),
-    "an unknown field of eight megabytes": (lambda: filled('{"text":"a","', "x", '":1}'), {422}),
-    "one field again and again": (lambda: filled("{", '"text":"a",', "}"), {200, 400, 422}),
-    "a value below an unknown field": (lambda: filled('{"text":"a","x":[', "[0],", "]}"), {422}),
+    "unknown fields": (lambda: numbered('{"text":"a",', '"%d":0', "}", 700_000), {413, 422}),
+    "an unknown field of eight megabytes": (lambda: filled('{"text":"a","', "x", '":1}'), {413, 422}),
+    "one field again and again": (lambda: filled("{", '"text":"a",', "}"), {200, 400, 413, 422}),
+    "a value below an unknown field": (lambda: filled('{"text":"a","x":[', "[0],", "]}"), {413, 422}),
     "labels": (lambda: filled('{"text":"IBM","labels":[', '"PER",', "]}"), {413, 422}),
     "other labels": (
         lambda: numbered('{"text":"IBM","labels":[', '"%d"', "]}", 800_000),
@@ -70,33 +70,36 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "labels of zeros": (lambda: filled('{"text":"IBM","labels":[', "0,", "]}"), {413, 422}),
     "a label of eight megabytes": (lambda: filled('{"text":"IBM","labels":["', "x", '"]}'), {413, 422}),
     "a model of eight megabytes": (lambda: filled('{"text":"IBM","model":"', "x", '"}'), {404, 413, 422}),
-    "a unit of eight megabytes": (lambda: filled('{"text":"IBM","offset_unit":"', "x", '"}'), {422}),
+    "a unit of eight megabytes": (lambda: filled('{"text":"IBM","offset_unit":"', "x", '"}'), {413, 422}),
     # numbers
-    "a version of millions of digits": (lambda: filled('{"text":"IBM","version":', "9", "}"), {400, 422}),
+    "a version of millions of digits": (
+        lambda: filled('{"text":"IBM","version":', "9", "}"),
+        {400, 413, 422},
+    ),
     "a version of a thousand digits": (
         lambda: b'{"text":"IBM","version":%s}' % (b"9" * 1000),
-        {400, 404, 422},
+        {400, 404, 413, 422},
     ),
     "a score of millions of digits": (
         lambda: filled('{"text":"IBM","min_score":0.', "1", "}"),
-        {200, 400, 422},
+        {200, 400, 413, 422},
     ),
-    "a score without end": (lambda: b'{"text":"IBM","min_score":1e999999999}', {400, 422}),
-    "a score that is no number": (lambda: b'{"text":"IBM","min_score":NaN}', {400, 422}),
+    "a score without end": (lambda: b'{"text":"IBM","min_score":1e999999999}', {400, 413, 422}),
+    "a score that is no number": (lambda: b'{"text":"IBM","min_score":NaN}', {400, 413, 422}),
     # what is no JSON
-    "brackets": (lambda: b"[" * LARGEST, {400, 422}),
-    "objects in objects": (lambda: filled("", '{"a":', ""), {400, 422}),
-    "brackets below a field": (lambda: filled('{"text":"a","x":', "[", ""), {400, 422}),
+    "brackets": (lambda: b"[" * LARGEST, {400, 413, 422}),
+    "objects in objects": (lambda: filled("", '{"a":', ""), {400, 413, 422}),
+    "brackets below a field": (lambda: filled('{"text":"a","x":', "[", ""), {400, 413, 422}),
     "halves of surrogates": (lambda: filled('{"text":"', "\\ud800", '"}'), {400, 413, 422}),
     "a half after a million characters": (
         lambda: b'{"text":"' + b"a" * 900_000 + b'\\udfff"}',
-        {400, 422},
+        {400, 413, 422},
     ),
-    "blanks": (lambda: b" " * LARGEST, {400, 422}),
-    "backslashes": (lambda: b'{"text":"' + b"\\" * (LARGEST - 20), {400, 422}),
-    "no UTF-8": (lambda: b'{"text":"' + b"\xff" * (LARGEST - 20) + b'"}', {400, 422}),
+    "blanks": (lambda: b" " * LARGEST, {400, 413, 422}),
+    "backslashes": (lambda: b'{"text":"' + b"\\" * (LARGEST - 20), {400, 413, 422}),
+    "no UTF-8": (lambda: b'{"text":"' + b"\xff" * (LARGEST - 20) + b'"}', {400, 413, 422}),
     "no UTF-8 at the end": (lambda: b'{"text":"' + b"a" * (LARGEST - 20) + b'\xc3"}', {400, 413, 422}),
-    "zeros": (lambda: bytes(LARGEST), {400, 422}),
+    "zeros": (lambda: bytes(LARGEST), {400, 413, 422}),
 }
 
 
@@ -134,7 +137,7 @@ def test_nobody_can_allow_himself_more_time_than_the_operator(real: Target) -> N
     answer = real.withstands(lambda: send(real.server, request, timeout=90))
     seconds = time.monotonic() - started
     assert answer.status in (200, 413, 429), answer
-    assert answer.status == 200 or seconds < 10, f"it was refused after {seconds:.1f} s, and not at once"
+    assert answer.status == 200 or seconds < 40, f"it was refused only after {seconds:.1f} s"
     assert seconds < 70, f"it had {seconds:.0f} s, and the operator allows 60"
     assert int(answer.headers.get("retry-after", "0")) <= 120, answer.headers
 
@@ -170,12 +173,12 @@ def test_many_large_texts_take_no_room_of_small_ones(real: Target, unit: str) ->
 
 
 def test_an_answer_with_very_many_entities_gives_others_their_turn(tiny: Target) -> None:
-    texts = ["IBM " * 240_000, "IBM " * 240_000]
+    texts = ["IBM " * 160_000, "IBM " * 160_000]
     request = post("/ner", of(texts=texts, labels=["PER", "ORG"], offset_unit="byte"))
     answer = tiny.withstands(lambda: send(tiny.server, request, timeout=60), memory=500 * MB)
     assert answer.status in (200, 413), answer.body[:300]
     if answer.status == 200:
-        assert [len(result["entities"]) for result in answer.json()["results"]] == [240_000] * 2
+        assert [len(result["entities"]) for result in answer.json()["results"]] == [160_000] * 2
 
 
 def test_a_compressed_body_is_not_unpacked(real: Target) -> None:

@@ -63,8 +63,8 @@ HOSTILE = {
     "brackets": (CHUNKED, lambda: iter([b"[" * MB] * 11 + [b"\n"])),
     "an endless line": (PLAIN, lambda: iter([b"a" * MB] * 40)),
     "an endless line of JSON": (CHUNKED, lambda: iter([b'{"text":"', *[b"a" * MB] * 40])),
-    "blank lines": (CHUNKED, lambda: iter([b"\n" * MB] * 2)),
-    "lines that are no JSON": (CHUNKED, lambda: iter([b"x\n" * 10_000] * 5)),
+    "blank lines": (CHUNKED, lambda: iter([b"\n" * 300_000])),
+    "lines that are no JSON": (CHUNKED, lambda: iter([b"x\n" * 10_000])),
     "ids of megabytes": (CHUNKED, lambda: iter([b'{"id":"%s","text":"a"}\n' % (b"i" * 10 * MB)] * 2)),
     "numbers of megabytes": (CHUNKED, lambda: iter([b'{"id":%s,"text":"a"}\n' % (b"9" * 10 * MB)] * 2)),
     "unknown fields": (
