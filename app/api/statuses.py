@@ -50,8 +50,9 @@ _MEANINGS = {
     431: "The headers are too large (`head_too_large`).",
     500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
     "(`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",
-    503: "Nothing is served yet (`not_ready`), the server is shutting down (`not_ready`, `shutting_down`), "
-    "or requests run on all the connections that it can hold (`too_many_connections`).",
+    503: "Nothing is served yet (`not_ready`), a version could not be checked now (`not_checked`), the server "
+    "is shutting down (`shutting_down`; `not_ready` of `/readyz`), or requests run on all the connections that "
+    "it can hold (`too_many_connections`).",
     504: "The answer was not there in time (`deadline_exceeded`): see `X-Request-Timeout-Ms`.",
 }
 

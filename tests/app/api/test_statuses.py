@@ -24,4 +24,4 @@ def test_every_error_of_the_server_is_of_a_kind_in_the_table(error: type[NerveEr
 
 def test_every_status_that_a_caller_reads_is_documented() -> None:
     read = {status for kind, status in STATUSES.items() if kind != "client_left"}
-    assert set(documented(*read)) == read
+    assert set(documented(*read)) >= read
