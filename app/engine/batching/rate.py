@@ -5,6 +5,9 @@ from app.engine.batching.cost import STALL
 _HALF_LIFE = 5
 """The latest sub-tokens make up half of the rate: this many times as many as may run at a time."""
 
+_MOST_WEIGHT = 0.5
+"""While the first estimate has at least this weight, too little has run to tell the least seconds."""
+
 _FASTEST = 1e-9
 """A sub-token takes at least this many seconds: growth is limited to a factor, so zero would stay zero."""
 
@@ -24,8 +27,11 @@ class Rate:
         self._tokens = float(self._half_life)
         self._seconds = seconds * self._half_life
         self._since = 0.0
-        self.least = seconds
-        """The least seconds that a sub-token has ever taken."""
+        self._first = seconds
+        self._weight = 1.0  # of the first estimate
+        self.least = 0.0
+        """The least seconds that a sub-token has ever taken; 0 until enough have run to tell. The first
+        estimate does not count, because other work may have made it too high."""
 
     @property
     def seconds_per_token(self) -> float:
@@ -45,5 +51,9 @@ class Rate:
         fading = 0.5 ** (tokens / self._half_life)
         self._tokens = fading * self._tokens + tokens
         self._seconds = fading * self._seconds + seconds
-        self.least = min(self.least, self.seconds_per_token)
+        self._weight *= fading
+        if self._weight < _MOST_WEIGHT:
+            first = self._weight * self._half_life
+            measured = (self._seconds - first * self._first) / (self._tokens - first)
+            self.least = min(self.least or measured, measured)
         self._since = now

@@ -131,6 +131,10 @@ def test_an_empty_queue_takes_a_request_of_any_size() -> None:
 
 def test_what_is_read_says_whether_a_request_can_be_done_in_time() -> None:
     dispatcher = dispatcher_of(Cost(fixed=1e-6, per_token=1e-2, padding=0.0), queue=10**6)
+    send(dispatcher, 1_000)
+    batch, started = dispatcher.next_batch(), time.perf_counter()
+    dispatcher.ran(Ran(1, 1_000, 1_000, batch.single, started, started + 10.0, False, False))
+    dispatcher.answered()
     now = time.monotonic()
     with pytest.raises(TooMuch):
         dispatcher.admit(request_of(dispatcher, 10, seconds=10.0, now=now), least=2_000)

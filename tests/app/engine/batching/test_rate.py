@@ -54,3 +54,17 @@ def test_a_rate_is_always_above_nothing(steps: list[tuple[int, float]]) -> None:
     for tokens, now in steps:
         rate.done(tokens, now)
         assert 0 < rate.seconds_per_token < float("inf")
+
+
+def test_the_least_is_what_was_measured_once_enough_has_run() -> None:
+    rate = Rate(1.0, at_a_time=100)
+    rate.begin(0.0)
+    rate.done(400, 0.4)
+    assert rate.least == 0
+    rate.done(400, 0.8)
+    assert rate.least == pytest.approx(1e-3)
+    rate.done(1_000, 1.3)
+    assert rate.least < 0.8e-3
+    least = rate.least
+    rate.done(10_000, 100.0)
+    assert rate.least == least
