@@ -24,6 +24,7 @@ class RequestRecord:
 
     Attributes:
         started: the time of arrival on the clock of `time.monotonic()`.
+        outcome: the status that tells how it ended, where the one that was sent, before, does not.
     """
 
     id: str
@@ -32,6 +33,7 @@ class RequestRecord:
     version: str = ""
     texts: int = 0
     characters: int = 0
+    outcome: int = 0
 
 
 class RequestMiddleware:
@@ -69,6 +71,7 @@ class RequestMiddleware:
             self._finish(scope, record, status)
 
     def _finish(self, scope: Scope, record: RequestRecord, status: int) -> None:
+        status = record.outcome or status
         seconds = time.monotonic() - record.started
         route = getattr(scope.get("route"), "path", "other")
         of = (route, record.model, record.version, str(status))
