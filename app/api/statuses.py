@@ -29,14 +29,15 @@ _MEANINGS = {
     409: "The version fails its checks (`version_refused`), or there is none to go back to "
     "(`no_previous_version`), or no canary (`no_canary`); nothing changed.",
     412: "Somebody else changed it since the generation that `If-Match` names (`generation_changed`).",
-    413: "More bytes (`body_too_large`), characters (`text_too_long`) or texts (`too_many_texts`) than "
-    "the settings allow.",
+    413: "More bytes (`body_too_large`), characters (`text_too_long`), texts (`too_many_texts`) or values "
+    "of JSON (`too_many_values`) than the settings allow.",
     415: "Neither JSON nor plain text in UTF-8 (`unsupported_media_type`).",
     422: "A field is missing, unknown or of the wrong kind (`invalid_request`), the model has no such "
     "label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string holds "
     "half of a surrogate pair (`lone_surrogate`).",
-    429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`); "
-    "`Retry-After` says in how many seconds to come again.",
+    429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`), or "
+    "too many large bodies are being received (`bodies_full`); `Retry-After` says in how many seconds to "
+    "come again.",
     500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
     "(`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",
     503: "Nothing is served yet, or the server is shutting down (`not_ready`).",

@@ -277,13 +277,13 @@ class Stream(Response):
                 continue
             if draining:
                 self._ended_by = NotReady("the server is shutting down", "shutting_down")
-            elif idle and not self._groups:
-                self._ended_by = ClientLeft(
-                    f"nothing came for {patience:g} s (NERVE_STREAM_IDLE_TIMEOUT)", "stream_idle"
-                )
             elif self._splitter.since and now - self._splitter.since > settings.body_timeout:
                 self._ended_by = ClientLeft(
                     f"a line of more than {FREE} bytes was not there in {settings.body_timeout:g} s "
                     "(NERVE_BODY_TIMEOUT)",
                     "line_timeout",
+                )
+            elif idle and not self._groups:
+                self._ended_by = ClientLeft(
+                    f"nothing came for {patience:g} s (NERVE_STREAM_IDLE_TIMEOUT)", "stream_idle"
                 )

@@ -130,3 +130,22 @@ def test_a_disk_that_cannot_be_written_loses_nothing_that_was_taken_in(tmp_path:
             assert await emptied(spool) == b"a" * 60_000 + b"end"
 
     asyncio.run(run())
+
+
+def test_spools_share_what_the_disk_may_hold() -> None:
+    async def run() -> None:
+        room = Room(150_000)
+        with Spool(200_000, room, 0.05) as one, Spool(200_000, room, 0.05) as other:
+            for spool in (one, other):
+                await spool.put(b"a" * 60_000)
+                await spool.put(b"b" * 60_000)
+            assert room.free == 30_000
+            with pytest.raises(TooLarge, match="NERVE_STREAM_SPOOLS_BYTES") as caught:
+                await one.put(b"c" * 60_000)
+            assert caught.value.code == "spool_full"
+            assert await other.take() == b"a" * 60_000
+            assert room.free == 90_000
+            await other.put(b"c" * 60_000)
+        assert room.free == 150_000
+
+    asyncio.run(run())
