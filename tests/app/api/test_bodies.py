@@ -108,7 +108,7 @@ def status_of(server: Server, body: bytes) -> int:
 
 @contextmanager
 def little_room(server: Server, route: str = "POST /ner") -> Iterator[None]:
-    """An unfinished body takes most of the room; it has to try again if a body that asks about it had it."""
+    """An unfinished body takes most of the room; it begins again if one that asks about it had the room."""
     while True:
         with begun(server, route, 900_000) as sock:
             while not select.select([sock], [], [], 0)[0]:
@@ -171,18 +171,19 @@ def test_a_stream_on_which_nothing_comes_ends(hasty: Server, begun: bytes, code:
     until(lambda: logged() == before + 1)
 
 
-def test_a_full_disk_ends_a_stream_as_a_full_spool_does(tmp_path: Path) -> None:
-    write_tiny_version(tmp_path / "models")
+def test_a_full_disk_ends_a_stream_as_a_full_spool_does(narrow: Server) -> None:
     wrong = lines_of([{"id": "x" * 50_000}])  # its answer is as large, and needs no network
-    with serving(tmp_path / "models", tmp_path / "log") as server:
-        _, most = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (300_000, most))
-        with connected(server) as sock:
+    limits = resource.prlimit(narrow.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(narrow.process.pid, resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    try:
+        with connected(narrow) as sock:
             sock.sendall(head(f"Content-Length: {400 * len(wrong)}") + wrong * 400)
             results, last = read(received(sock))
-        assert (last["done"], last["code"]) == (False, "spool_full")
-        assert "File too large" in last["error"]
-        assert 0 < last["failed"] == last["records"] == last["line"] == len(results) < 400
-        until(lambda: " POST /ner/stream 500 " in server.log.read_text())
-        assert server.metric("nerve_requests_total", route="/ner/stream", status="500") == 1
-        assert "Traceback" not in server.log.read_text()
+    finally:
+        resource.prlimit(narrow.process.pid, resource.RLIMIT_FSIZE, limits)
+    assert (last["done"], last["code"]) == (False, "spool_full")
+    assert "File too large" in last["error"]
+    assert 0 < last["failed"] == last["records"] == last["line"] == len(results) < 400
+    until(lambda: " POST /ner/stream 500 " in narrow.log.read_text())
+    assert narrow.metric("nerve_requests_total", route="/ner/stream", status="500") == 1
+    assert "Traceback" not in narrow.log.read_text()
