@@ -12,10 +12,12 @@
     * ClientLeft (client_left): the caller closed the connection
   * VersionRefused (refused): a model version failed its checks
   * Busy (busy): the queue is full; `retry_after` says in how many seconds to retry
+    * NoRoom (busy): too many large bodies are being received
   * NotReady (not_ready): no version serves yet, or the server is shutting down
     * NotChecked (not_ready): a version could not be checked, for a reason that is not its own fault
   * DeadlineExceeded (deadline): the answer was not ready in time
   * InferenceFailed (failed): the session failed on this batch
+  * DiskFailed (failed): what has to wait on disk cannot be written or read
   * SettingsError (settings): the server cannot start with these settings
 
 An error has a `kind`, which each protocol maps to a status (for HTTP see `app.api.statuses`), a stable
@@ -145,6 +147,12 @@ class Busy(NerveError):
         self.late = late
 
 
+class NoRoom(Busy):
+    """The bodies that are being received take all the memory that the server has for them."""
+
+    code = "bodies_full"
+
+
 class NotReady(NerveError):
     """No version can answer: none is loaded yet, or the server is shutting down."""
 
@@ -177,6 +185,12 @@ class InferenceFailed(NerveError):
     """The session failed on the batch that held a text."""
 
     code = "inference_failed"
+
+
+class DiskFailed(NerveError):
+    """What has to wait on the server's disk cannot be written or read."""
+
+    code = "disk_failed"
 
 
 class SettingsError(NerveError):

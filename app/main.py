@@ -17,6 +17,7 @@ from app.api.dialects.table import DIALECTS
 from app.api.failures import on_error, on_http, on_invalid
 from app.api.middleware import RequestMiddleware
 from app.api.origins import Origins
+from app.api.room import Room
 from app.errors import NerveError
 from app.metrics import Metrics
 from app.settings import Settings
@@ -72,6 +73,8 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     app.state.metrics = metrics
     app.state.manager = manager
     app.state.draining = threading.Event()
+    app.state.bodies = Room(settings.max_bodies_bytes // (settings.workers or 1))
+    app.state.spools = Room(settings.stream_spools_bytes // (settings.workers or 1))
     app.state.service = service = Service(manager, metrics, settings.default_model)
     app.state.annotating = annotating = Annotating(service, metrics, settings)
     for dialect in DIALECTS:  # an included router would be matched twice

@@ -66,6 +66,18 @@ class Settings(BaseSettings):
         "4096 at most",
     )
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1, description="largest request body, in bytes")
+    max_bodies_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=1,
+        description="memory, in bytes, for all bodies and lines of streams that are being received, the "
+        "first 64 KiB of each left out, parted among the workers; above it they get 429",
+    )
+    body_timeout: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds in which a body must have come, and a line of a stream after its first 64 KiB",
+    )
     max_text_chars: int = Field(1_000_000, ge=1, description="longest text, in code points")
     max_request_chars: int = Field(
         2_000_000, ge=1, description="most characters of all texts of a request, in code points"
@@ -82,6 +94,18 @@ class Settings(BaseSettings):
         1024**3,
         ge=1,
         description="largest part of a stream, in bytes, that waits on disk while its client does not read",
+    )
+    stream_spools_bytes: int = Field(
+        4 * 1024**3,
+        ge=1,
+        description="largest part of all streams together, in bytes, that waits on disk, parted among the "
+        "workers",
+    )
+    stream_idle_timeout: float = Field(
+        300.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds that the client of a stream may neither send nor read anything",
     )
     max_queue_tokens: int = Field(
         1_000_000,

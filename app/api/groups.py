@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app.annotate import Annotator
+from app.api.arriving import FREE
 from app.api.failures import crash_of
 from app.api.lines import Record
+from app.api.room import Share
 from app.engine.decoding.entities import Prediction
 from app.errors import Busy, InferenceFailed, NerveError, NotReady
 
@@ -57,16 +59,25 @@ class Groups:
         annotator: annotates the texts.
         tasks: runs the annotating tasks.
         request_id: the id of the stream in the log.
+        share: what its texts hold of the room for all that arrives.
     """
 
-    def __init__(self, annotator: Annotator, tasks: asyncio.TaskGroup, request_id: str):
+    def __init__(self, annotator: Annotator, tasks: asyncio.TaskGroup, request_id: str, share: Share):
         self._annotator = annotator
         self._tasks = tasks
         self._request_id = request_id
+        self._share = share
         self._groups: deque[Group] = deque()
         self._characters = 0
         self._complete = False
         self._grown, self._shrunk = asyncio.Event(), asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def hold(self, record: Record) -> None:
+        """Hold for a record, until it is removed, what its line has held until now."""
+        self._share.resize(self._share.size + _held(record))
 
     async def room_for(self, group: Group) -> None:
         """Wait until there is room for a group."""
@@ -99,7 +110,9 @@ class Groups:
 
     def remove_oldest(self) -> None:
         """Remove the oldest group, which makes room for another."""
-        self._characters -= self._groups.popleft().size
+        group = self._groups.popleft()
+        self._characters -= group.size
+        self._share.resize(self._share.size - sum(map(_held, group.records)))
         self._shrunk.set()
 
     def clear(self) -> None:
@@ -135,3 +148,8 @@ class Groups:
 
 def _size(record: Record) -> int:
     return len(record.text) + len(record.id)
+
+
+def _held(record: Record) -> int:
+    """Return what a record holds of the room: as a large line does, its first bytes nothing."""
+    return max(0, _size(record) - FREE)

@@ -7,8 +7,10 @@ from typing import Any, NoReturn
 
 import pydantic_core
 
+from app.api.arriving import Arriving, Limits
 from app.api.dialects.native_schemas import NerRequest
-from app.errors import BadRequest, RequestError, TooLarge, Unprocessable
+from app.api.room import Share
+from app.errors import BadRequest, NerveError, RequestError, TooLarge, Unprocessable
 
 _OPTIONS = frozenset(NerRequest.model_fields) - {"text"}
 
@@ -29,7 +31,7 @@ class Record:
     line: int
     id: bytes = b""
     text: str = ""
-    error: RequestError | None = None
+    error: NerveError | None = None
 
 
 class LineSplitter:
@@ -37,16 +39,21 @@ class LineSplitter:
     other line ends of Unicode.
 
     Args:
-        max_bytes: most bytes of a line; a longer one is dropped and yields None.
+        limits: those of a line; a line that exceeds them is dropped and yields the error.
+        share: what the line that has begun holds of the room for all that arrives.
     """
 
-    def __init__(self, max_bytes: int):
-        self._max_bytes = max_bytes
-        self._begun = bytearray()
-        self._too_long = False
+    def __init__(self, limits: Limits, share: Share):
+        self._begun = Arriving(limits, share)
+        self._wrong: NerveError | None = None
         self._first = True
 
-    def feed(self, piece: bytes) -> Iterator[bytes | None]:
+    @property
+    def since(self) -> float:
+        """Return since when a large line has been coming; 0 if there is none."""
+        return self._begun.since
+
+    def feed(self, piece: bytes) -> Iterator[bytes | NerveError]:
         """Yield the lines that end in this piece; take all before you feed the next piece."""
         start = 0
         while (end := piece.find(b"\n", start)) >= 0:
@@ -55,25 +62,27 @@ class LineSplitter:
             yield self._line()
         self._add(piece[start:])
 
-    def end(self) -> Iterator[bytes | None]:
+    def end(self) -> Iterator[bytes | NerveError]:
         """Yield the last line if the body does not end with a line end."""
-        if self._begun or self._too_long:
+        if self._begun or self._wrong:
             yield self._line()
 
     def _add(self, part: bytes) -> None:
-        if self._too_long or len(self._begun) + len(part) > self._max_bytes:
-            self._too_long = True
+        if self._wrong:
+            return
+        try:
+            self._begun.add(part)
+        except NerveError as error:
+            self._wrong = error
             self._begun.clear()
-        else:
-            self._begun += part
 
-    def _line(self) -> bytes | None:
-        line = None if self._too_long else bytes(self._begun).removesuffix(b"\r")
-        if self._first and line:
-            line = line.removeprefix(_BOM)
-        self._begun.clear()
-        self._too_long = self._first = False
-        return line
+    def _line(self) -> bytes | NerveError:
+        wrong, first = self._wrong, self._first
+        self._wrong, self._first = None, False
+        if wrong:
+            return wrong
+        line = self._begun.take().removesuffix(b"\r")
+        return line.removeprefix(_BOM) if first else line
 
 
 class _Digits(str):
@@ -87,21 +96,35 @@ def _no_number(name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_int=_Digits, parse_float=_Digits, parse_constant=_no_number)
 
 
-def longest_line(max_text_chars: int) -> int:
-    """Return the most bytes of a line: 12 per character (two `\\u` escapes), and 64 KiB for its id."""
-    return 12 * max_text_chars + 65_536
+_MAX_VALUES = 20_000
+"""Most values of JSON in a line, which may have fields that nobody reads. So many take about 10 ms."""
 
 
-def read_record(number: int, line: bytes | None, plain: bool, max_text_chars: int) -> Record | None:
+def line_limits(max_text_chars: int, plain: bool) -> Limits:
+    """Return the limits of a line: 12 bytes per character (two `\\u` escapes) and 64 KiB for its id.
+
+    Args:
+        plain: the line is a text and not JSON.
+    """
+    return Limits(
+        name="line",
+        max_bytes=12 * max_text_chars + 65_536,
+        bytes_remedy="; see NERVE_MAX_TEXT_CHARS",
+        code="line_too_long",
+        max_values=None if plain else _MAX_VALUES,
+        values_remedy="; leave out the fields that are not read",
+    )
+
+
+def read_record(number: int, line: bytes | NerveError, plain: bool, max_text_chars: int) -> Record | None:
     """Read a line; return None for a blank line of JSON, which needs no answer.
 
     Args:
-        line: None if the line was too long.
+        line: the error if the line was dropped.
         plain: the line is a text, blank or not, and not JSON.
     """
-    if line is None:
-        error = f"the line has more than {longest_line(max_text_chars)} bytes; see NERVE_MAX_TEXT_CHARS"
-        return Record(number, error=TooLarge(error, "line_too_long"))
+    if isinstance(line, NerveError):
+        return Record(number, error=line)
     if not plain and not line.strip():
         return None
     identity = b""

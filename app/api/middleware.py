@@ -26,6 +26,7 @@ class RequestRecord:
 
     Attributes:
         started: the time of arrival on the clock of `time.monotonic()`.
+        outcome: the status that tells how it ended, where the one that was sent, before, does not.
     """
 
     id: str
@@ -34,6 +35,7 @@ class RequestRecord:
     version: str = ""
     texts: int = 0
     characters: int = 0
+    outcome: int = 0
 
 
 class RequestMiddleware:
@@ -82,6 +84,7 @@ class RequestMiddleware:
             self._finish(scope, asked.get("route"), record, status)
 
     def _finish(self, scope: Scope, found: object, record: RequestRecord, status: int) -> None:
+        status = record.outcome or status
         seconds = time.monotonic() - record.started
         route = getattr(found, "path", "other")
         of = (route, record.model, record.version, str(status))

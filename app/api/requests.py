@@ -1,5 +1,6 @@
 """Requests: reads bodies within their limits, and says what is wrong with them."""
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -8,9 +9,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from app.api.arriving import Arriving, Limits
+from app.api.room import Share
 from app.errors import (
     BadRequest,
     ClientLeft,
+    DeadlineExceeded,
     TooLarge,
     Unprocessable,
     UnsupportedMediaType,
@@ -22,6 +26,16 @@ M = TypeVar("M", bound=BaseModel)
 
 _CHARSET = re.compile(r'charset\s*=\s*"?([^\s";]+)')
 _MILLISECONDS = re.compile(r"0{0,9}[1-9][0-9]{0,8}", re.ASCII)
+
+_OTHER_VALUES = 4_096
+"""Values of JSON that a body may have beside its texts: options, labels, and the lists they are in."""
+
+_HARMLESS = _OTHER_VALUES
+"""A body of so few bytes cannot have too many values."""
+
+_LONGEST_NAME = 100
+"""Most characters of a field's name that a message repeats."""
+
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -73,9 +87,12 @@ async def read_content(request: Request, limit: int, accepted: Sequence[str]) ->
     """Return the media type of a body (see `media_type`) and its bytes.
 
     Raises:
-        ClientLeft: the caller closed the connection. TooLarge: the body has over `limit` bytes.
+        ClientLeft: the caller closed the connection. TooLarge: the body has over `limit` bytes, or more
+            values of JSON than any request needs. NoRoom: too many large bodies are being received.
+            DeadlineExceeded: it did not come in time.
     """
-    return media_type(request, accepted), await _read_body(request, limit)
+    media = media_type(request, accepted)
+    return media, await _read_body(request, limit, media.endswith("json"))
 
 
 def media_type(request: Request, accepted: Sequence[str]) -> str:
@@ -97,23 +114,49 @@ def media_type(request: Request, accepted: Sequence[str]) -> str:
     return media
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Read the body, no further than the limit."""
-    too_large = f"the body has more than {limit} bytes (NERVE_MAX_BODY_BYTES)"
+async def _read_body(request: Request, limit: int, is_json: bool) -> bytes:
+    """Read the body, no further than its limits."""
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise TooLarge(too_large)
-    pieces: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft("the caller hung up before the end of the body")
-        pieces.append(message.get("body", b""))
-        size, more = size + len(pieces[-1]), message.get("more_body", False)
-        if size > limit:
-            raise TooLarge(too_large)
-    return b"".join(pieces)
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise _limits(limit, None).too_long
+    piece, more = await _next_piece(request)
+    if not more and len(piece) <= min(limit, _HARMLESS):
+        return piece
+    state = request.app.state
+    seconds = state.settings.body_timeout
+    limits = _limits(limit, state.settings.max_texts + _OTHER_VALUES if is_json else None)
+    try:
+        with Share(state.bodies) as share:
+            arriving = Arriving(limits, share)
+            async with asyncio.timeout(seconds):
+                arriving.add(piece)
+                while more:
+                    piece, more = await _next_piece(request)
+                    arriving.add(piece)
+            return arriving.take()
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the body was not there in {seconds:g} s (NERVE_BODY_TIMEOUT); send less at once"
+        ) from None
+
+
+async def _next_piece(request: Request) -> tuple[bytes, bool]:
+    """Return the next bytes of the body, and whether there are more."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientLeft("the caller hung up before the end of the body")
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def _limits(max_bytes: int, max_values: int | None) -> Limits:
+    return Limits(
+        name="body",
+        max_bytes=max_bytes,
+        bytes_remedy=" (NERVE_MAX_BODY_BYTES)",
+        code="body_too_large",
+        max_values=max_values,
+        values_remedy=f" (NERVE_MAX_TEXTS and {_OTHER_VALUES} others); send less at once",
+    )
 
 
 def parse_json(model: type[M], body: bytes) -> M:
@@ -125,11 +168,11 @@ def parse_json(model: type[M], body: bytes) -> M:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        problem = error
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
     content = decoded(body)  # pydantic does not tell invalid UTF-8 from other errors
-    if problem.errors()[0]["type"] != "json_invalid":
-        raise invalid(problem.errors())
-    reason = problem.errors()[0]["msg"]
+    if problems[0]["type"] != "json_invalid":
+        raise invalid(problems)
+    reason = problems[0]["msg"]
     try:
         json.loads(content)
     except (ValueError, RecursionError):
@@ -155,7 +198,7 @@ def invalid(errors: Any) -> Unprocessable:
     """Return the error for a body with wrong fields; it names them, but never repeats a text."""
     problems = []
     for error in errors[:5]:
-        where = ".".join(str(part) for part in error["loc"] if part != "body")
+        where = ".".join(str(part)[:_LONGEST_NAME] for part in error["loc"] if part != "body")
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
             message = "there is no such field"

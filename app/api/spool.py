@@ -6,7 +6,8 @@ import threading
 from types import TracebackType
 from typing import BinaryIO
 
-from app.errors import TooLarge
+from app.api.room import Room, Share
+from app.errors import DiskFailed, TooLarge
 
 _BLOCK = 65_536
 """Bytes that are kept in memory before they go to disk, and most bytes of one read from disk."""
@@ -20,12 +21,14 @@ class Spool:
 
     Args:
         max_bytes: largest size of the file.
-        patience: seconds that `put` waits for `take` when the file is full.
+        room: what the files of all spools may take together.
+        patience: seconds that `put` waits for `take` when the file or the room is full.
         folder: the folder of the file; by default the system's for temporary files (`TMPDIR`).
     """
 
-    def __init__(self, max_bytes: int, patience: float, folder: str | None = None):
+    def __init__(self, max_bytes: int, room: Room, patience: float, folder: str | None = None):
         self._max_bytes = max_bytes
+        self._share = Share(room)
         self._patience = patience
         self._folder = folder
         self._memory = bytearray()
@@ -53,8 +56,8 @@ class Spool:
         """Add data at the end.
 
         Raises:
-            TooLarge: the file is full and nothing was taken for `patience` seconds, or it cannot be
-                written; the data was not added.
+            TooLarge: the file or the room is full and nothing was taken for `patience` seconds.
+            DiskFailed: the file cannot be written. In both cases the data was not added.
         """
         if len(self._memory) + len(data) > _BLOCK:
             await self._make_room()
@@ -67,7 +70,11 @@ class Spool:
         self._came.set()
 
     async def take(self) -> bytes:
-        """Wait for the oldest bytes and return them; empty at the end."""
+        """Wait for the oldest bytes and return them; empty at the end.
+
+        Raises:
+            DiskFailed: the file cannot be read.
+        """
         while not self.on_disk and not self._memory:
             if self._ended:
                 return b""
@@ -75,7 +82,7 @@ class Spool:
             await self._came.wait()
         async with self._moving:
             if self.on_disk:
-                block = await asyncio.to_thread(self._from_file)
+                block = await self._from_disk()
             else:
                 block = bytes(self._memory)
                 self._memory = bytearray()
@@ -88,20 +95,13 @@ class Spool:
             self._closed = True
             if self._file:
                 self._file.close()
+        self._share.resize(0)
 
     async def _make_room(self) -> None:
         """Move the bytes in memory to disk, unless they are taken first."""
         while self._memory:
             async with self._moving:
-                if self.on_disk + len(self._memory) <= self._max_bytes:
-                    try:
-                        await asyncio.to_thread(self._to_file)
-                    except OSError as error:
-                        raise TooLarge(
-                            f"the server cannot keep answers that are not read ({error.strerror}); read "
-                            "while you send",
-                            "spool_full",
-                        ) from error
+                if await self._to_disk():
                     return
             self._taken.clear()
             try:
@@ -110,11 +110,41 @@ class Spool:
             except TimeoutError:
                 raise TooLarge(
                     f"{self.on_disk + len(self._memory)} bytes of answers wait to be read, and no more are "
-                    "kept (NERVE_STREAM_SPOOL_BYTES); read while you send, or send less at once",
+                    "kept (NERVE_STREAM_SPOOL_BYTES, NERVE_STREAM_SPOOLS_BYTES); read while you send, or "
+                    "send less at once",
                     "spool_full",
                 ) from None
 
-    def _to_file(self) -> None:
+    async def _to_disk(self) -> bool:
+        """Move the bytes in memory to disk; return False if there is no room for them."""
+        data = bytes(self._memory)
+        if self.on_disk + len(data) > self._max_bytes:
+            return False
+        if not self._share.resize(min(self._max_bytes, self._written + len(data))):
+            return False
+        try:
+            await asyncio.to_thread(self._append, data)
+        except OSError as error:
+            raise DiskFailed(
+                f"the server cannot keep answers that are not read ({error.strerror}); read while you send",
+                "spool_full",
+            ) from error
+        del self._memory[: len(data)]
+        return True
+
+    async def _from_disk(self) -> bytes:
+        try:
+            block = await asyncio.to_thread(self._oldest)
+        except OSError as error:
+            raise DiskFailed(
+                f"the server cannot read the answers that it kept ({error.strerror})", "spool_unreadable"
+            ) from error
+        if not self.on_disk:
+            self._share.resize(0)
+        return block
+
+    def _append(self, data: bytes) -> None:
+        """Write data behind what is in the file; if that fails, the file counts as it was."""
         with self._using:
             if self._closed:
                 return
@@ -122,15 +152,15 @@ class Spool:
                 self._file = tempfile.TemporaryFile(  # noqa: SIM115
                     buffering=0, prefix="nerve-spool-", dir=self._folder
                 )
-            written, left = self._written, memoryview(self._memory)
-            while left:
-                at = written % self._max_bytes
+            done = 0
+            while done < len(data):
+                at = (self._written + done) % self._max_bytes
                 self._file.seek(at)
-                size = self._file.write(left[: self._max_bytes - at])
-                written, left = written + size, left[size:]
-            self._written, self._memory = written, bytearray()
+                done += self._file.write(data[done : done + self._max_bytes - at])
+            self._written += done
 
-    def _from_file(self) -> bytes:
+    def _oldest(self) -> bytes:
+        """Read the oldest bytes, and empty the file once all are read."""
         with self._using:
             if self._closed or self._file is None:
                 return b""

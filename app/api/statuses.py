@@ -36,23 +36,24 @@ _MEANINGS = {
     "(`no_previous_version`), or no canary (`no_canary`); nothing changed.",
     412: "Somebody else changed it since the generation that `If-Match` names (`generation_changed`).",
     413: "More bytes (`body_too_large`), characters of a text (`text_too_long`) or of all "
-    "(`request_too_long`) or texts (`too_many_texts`) than the settings allow, or more than can be done in "
-    "the time that the request has, even if nothing else runs (`too_much_for_timeout`).",
+    "(`request_too_long`), texts (`too_many_texts`) or values of JSON (`too_many_values`) than the "
+    "settings allow, or more than can be done in the time that the request has, even if nothing else "
+    "runs (`too_much_for_timeout`).",
     414: "Path and query are too long (`uri_too_long`).",
     415: "The body is not declared as one of the media types of this route, in UTF-8 and uncompressed "
     "(`unsupported_media_type`).",
     422: "A field or parameter is missing, unknown or of the wrong kind (`invalid_request`), the model has "
     "no such label (`unknown_label`), a version would have two roles (`invalid_deployment`), or a string "
     "holds half of a surrogate pair (`lone_surrogate`).",
-    429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`): "
-    "`Retry-After` says in how many seconds to come again. Or too many requests wait on one connection "
-    "(`too_many_pipelined`).",
+    429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`), too "
+    "many large bodies are being received (`bodies_full`), or too many requests wait on one "
+    "connection (`too_many_pipelined`). `Retry-After` says in how many seconds to come again.",
     431: "The headers are too large (`head_too_large`).",
     500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
     "(`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",
-    503: "Nothing is served yet (`not_ready`), a version could not be checked now (`not_checked`), the server "
-    "is shutting down (`shutting_down`; `not_ready` of `/readyz`), or requests run on all the connections that "
-    "it can hold (`too_many_connections`).",
+    503: "Nothing is served yet (`not_ready`), a version could not be checked now (`not_checked`), the "
+    "server is shutting down (`shutting_down`; `not_ready` of `/readyz`), or requests run on all the "
+    "connections that it can hold (`too_many_connections`).",
     504: "The answer was not there in time (`deadline_exceeded`): see `X-Request-Timeout-Ms`.",
 }
 

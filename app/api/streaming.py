@@ -17,12 +17,15 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.annotate import LeasedAnnotator
+from app.api.arriving import FREE
 from app.api.dialects.native import NativeAsk, ner_result, ner_result_gradually
 from app.api.groups import Answers, Group, Groups
-from app.api.lines import LineSplitter, Record, answer_line, line_of, longest_line, read_record
+from app.api.lines import LineSplitter, Record, answer_line, line_limits, line_of, read_record
+from app.api.room import Share
 from app.api.spool import Spool
+from app.api.statuses import STATUSES
 from app.engine.decoding.entities import MANY, Prediction
-from app.errors import InferenceFailed, NerveError, NotReady
+from app.errors import ClientLeft, InferenceFailed, Kind, NerveError, NotReady
 
 NDJSON = "application/x-ndjson"
 
@@ -36,8 +39,8 @@ _FULL_SECONDS = 10.0
 """Seconds that a client may take nothing while its spool is full. A client that sends everything before it
 reads would otherwise wait for the server for ever, and the server for it."""
 
-_STALL_SECONDS, _STALL_SECONDS_DRAINING = 300.0, 10.0
-"""Seconds that a client may neither take nor send anything while answers wait for it."""
+_IDLE_SECONDS_DRAINING = 10.0
+"""Seconds that a client may do nothing once the server shuts down."""
 
 _LINGER_SECONDS = 10.0
 """Seconds that a client may go on sending after its stream was ended; closing the connection earlier could
@@ -60,6 +63,7 @@ class Stream(Response):
         self._ended_by: NerveError | None = None
         self._records = self._failed = self._line = 0
         self._sending, self._alive = False, time.monotonic()
+        self._splitter: LineSplitter
         self._annotator: LeasedAnnotator
         self._groups: Groups
         self._spool: Spool
@@ -69,18 +73,21 @@ class Stream(Response):
 
         Raises:
             NotFound, NotReady, VersionRefused, Unprocessable: no version can answer.
-            ClientDisconnect: the client closed the connection, or did nothing for too long.
+            ClientDisconnect: the client closed the connection, or read nothing for too long.
         """
-        record = scope["nerve"]
+        record, settings, state = scope["nerve"], self._settings, self._request.app.state
         with (
             await self._service.lease(self._ask, self._request.headers.get) as self._annotator,
-            Spool(self._settings.stream_spool_bytes, _FULL_SECONDS) as self._spool,
+            Spool(settings.stream_spool_bytes, state.spools, _FULL_SECONDS) as self._spool,
+            Share(state.bodies) as of_line,
+            Share(state.bodies) as of_texts,
         ):
             record.model, record.version = self._annotator.of
             self._annotator.check_labels()
+            self._splitter = LineSplitter(line_limits(settings.max_text_chars, self._plain), of_line)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    self._groups = Groups(self._annotator, tasks, record.id)
+                    self._groups = Groups(self._annotator, tasks, record.id, of_texts)
                     running = [
                         tasks.create_task(self._read(receive)),
                         tasks.create_task(self._watch()),
@@ -92,14 +99,22 @@ class Stream(Response):
                     for task in running:
                         task.cancel()
             except BaseExceptionGroup as several:
+                self._tell(several.exceptions[0])
                 raise several.exceptions[0] from None
+
+    def _tell(self, error: BaseException) -> None:
+        """Have the log tell how the stream ended first, since its status, 200, has been sent."""
+        kind: Kind = error.kind if isinstance(error, NerveError) else "failed"
+        if isinstance(error, ClientDisconnect):
+            kind = "client_left"
+        record = self._request.scope["nerve"]
+        record.outcome = record.outcome or STATUSES[kind]
 
     # reading
 
     async def _read(self, receive: Receive) -> None:
         """Read lines and submit them until the body or the stream ends; then only watch the connection."""
-        limit = self._settings.max_text_chars
-        lines = LineSplitter(longest_line(limit))
+        limit, lines = self._settings.max_text_chars, self._splitter
         number = 0
         while not self._body_ended.is_set() and not self._ended_by:
             arrived = lines.feed(await self._body(receive))
@@ -113,6 +128,7 @@ class Stream(Response):
                 record = read_record(number, line, self._plain, limit)
                 if record is None:
                     continue
+                self._groups.hold(record)
                 if not group.has_room(record):
                     await self._start(group)
                     group = Group()
@@ -164,6 +180,8 @@ class Stream(Response):
         except NerveError as error:
             self._ended_by = error
             self._groups.clear()
+        if self._ended_by:
+            self._tell(self._ended_by)
         self._spool.put_last(self._last_line())
 
     async def _bring(self, group: Group, answers: Answers) -> None:
@@ -171,8 +189,9 @@ class Stream(Response):
 
         Raises:
             NotReady: the version is closed. InferenceFailed: its batches keep failing.
-            TooLarge: there is no room for the answers.
+            TooLarge: there is no room for the answers. DiskFailed: they cannot be kept.
         """
+        self._alive = time.monotonic()
         found = [answer for answer in answers if isinstance(answer, Prediction)]
         kept = self._annotator.kept(found)
         lines, texts = await self._lines(group, answers, kept)
@@ -256,12 +275,29 @@ class Stream(Response):
         self._sending = False
 
     async def _watch(self) -> None:
-        """End the stream when the server shuts down, and disconnect a client that does nothing."""
+        """End the stream when the server shuts down, or its client does nothing or does not end a line."""
+        settings = self._settings
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             draining = self._draining.is_set()
-            if draining and not self._read_all and not self._ended_by:
-                self._ended_by = NotReady("the server is shutting down", "shutting_down")
-            patience = _STALL_SECONDS_DRAINING if draining else _STALL_SECONDS
-            if self._sending and time.monotonic() - self._alive > patience:
+            patience = settings.stream_idle_timeout
+            if draining:
+                patience = min(patience, _IDLE_SECONDS_DRAINING)
+            now = time.monotonic()
+            idle = now - self._alive > patience
+            if idle and self._sending:
                 raise ClientDisconnect
+            if self._read_all or self._ended_by:
+                continue
+            if draining:
+                self._ended_by = NotReady("the server is shutting down", "shutting_down")
+            elif self._splitter.since and now - self._splitter.since > settings.body_timeout:
+                self._ended_by = ClientLeft(
+                    f"a line of more than {FREE} bytes was not there in {settings.body_timeout:g} s "
+                    "(NERVE_BODY_TIMEOUT)",
+                    "line_timeout",
+                )
+            elif idle and not self._groups:
+                self._ended_by = ClientLeft(
+                    f"nothing came for {patience:g} s (NERVE_STREAM_IDLE_TIMEOUT)", "stream_idle"
+                )

@@ -4,7 +4,16 @@ from typing import get_args
 import pytest
 
 from app import errors
-from app.errors import FAULTS, Busy, DeadlineExceeded, InferenceFailed, Kind, NerveError, TooLarge
+from app.errors import (
+    FAULTS,
+    Busy,
+    DeadlineExceeded,
+    DiskFailed,
+    InferenceFailed,
+    Kind,
+    NerveError,
+    TooLarge,
+)
 
 
 def kinds(root: type[NerveError]) -> list[type[NerveError]]:
@@ -38,4 +47,4 @@ def test_a_code_may_be_more_exact() -> None:
 
 def test_the_servers_faults_are_those_that_no_caller_can_mend() -> None:
     at_fault = {kind for kind in OURS if kind.kind in FAULTS}
-    assert at_fault == {NerveError, InferenceFailed, DeadlineExceeded}
+    assert at_fault == {NerveError, InferenceFailed, DiskFailed, DeadlineExceeded}

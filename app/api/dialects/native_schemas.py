@@ -70,7 +70,7 @@ class NerRequest(NerOptions):
     text: str | None = Field(
         None, description="One text.", examples=["Angela Merkel visited IBM in New York."]
     )
-    texts: list[str] | None = Field(
+    texts: Annotated[list[str], Field(fail_fast=True)] | None = Field(
         None,
         description="Several texts; the answer has their order.",
         examples=[["Angela Merkel visited IBM in New York.", "Nothing here."]],

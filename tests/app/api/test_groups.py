@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from app.annotate import Annotator, Wanted
 from app.api.groups import Group, Groups
 from app.api.lines import Record
+from app.api.room import Room, Share
 from app.engine.decoding.entities import Prediction
 from app.errors import BadRequest, InferenceFailed, NerveError, NotReady
 from app.versions.loading.loaded import LoadedVersion
@@ -52,7 +53,7 @@ async def annotated(loaded: LoadedVersion, records: Sequence[Record]) -> Found:
     """The answers to records, as one stream gets them."""
     found: Found = []
     async with asyncio.TaskGroup() as tasks:
-        groups = Groups(Annotator(loaded, Wanted()), tasks, "my-id")
+        groups = Groups(Annotator(loaded, Wanted()), tasks, "my-id", Share(Room(10**9)))
 
         async def add() -> None:
             for group in packed(records):
@@ -157,7 +158,7 @@ def test_there_is_room_for_so_many_groups_or_characters(
 ) -> None:
     async def scene() -> None:
         async with asyncio.TaskGroup() as tasks:
-            groups = Groups(Annotator(loaded, Wanted()), tasks, "my-id")
+            groups = Groups(Annotator(loaded, Wanted()), tasks, "my-id", Share(Room(10**9)))
             (group,) = packed(records_of(" " * size))
             for _ in range(most):
                 assert await may_add(groups, group)
@@ -173,7 +174,7 @@ def test_there_is_room_for_so_many_groups_or_characters(
 def test_a_stream_that_ends_leaves_nothing_behind(loaded: LoadedVersion) -> None:
     async def scene() -> None:
         async with asyncio.TaskGroup() as tasks:
-            groups = Groups(Annotator(loaded, Wanted()), tasks, "my-id")
+            groups = Groups(Annotator(loaded, Wanted()), tasks, "my-id", Share(Room(10**9)))
             added = [packed(records_of("IBM " * 80))[0] for _ in range(GROUPS)]
             for group in added:
                 groups.add(group)

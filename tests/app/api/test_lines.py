@@ -2,14 +2,16 @@
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.lines import LineSplitter, Record, answer_line, longest_line, read_record
-from app.errors import RequestError
+from app.api.lines import LineSplitter, Record, answer_line, line_limits, read_record
+from app.api.room import Room, Share
+from app.errors import NerveError, RequestError
 from tests.texts import texts
 
 bodies = st.lists(
@@ -19,9 +21,11 @@ bodies = st.lists(
 ).map(b"".join)
 
 
-def lines_of(pieces: list[bytes], max_bytes: int = 1_000_000) -> list[bytes | None]:
-    splitter = LineSplitter(max_bytes)
-    return [line for piece in pieces for line in splitter.feed(piece)] + list(splitter.end())
+def lines_of(pieces: list[bytes], max_bytes: int = 1_000_000) -> list[bytes | str]:
+    """The lines of a body, and the codes of those that are too long."""
+    splitter = LineSplitter(replace(line_limits(0, plain=True), max_bytes=max_bytes), Share(Room(10**9)))
+    lines = [line for piece in pieces for line in splitter.feed(piece)] + list(splitter.end())
+    return [line.code if isinstance(line, NerveError) else line for line in lines]
 
 
 def pieces_of(body: bytes, cuts: list[int]) -> list[bytes]:
@@ -34,9 +38,9 @@ def test_where_a_body_is_cut_does_not_matter(body: bytes, cuts: list[int], max_b
     whole = body.split(b"\n")
     if not whole[-1]:
         whole.pop()
-    limited = [None if len(line) > max_bytes else line.removesuffix(b"\r") for line in whole]
+    limited = ["line_too_long" if len(line) > max_bytes else line.removesuffix(b"\r") for line in whole]
     expected = [
-        line.removeprefix(b"\xef\xbb\xbf") if line and not number else line
+        line.removeprefix(b"\xef\xbb\xbf") if isinstance(line, bytes) and not number else line
         for number, line in enumerate(limited)
     ]
     assert lines_of([body], max_bytes) == expected
@@ -48,6 +52,7 @@ def test_where_a_body_is_cut_does_not_matter(body: bytes, cuts: list[int], max_b
 def test_every_text_is_read_as_it_was_written(text: str, ascii_only: bool) -> None:
     body = json.dumps({"text": text, "id": text}, ensure_ascii=ascii_only).encode()
     (line,) = lines_of([body + b"\n"])
+    assert isinstance(line, bytes)
     record = read_record(1, line, False, 10_000)
     assert record
     assert (record.text, json.loads(record.id), record.error) == (text, text, None)
@@ -56,7 +61,7 @@ def test_every_text_is_read_as_it_was_written(text: str, ascii_only: bool) -> No
 def test_the_longest_text_fits_a_line() -> None:
     text = "🗼" * 1_000
     line = json.dumps({"text": text}).encode()
-    assert 12_000 < len(line) < longest_line(1_000)
+    assert 12_000 < len(line) < line_limits(1_000, plain=False).max_bytes
     assert read_record(1, line, False, 1_000) == Record(1, text=text)
     record = read_record(1, line, False, 999)
     assert record

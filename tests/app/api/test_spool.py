@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.api.room import Room
 from app.api.spool import Spool
-from app.errors import TooLarge
+from app.errors import DiskFailed, TooLarge
 
 
 async def emptied(spool: Spool) -> bytes:
@@ -29,7 +30,7 @@ async def emptied(spool: Spool) -> bytes:
 def test_everything_comes_out_in_order(sizes: list[int], takes: list[int], max_bytes: int) -> None:
     async def run() -> None:
         sent, found = b"", b""
-        with Spool(max_bytes, 0.001) as spool:
+        with Spool(max_bytes, Room(10**9), 0.001) as spool:
             for number, (size, count) in enumerate(zip(sizes, takes, strict=False)):
                 data = bytes([number]) * size
                 try:
@@ -51,7 +52,7 @@ def test_everything_comes_out_in_order(sizes: list[int], takes: list[int], max_b
 def test_both_at_once() -> None:
     async def run() -> None:
         parts = [bytes([number % 251]) * (number * 37 % 9_000) for number in range(1_000)]
-        with Spool(500_000, 60) as spool:
+        with Spool(500_000, Room(10**9), 60) as spool:
 
             async def fill() -> None:
                 for part in parts:
@@ -67,7 +68,7 @@ def test_both_at_once() -> None:
 
 def test_what_is_put_can_be_taken_at_once() -> None:
     async def run() -> None:
-        with Spool(1, 60) as spool:
+        with Spool(1, Room(10**9), 60) as spool:
             taking = asyncio.create_task(spool.take())
             await asyncio.sleep(0)
             await spool.put(b"a")
@@ -78,7 +79,7 @@ def test_what_is_put_can_be_taken_at_once() -> None:
 
 def test_a_full_spool_waits_for_who_takes_and_not_for_ever() -> None:
     async def run() -> None:
-        with Spool(100_000, 0.05) as spool:
+        with Spool(100_000, Room(10**9), 0.05) as spool:
             await spool.put(b"a" * 60_000)
             await spool.put(b"b" * 60_000)
             assert spool.on_disk == 60_000
@@ -105,7 +106,7 @@ def test_the_file_has_no_name_and_shrinks(tmp_path: Path) -> None:
         return -1
 
     async def run() -> None:
-        with Spool(1_000_000, 60, str(tmp_path)) as spool:
+        with Spool(1_000_000, Room(10**9), 60, str(tmp_path)) as spool:
             for _ in range(5):
                 for _ in range(10):
                     await spool.put(b"a" * 50_000)
@@ -121,11 +122,30 @@ def test_the_file_has_no_name_and_shrinks(tmp_path: Path) -> None:
 
 def test_a_disk_that_cannot_be_written_loses_nothing_that_was_taken_in(tmp_path: Path) -> None:
     async def run() -> None:
-        with Spool(1_000_000, 60, str(tmp_path / "none")) as spool:
+        with Spool(1_000_000, Room(10**9), 60, str(tmp_path / "none")) as spool:
             await spool.put(b"a" * 60_000)
-            with pytest.raises(TooLarge, match=os.strerror(errno.ENOENT)):
+            with pytest.raises(DiskFailed, match=os.strerror(errno.ENOENT)):
                 await spool.put(b"b" * 60_000)
             spool.put_last(b"end")
             assert await emptied(spool) == b"a" * 60_000 + b"end"
+
+    asyncio.run(run())
+
+
+def test_spools_share_what_the_disk_may_hold() -> None:
+    async def run() -> None:
+        room = Room(150_000)
+        with Spool(200_000, room, 0.05) as one, Spool(200_000, room, 0.05) as other:
+            for spool in (one, other):
+                await spool.put(b"a" * 60_000)
+                await spool.put(b"b" * 60_000)
+            assert room.free == 30_000
+            with pytest.raises(TooLarge, match="NERVE_STREAM_SPOOLS_BYTES") as caught:
+                await one.put(b"c" * 60_000)
+            assert caught.value.code == "spool_full"
+            assert await other.take() == b"a" * 60_000
+            assert room.free == 90_000
+            await other.put(b"c" * 60_000)
+        assert room.free == 150_000
 
     asyncio.run(run())

@@ -90,7 +90,8 @@ def test_bad_lines_are_answered_in_their_place(server: Server) -> None:
     bad: list[tuple[bytes, str]] = [
         (b"{", "invalid_json"),
         (b'{"text": NaN}', "invalid_json"),
-        (b"[" * 100_000, "invalid_json"),
+        (b"[" * 10_000, "invalid_json"),
+        (b"[" * 100_000, "too_many_values"),
         (b'{"text": "a\tb"}', "invalid_json"),
         (b'{"text": "\xff"}', "invalid_utf8"),
         (b"[]", "invalid_request"),
@@ -110,7 +111,7 @@ def test_bad_lines_are_answered_in_their_place(server: Server) -> None:
     for number, ((_, code), result) in enumerate(zip(bad, results[1::2], strict=True)):
         assert set(result) == {"error", "code", "line"}
         assert (result["code"], result["line"]) == (code, 3 + 2 * number), result
-    assert "labels: not a line's" in results[21]["error"]
+    assert "labels: not a line's" in results[23]["error"]
 
 
 def test_a_bad_line_has_its_id(server: Server) -> None:
