@@ -60,7 +60,7 @@ def _watch(
         try:
             signals = heard.recv(64)
         except TimeoutError:
-            leave(OUT_OF_TIME, f"not ended within {seconds:.0f} s after the signal; something hangs")
+            leave(OUT_OF_TIME, f"not ended within {seconds:g} s after the signal; something hangs")
             return
         if wakes is not None:
             _pass_on(wakes, signals)

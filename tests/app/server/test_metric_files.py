@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from filelock import FileLock
 from prometheus_client import CollectorRegistry, generate_latest
 
-from app.server.metric_files import FOLDER, AllWorkers, ServerProcesses, fold_dead
+from app.server.metric_files import FOLDER, AllWorkers, ServerProcesses, fold_dead, metrics_folder
 from tests.servers import sample_sum, until
 
 COUNTS = """
@@ -149,3 +150,53 @@ def test_processes_are_summed_and_the_cpu_time_of_dead_ones_stays(tmp_path: Path
     assert value("resident_memory_bytes") < resident
     workers[1].communicate("\n")
     assert value("cpu_seconds_total") >= before
+
+
+OWNER = """
+import time
+from app.server.metric_files import metrics_folder
+
+with metrics_folder() as folder:
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def owner(scratch: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A process that has a folder for metrics, and the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER],
+        env=os.environ | {"TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_the_folder_of_a_server_that_was_killed_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    victim, left = owner(tmp_path)
+    living, kept = owner(tmp_path)
+    others = tmp_path / "nerve-metrics-of-others"
+    others.mkdir()
+    try:
+        victim.kill()
+        victim.communicate()
+        assert left.is_dir()
+        with metrics_folder() as ours:
+            assert {*tmp_path.iterdir()} == {kept, ours, others}
+            os.utime(others, (1, 1))  # nobody will make it theirs any more
+            with metrics_folder():
+                assert ours.is_dir()
+                assert kept.is_dir()
+                assert not others.exists()
+    finally:
+        living.kill()
+        living.communicate()
+    with metrics_folder():
+        pass
+    assert list(tmp_path.iterdir()) == []

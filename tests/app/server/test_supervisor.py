@@ -2,9 +2,11 @@
 
 import os
 import signal
-import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,12 +18,26 @@ from tests.tiny import TEXT, write_tiny_version
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of two workers; tests may kill workers."""
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, list[int]]]:
+    """A server of two workers, and how it answered `/readyz` until both took requests."""
     folder = tmp_path_factory.mktemp("pair")
     write_tiny_version(folder / "models")
-    with serving(folder / "models", folder / "log", workers=2) as server:
-        yield server
+    statuses = []
+    with serving(folder / "models", folder / "log", ready=False, workers=2) as server:
+
+        def both() -> bool:
+            with server.fresh_client() as client:
+                statuses.append(client.get("/readyz").status_code)
+                return "nerve_workers 2.0" in client.get("/metrics").text
+
+        until(both)
+        yield server, statuses
+
+
+@pytest.fixture(scope="module")
+def pair(start: tuple[Server, list[int]]) -> Server:
+    """A server of two workers; tests may kill workers."""
+    return start[0]
 
 
 def kill(pid: int) -> None:
@@ -29,6 +45,32 @@ def kill(pid: int) -> None:
     process = psutil.Process(pid)
     process.kill()
     until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+
+@contextmanager
+def load(server: Server) -> Iterator[list[int]]:
+    """Several callers ask without end; the statuses of their answers. Some use a connection for all."""
+    statuses: list[int] = []
+    ended = threading.Event()
+
+    def call(fresh: bool) -> None:
+        client = server.fresh_client()
+        while not ended.is_set():
+            statuses.append(client.post("/ner", json={"text": TEXT}).status_code)
+            if fresh:
+                client.close()
+                client = server.fresh_client()
+            ended.wait(0.01)
+        client.close()
+
+    with ThreadPoolExecutor(5) as pool:
+        calling = [pool.submit(call, fresh) for fresh in (False, False, False, True, True)]
+        try:
+            yield statuses
+        finally:
+            ended.set()
+        for one in calling:
+            one.result()
 
 
 def connections(server: Server) -> Counter[int]:
@@ -40,6 +82,13 @@ def connections(server: Server) -> Counter[int]:
         for connection in psutil.Process(pid).net_connections()
         if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
     )
+
+
+def test_a_worker_takes_requests_when_it_can_answer_them(start: tuple[Server, list[int]]) -> None:
+    statuses = start[1]
+    first = statuses.index(200)
+    assert set(statuses[:first]) <= {503}
+    assert set(statuses[first:]) == {200}
 
 
 def test_two_workers_share_the_connections(pair: Server) -> None:
@@ -76,23 +125,12 @@ def test_a_hangup_replaces_the_workers_and_no_request_fails_meanwhile(pair: Serv
     supervisor = psutil.Process(pair.process.pid)
     until(lambda: pair.metric("nerve_workers") == 2)
     files = supervisor.num_fds()
-    pair.process.send_signal(signal.SIGHUP)
-
-    def all_new() -> bool:
-        with pair.fresh_client() as client:
-            assert client.post("/ner", json={"text": TEXT}).status_code == 200
-        return len(pair.pids) == 2 and not before & set(pair.pids)
-
-    until(all_new)
+    with load(pair) as statuses:
+        pair.process.send_signal(signal.SIGHUP)
+        until(lambda: len(pair.pids) == 2 and not before & set(pair.pids))
+    assert set(statuses) == {200}
+    assert len(statuses) > 20
     until(lambda: supervisor.num_fds() <= files, seconds=30)  # nothing is kept of those that are gone
-
-
-def test_a_port_that_is_taken_is_an_error(models_dir: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = nerve("serve", models=models_dir, port=taken.getsockname()[1], workers=2)
-    assert done.returncode != 0
-    assert "address already in use" in done.stderr.lower()
-    assert "listening on" not in done.stderr
 
 
 def test_workers_that_cannot_start_are_an_error(
