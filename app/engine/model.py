@@ -171,7 +171,8 @@ class Network:
             self._dispatcher, self._reader, execution, running.runs, f"{name}-run", begin
         )
         self._background = background
-        self._tidying = Tidying(lambda: self._dispatcher.idle)
+        dispatcher = self._dispatcher  # a function that held the network would be a cycle
+        self._tidying = Tidying(lambda: dispatcher.idle)
 
     @property
     def alive(self) -> bool:
@@ -289,7 +290,8 @@ class Network:
                     self._thread.send(request, texts)
                 else:
                     self._slow_thread.send(request, texts)
-                    request.result.add_done_callback(lambda _: self._tidying.later())
+                    tidying = self._tidying
+                    request.result.add_done_callback(lambda _: tidying.later())
         except (NerveError, RuntimeError) as error:
             request.fail(error)
         return request.result
