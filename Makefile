@@ -74,7 +74,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	.venv/bin/python $(LOCKED) --requirement requirements/build.txt
 	.venv/bin/python $(LOCKED) --requirement requirements/cpu.txt
-	.venv/bin/python $(OURSELVES)
+	PYTHONWARNINGS=ignore .venv/bin/python $(OURSELVES)
 	.venv/bin/python -m pip check
 	touch $@
 
@@ -83,7 +83,7 @@ clean:
 	.venv-dev/bin/python $(LOCKED) --requirement requirements/build.txt
 	.venv-dev/bin/python $(LOCKED) --requirement requirements/dev.txt
 	.venv-dev/bin/python $(LOCKED) --retries 1 --requirement requirements/torch.txt
-	.venv-dev/bin/python $(OURSELVES)
+	PYTHONWARNINGS=ignore .venv-dev/bin/python $(OURSELVES)
 	.venv-dev/bin/python -m pip check
 	touch $@
 
