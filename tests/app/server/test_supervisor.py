@@ -60,7 +60,7 @@ def load(server: Server) -> Iterator[list[int]]:
             if fresh:
                 client.close()
                 client = server.fresh_client()
-            ended.wait(0.01)
+            ended.wait(0.05)
         client.close()
 
     with ThreadPoolExecutor(5) as pool:
