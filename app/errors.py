@@ -11,7 +11,7 @@
   * VersionRefused (refused): a model version failed its checks
   * Busy (busy): the queue is full; `retry_after` says in how many seconds to retry
   * NotReady (not_ready): no version serves yet, or the server is shutting down
-    * NotChecked (not_checked): a check came to no outcome, for a reason that is not the version's own
+    * NotChecked (not_ready): a check came to no outcome, for a reason that is not the version's own
   * DeadlineExceeded (deadline): the answer was not ready in time
   * InferenceFailed (failed): the session failed on this batch
   * SettingsError (settings): the server cannot start with these settings
