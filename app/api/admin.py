@@ -124,7 +124,7 @@ def show_history(
     "/{name}/deployment",
     summary="Change what should be served",
     response_model=DeploymentBody,
-    responses=_LATE | documented(400, 404, 409, 412, 413, 415, 422, 500),
+    responses=_LATE | documented(400, 404, 409, 412, 413, 415, 422, 500, 503),
     openapi_extra={
         "parameters": [_IF_MATCH],
         "requestBody": {
@@ -160,7 +160,7 @@ async def change_deployment(name: str, request: Request) -> Response:
     "/{name}/rollback",
     summary="Go back to the version that served before",
     response_model=DeploymentBody,
-    responses=_LATE | documented(400, 404, 409, 412, 422, 500),
+    responses=_LATE | documented(400, 404, 409, 412, 422, 500, 503),
     openapi_extra={"parameters": [_IF_MATCH]},
 )
 async def rollback(name: str, request: Request) -> Response:
@@ -172,7 +172,7 @@ async def rollback(name: str, request: Request) -> Response:
     "/{name}/promote",
     summary="Make the canary the stable version",
     response_model=DeploymentBody,
-    responses=_LATE | documented(400, 404, 409, 412, 422, 500),
+    responses=_LATE | documented(400, 404, 409, 412, 422, 500, 503),
     openapi_extra={"parameters": [_IF_MATCH]},
 )
 async def promote(name: str, request: Request) -> Response:
@@ -184,7 +184,7 @@ async def promote(name: str, request: Request) -> Response:
     "/{name}/abort",
     summary="Withdraw the canary",
     response_model=DeploymentBody,
-    responses=_LATE | documented(400, 404, 409, 412, 422, 500),
+    responses=_LATE | documented(400, 404, 409, 412, 422, 500, 503),
     openapi_extra={"parameters": [_IF_MATCH]},
 )
 async def abort(name: str, request: Request) -> Response:

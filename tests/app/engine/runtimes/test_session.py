@@ -1,12 +1,15 @@
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from app.engine.runtimes.session import CPU, OnnxSession
 from app.errors import InferenceFailed
 from app.machine import available_cpus
+from tests.slow_graphs import HANG, hanging
 from tests.tiny import SCORES, TAGS, VOCABULARY
 
 
@@ -55,3 +58,26 @@ def test_what_the_runtime_refuses_is_our_error(session: OnnxSession) -> None:
     outside = np.full((1, 3), len(VOCABULARY))
     with pytest.raises(InferenceFailed):
         session.run({"input_ids": outside, "attention_mask": np.ones((1, 3), np.int64)})
+
+
+def test_a_run_that_does_not_end_is_stopped_by_the_id_of_its_thread(tmp_path: Path) -> None:
+    onnx.save(hanging(), tmp_path / "hanging.onnx")
+    session = OnnxSession(tmp_path / "hanging.onnx", threads=1)
+    arrays = {
+        "input_ids": np.full((1, 3), VOCABULARY.index(HANG)),
+        "attention_mask": np.ones((1, 3), np.int64),
+    }
+    session.stop(threading.get_ident())  # nothing runs
+
+    def stop(thread: int = threading.get_ident()) -> None:
+        while not stopped.wait(0.02):  # it may not have begun yet
+            session.stop(thread)
+
+    stopped = threading.Event()
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    with pytest.raises(InferenceFailed, match="terminate"):
+        session.run(arrays)
+    stopped.set()
+    stopping.join()
+    assert session.run({**arrays, "input_ids": np.zeros((1, 3), np.int64)}).shape[1] == 3
