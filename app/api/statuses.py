@@ -37,8 +37,9 @@ _MEANINGS = {
     "half of a surrogate pair (`lone_surrogate`).",
     429: "The queue is full, or what waits in it would outlast the request's deadline (`overloaded`); "
     "`Retry-After` says in how many seconds to come again.",
-    500: "The session failed on a batch (`inference_failed`), the models folder or the desired state cannot "
-    "be read or written (`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",
+    500: "The session failed on a batch (`inference_failed`), the models folder or the desired state "
+    "cannot be read or written (`state_unreadable`, `state_unwritable`), or the server has a bug "
+    "(`internal_error`).",
     503: "Nothing is served yet, its session hangs, or the server is shutting down (`not_ready`); or a "
     "version could not be checked, by no fault of its own (`not_checked`).",
     504: "The answer was not there in time (`deadline_exceeded`): see `X-Request-Timeout-Ms`.",
