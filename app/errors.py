@@ -14,7 +14,7 @@
   * Busy (busy): the queue is full; `retry_after` says in how many seconds to retry
     * NoRoom (busy): too many large bodies are being received
   * NotReady (not_ready): no version serves yet, or the server is shutting down
-    * NotChecked (not_ready): a version could not be checked, for a reason that is not its own fault
+    * NotChecked (not_ready): a check came to no outcome, for a reason that is not the version's own
   * DeadlineExceeded (deadline): the answer was not ready in time
   * InferenceFailed (failed): the session failed on this batch
   * DiskFailed (failed): what has to wait on disk cannot be written or read

@@ -49,11 +49,12 @@ _MEANINGS = {
     "many large bodies are being received (`bodies_full`), or too many requests wait on one "
     "connection (`too_many_pipelined`). `Retry-After` says in how many seconds to come again.",
     431: "The headers are too large (`head_too_large`).",
-    500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
-    "(`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",
-    503: "Nothing is served yet (`not_ready`), a version could not be checked now (`not_checked`), the "
-    "server is shutting down (`shutting_down`; `not_ready` of `/readyz`), or requests run on all the "
-    "connections that it can hold (`too_many_connections`).",
+    500: "The session failed on a batch (`inference_failed`), the models folder or the desired state "
+    "cannot be read or written (`state_unreadable`, `state_unwritable`), or the server has a bug "
+    "(`internal_error`).",
+    503: "Nothing is served yet, or its session hangs (`not_ready`), a version could not be checked now "
+    "(`not_checked`), the server is shutting down (`shutting_down`; `not_ready` of `/readyz`), or "
+    "requests run on all the connections that it can hold (`too_many_connections`).",
     504: "The answer was not there in time (`deadline_exceeded`): see `X-Request-Timeout-Ms`.",
 }
 

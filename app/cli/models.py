@@ -15,21 +15,25 @@ def list_versions() -> None:
     """List all versions in the models folder with their roles; exit with 1 if roles cannot be read."""
     from app.cli.operating import operations_of, roles_of
     from app.settings import read_settings
+    from app.versions.rollout.workers import Workers
     from app.versions.storage.repository import Repository
 
     settings = read_settings()
     repository, operations = Repository(settings.models_dir), operations_of(settings)
+    reports = [worker.models for worker in Workers(settings.state_folder).read()]
     failed = False
     for name in repository.names():
         try:
-            deployment = operations.deployment(name)
+            deployment, versions = operations.deployment(name), repository.versions(name)
         except NerveError as error:
             failed = True
             typer.echo(f"nerve: {error.message}", err=True)
             continue
         roles = roles_of(deployment)
-        for version in repository.versions(name):
-            typer.echo(f"{name}/{version}\t{roles.get(version, '')}".rstrip())
+        unchecked = {version for models in reports if name in models for version in models[name].unchecked}
+        for version in versions:
+            said = (roles.get(version), "unchecked" if version in unchecked else None)
+            typer.echo(f"{name}/{version}\t{', '.join(filter(None, said))}".rstrip())
     raise typer.Exit(int(failed))
 
 

@@ -295,6 +295,7 @@ class Reconciler:
             stable=stable.manifest.version if stable else None,
             canary=self.holdings.registry.canary(name),
             shadow=tuple(self.holdings.shadows.get(name, {})),
+            unchecked=tuple(v for v, check in self._checker.outcomes(name).items() if check.undecided),
         )
 
     def _take(self, name: str, step: Step) -> None:

@@ -16,6 +16,9 @@ from app.versions.rollout.canary import CanaryWatch, Tryout
 _PATIENCE = 1.0
 """Seconds that a change waits for a version to close, so that its memory is mostly free before the next."""
 
+_LAST_PATIENCE = 5.0
+"""Seconds that the end waits for all versions to close."""
+
 
 @dataclass
 class _Entry:
@@ -198,15 +201,19 @@ class Registry:
         self._let_go(entry)
 
     def clear(self) -> None:
-        """Close every version; call it when no request runs any more."""
+        """Close every version; call it when no request runs any more.
+
+        Those whose sessions hang are left behind after some seconds.
+        """
         with self._lock:
             models = list(self._models.values())
             self._models.clear()
         for model in models:
             for entry in model.entries.values():
                 self._close_aside(entry.loaded)
+        end = time.monotonic() + _LAST_PATIENCE
         for thread in list(self._closing):
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _find(self, name: str, version: int | None) -> _Entry | None:
         model = self._models.get(name)

@@ -30,6 +30,7 @@ class ModelReport(BaseModel):
     stable: int | None = None
     canary: int | None = None
     shadow: tuple[int, ...] = ()
+    unchecked: tuple[int, ...] = Field((), description="versions whose checks came to no outcome yet")
     problem: str | None = Field(None, description="why it serves something else than it should")
 
 

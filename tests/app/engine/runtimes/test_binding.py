@@ -83,3 +83,12 @@ def test_a_graph_that_does_not_say_how_many_tags_it_has(models_dir: Path, tmp_pa
     logits = DeviceBinding(session, "logits", "cpu").run(batch(2, 8))
     assert logits.shape == (2, 8, len(TAGS))
     np.testing.assert_array_equal(logits, plain(session, batch(2, 8)))
+
+
+def test_a_run_can_be_stopped_by_its_options(session: Any) -> None:
+    options = onnxruntime.RunOptions()
+    options.terminate = True
+    binding = DeviceBinding(session, "logits", "cpu")
+    with pytest.raises(Exception, match="terminate"):
+        binding.run(batch(1, 8), options)
+    binding.run(batch(1, 8), onnxruntime.RunOptions())

@@ -1,14 +1,17 @@
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from app.engine.runtimes.runtime import OnnxFile
 from app.engine.runtimes.session import CPU, OnnxSession
 from app.errors import InferenceFailed
 from app.machine import available_cpus
+from tests.slow_graphs import HANG, hanging
 from tests.tiny import SCORES, TAGS, VOCABULARY
 
 
@@ -69,3 +72,26 @@ def test_a_file_in_memory_is_the_same_network_and_is_not_kept(
     ids = np.array([[VOCABULARY.index("angela"), VOCABULARY.index("ibm")]])
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     np.testing.assert_array_equal(again.run(batch), session.run(batch))
+
+
+def test_a_run_that_does_not_end_is_stopped_by_the_id_of_its_thread(tmp_path: Path) -> None:
+    onnx.save(hanging(), tmp_path / "hanging.onnx")
+    session = OnnxSession(tmp_path / "hanging.onnx", threads=1)
+    arrays = {
+        "input_ids": np.full((1, 3), VOCABULARY.index(HANG)),
+        "attention_mask": np.ones((1, 3), np.int64),
+    }
+    session.stop(threading.get_ident())  # nothing runs
+
+    def stop(thread: int = threading.get_ident()) -> None:
+        while not stopped.wait(0.02):  # it may not have begun yet
+            session.stop(thread)
+
+    stopped = threading.Event()
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    with pytest.raises(InferenceFailed, match="terminate"):
+        session.run(arrays)
+    stopped.set()
+    stopping.join()
+    assert session.run({**arrays, "input_ids": np.zeros((1, 3), np.int64)}).shape[1] == 3
