@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from app.errors import SettingsError
 from app.main import create_app
 from app.metrics import Metrics
-from app.server.connections import Connections
+from app.server.connections import Connections, Limits
 from app.server.descriptors import most_connections
 from app.server.ending import end_in_time
 from app.server.memory import collect_seldom, hold_little
@@ -47,6 +47,9 @@ limit, a caller that never reads would keep the server running."""
 _CLOSING_SECONDS = 5
 """Seconds beyond these in which the process closes what it holds, or else is ended."""
 
+_SLACK_SECONDS = 30
+"""Seconds beyond a stream's own limit of idleness in which it says why it ends."""
+
 _BACKLOG = 2_048
 """Connections that the system keeps until a process takes them."""
 
@@ -71,7 +74,8 @@ def _guarded(lifespan: Lifespan, settings: Settings, impatient: bool) -> Lifespa
     @asynccontextmanager
     async def guarded(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         end_in_time(end_seconds(settings), impatient)
-        connections = Connections(most_connections(settings), metrics=app.state.metrics)
+        limits = Limits(exchange_seconds=settings.stream_idle_timeout + _SLACK_SECONDS)
+        connections = Connections(most_connections(settings), limits, app.state.metrics)
         watch = asyncio.create_task(connections.watch())
         async with lifespan(app):
             collect_seldom()
