@@ -50,7 +50,8 @@ _MEANINGS = {
     500: "The session failed on a batch (`inference_failed`), the desired state cannot be read or written "
     "(`state_unreadable`, `state_unwritable`), or the server has a bug (`internal_error`).",
     503: "Nothing is served yet (`not_ready`), the server is shutting down (`shutting_down`; "
-    "`not_ready` of `/readyz`), or requests run on all the connections that it can hold (`too_many_connections`).",
+    "`not_ready` of `/readyz`), or requests run on all the connections that it can hold "
+    "(`too_many_connections`).",
     504: "The answer was not there in time (`deadline_exceeded`): see `X-Request-Timeout-Ms`.",
 }
 
