@@ -42,7 +42,7 @@ class Origins:
             Forbidden: `Host` is not a name of this server, or a page of another site asks for `/models`.
         """
         path, root = scope["path"], scope.get("root_path", "")
-        administers = path.startswith(("/models", f"{root}/models"))
+        administers = path.startswith("/models") or (root and path.startswith(f"{root}/models"))
         if not administers and (not self._names or path.removeprefix(root) in _PROBES):
             return
         host = _only(scope["headers"], b"host")

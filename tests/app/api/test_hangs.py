@@ -91,11 +91,6 @@ def _pinned(server: Server) -> httpx.Response:
     )
 
 
-# This holds once a check that was killed counts as no outcome; until then it counts as a refusal.
-killed_checks = pytest.mark.xfail(reason="a check that was killed counts as a refusal", strict=False)
-
-
-@killed_checks
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_check_that_is_killed_lets_no_older_version_be_written_down(
     tmp_path: Path, sent: signal.Signals

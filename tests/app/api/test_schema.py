@@ -22,6 +22,7 @@ LATE = [429, 504]
 """What is answered, rightly, where the caller leaves less time than the request takes."""
 
 CONFIG = {
+    "request-timeout": 300,
     "generation": {"deterministic": True},
     "checks": {
         "not_a_server_error": {"expected-statuses": ["2xx", "4xx", *LATE]},
