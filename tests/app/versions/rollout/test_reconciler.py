@@ -386,7 +386,7 @@ def test_what_could_not_be_checked_is_not_refused_and_nothing_is_written_because
             assert served(manager) == 1
     assert states(manager)[2] in ("found", "unchecked")
     problem = manager.problem("ner-en") or ""
-    assert "should serve 2: ner-en/2: cannot be checked" in problem
+    assert "should serve 2: ner-en/2: was not checked" in problem
     assert problem.endswith("; 1 serves")
     assert manager.store.read("ner-en") is None
     follow(manager)
@@ -401,7 +401,7 @@ def test_an_operator_is_told_that_a_version_could_not_be_checked(
     models_dir: Path, manager: VersionManager
 ) -> None:
     write_tiny_version(models_dir, version=2)
-    with no_processes(), pytest.raises(NotReady, match="cannot be checked"):
+    with no_processes(), pytest.raises(NotReady, match="was not checked"):
         manager.operations.activate("ner-en", 2, "me")
     assert manager.store.read("ner-en") == Deployment(stable=1, generation=1)
     manager.operations.activate("ner-en", 2, "me")
