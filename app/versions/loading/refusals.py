@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.errors import InferenceFailed, NerveError, NotChecked, SettingsError, VersionRefused
+from app.errors import InferenceFailed, NerveError, NotChecked, NotReady, SettingsError, VersionRefused
 from app.files import of_the_machine
 from app.manifest import MANIFEST
 
@@ -51,8 +51,9 @@ def refusing(where: str, what: str) -> Iterator[None]:
 def not_checked(where: str, error: Exception) -> NotChecked | None:
     """Return the error that says what this machine lacked, or None if the version is to blame."""
     said = _said(error)
-    if isinstance(error, SettingsError):
-        return NotChecked(f"{where}: was not checked ({error.message})")
+    unread = isinstance(error, NotReady) and isinstance(error.__cause__, OSError)
+    if unread or isinstance(error, SettingsError):
+        return NotChecked(f"{where}: was not checked ({said})")
     if isinstance(error, MemoryError) or any(sign in said for sign in _MEMORY):
         return NotChecked(
             f"{where}: was not checked (there is not enough memory to load it: {said}; give the process "

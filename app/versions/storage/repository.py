@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from app.errors import NotFound
-from app.files import OddFile, read_bytes
+from app.errors import NotFound, NotReady
+from app.files import OddFile, of_the_machine, read_bytes
 from app.manifest import MANIFEST, MAX_BYTES, MAX_FILES
 
 Fingerprint = tuple[tuple[str, int, int], ...]
@@ -25,7 +25,11 @@ _MOST_MEMBERS = 100
 
 
 class Repository:
-    """Reads a folder of `<name>/<version>/` folders. Anything else in the folder is ignored."""
+    """Reads a folder of `<name>/<version>/` folders. Anything else in the folder is ignored.
+
+    Every method raises NotReady if this machine cannot read a folder, for example because too many files
+    are open: what is there must not look as if it were gone.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -92,7 +96,8 @@ class Repository:
     def _folders(parent: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
         try:
             children = list(parent.iterdir())
-        except OSError:
+        except OSError as error:
+            _complain(parent, error)
             return
         yield from (path for path in children if pattern.fullmatch(path.name) and path.is_dir())
 
@@ -114,9 +119,15 @@ def fingerprint(folder: Path) -> Fingerprint:
                     files.append((entry.path[inside:], stat.st_size, stat.st_mtime_ns))
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
-        except OSError:  # the folder was removed meanwhile
-            continue
+        except OSError as error:
+            _complain(folder, error)  # else the folder was removed meanwhile
     return tuple(sorted(files))
+
+
+def _complain(folder: Path, error: OSError) -> None:
+    """Raise NotReady if a folder is there and cannot be read: its versions are not gone."""
+    if of_the_machine(error):
+        raise NotReady(f"{folder} cannot be read: {error.strerror}; see what this machine lacks") from error
 
 
 def read_members(folder: Path) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 
-from app.errors import NotFound
+from app.errors import NotFound, NotReady
 from app.manifest import MANIFEST, MAX_BYTES, MAX_FILES
 from app.versions.storage.repository import CROWDED, Repository, fingerprint, read_members
 from tests.tiny import write_tiny_version
@@ -133,3 +134,15 @@ def test_members_are_found_without_reading_what_is_no_manifest(repository: Repos
     os.mkfifo(path)
     assert read_members(team) == ()
     assert len(repository.fingerprint("team", 1)) == 1
+
+
+def test_where_a_folder_cannot_be_read_its_versions_are_not_gone(repository: Repository) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 1, before[1]))
+        try:
+            for call in (repository.names, lambda: repository.fingerprint("ner-en", 2)):
+                with pytest.raises(NotReady, match="cannot be read: Too many open files"):
+                    call()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
