@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.errors import BadRequest, NerveError
+from app.errors import BadRequest, NerveError, NotChecked
 
 models = typer.Typer(help="The versions that are served.", no_args_is_help=True)
 
@@ -173,7 +173,8 @@ def verify(
             sandbox_load(repository.path(name, version), load_options(settings))
         except NerveError as error:
             failed = True
-            typer.echo(f"{name}/{version}\trefused: {error.message}")
+            outcome = "not checked" if isinstance(error, NotChecked) else "refused"
+            typer.echo(f"{name}/{version}\t{outcome}: {error.message}")
         else:
             typer.echo(f"{name}/{version}\tpasses")
     raise typer.Exit(int(failed))

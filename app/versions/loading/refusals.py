@@ -11,6 +11,7 @@ from pathlib import Path
 from app.errors import InferenceFailed, NerveError, NotChecked, SettingsError, VersionRefused
 from app.files import of_the_machine
 from app.manifest import MANIFEST
+from app.versions.storage.repository import RepositoryUnreadable
 
 _MEMORY = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory", "out of memory")
 _OTHERS = (
@@ -51,8 +52,8 @@ def refusing(where: str, what: str) -> Iterator[None]:
 def not_checked(where: str, error: Exception) -> NotChecked | None:
     """Return the error that says what this machine lacked, or None if the version is to blame."""
     said = _said(error)
-    if isinstance(error, SettingsError):
-        return NotChecked(f"{where}: was not checked ({error.message})")
+    if isinstance(error, RepositoryUnreadable | SettingsError):
+        return NotChecked(f"{where}: was not checked ({said})")
     if isinstance(error, MemoryError) or any(sign in said for sign in _MEMORY):
         return NotChecked(
             f"{where}: was not checked (there is not enough memory to load it: {said}; give the process "

@@ -180,7 +180,7 @@ def _wait(
     with suppress(BrokenPipeError), process.stdin as stdin:
         stdin.write(order.model_dump_json().encode())
     said: dict[IO[bytes], bytes] = {process.stdout: b"", process.stderr: b""}
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:  # which needs no open file
         for pipe in said:
             selector.register(pipe, selectors.EVENT_READ, pipe)
         while process.poll() is None:

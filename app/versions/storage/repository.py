@@ -38,7 +38,11 @@ class RepositoryUnreadable(NerveError):
 
 
 class Repository:
-    """Reads a folder of `<name>/<version>/` folders. Anything else in the folder is ignored."""
+    """Reads a folder of `<name>/<version>/` folders. Anything else in the folder is ignored.
+
+    Every method raises RepositoryUnreadable if a folder cannot be read now, for example because too many
+    files are open: what is there must not look as if it were gone.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder

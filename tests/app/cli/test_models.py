@@ -131,6 +131,9 @@ def test_versions_are_verified(models_dir: Path) -> None:
         1,
         "other/3\trefused: other has no version 3 (it has 2)\n",
     )
+    unread = nerve("models", "verify", "other", models=models_dir, revoked=models_dir / "none.txt")
+    assert unread.returncode == 1
+    assert unread.stdout.startswith("other/2\tnot checked: other/2: was not checked (NERVE_REVOKED: ")
 
 
 def test_a_torn_state_is_a_message_and_the_others_are_listed(models_dir: Path) -> None:
