@@ -1,5 +1,6 @@
 """Middleware: gives every request an id, a log line, metrics, and an answer even after a crash."""
 
+import asyncio
 import logging
 import random
 import re
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.failures import crash_of, error_response, failure_of
 from app.api.origins import Origins
 from app.api.statuses import STATUSES
-from app.errors import NerveError, NotFound
+from app.errors import NerveError, NotFound, NotReady
 from app.metrics import Metrics
 
 log = logging.getLogger("nerve.request")
@@ -75,6 +76,11 @@ class RequestMiddleware:
             await self._app(asked, receive, send_with_id)
         except ClientDisconnect:
             status = STATUSES["client_left"]
+        except asyncio.CancelledError:  # the server ends, and the time for what runs is over
+            ending = NotReady("the server is shutting down; send the request again", "shutting_down")
+            if not status:
+                await error_response(failure_of(ending, record.id))(asked, receive, send_with_id)
+            raise
         except Exception as error:
             known = error if isinstance(error, NerveError) else crash_of(error, record.id)
             if not status:

@@ -124,6 +124,29 @@ def test_a_crash_in_mid_answer_begins_no_second_one() -> None:
     assert counted(metrics) == {("other", "200"): 1}
 
 
+def test_a_request_that_is_cancelled_at_the_end_of_the_server_is_told_so() -> None:
+    metrics, sent = Metrics(), list[Message]()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def serve() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/there", "headers": []}
+        task = asyncio.create_task(RequestMiddleware(endless, metrics)(scope, send, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(serve())
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["code"] == "shutting_down"
+    assert counted(metrics) == {("other", "503"): 1}
+
+
 def test_who_left_is_sent_nothing_and_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
     assert passed(leave, metrics) == []
