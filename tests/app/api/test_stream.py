@@ -148,7 +148,7 @@ def test_it_is_documented(server: Server) -> None:
     route = server.client.get("/openapi.json").json()["paths"]["/ner/stream"]["post"]
     assert set(route["requestBody"]["content"]) == {"application/x-ndjson", "text/plain"}
     assert {"model", "offset_unit", "agreement"} <= {each["name"] for each in route["parameters"]}
-    assert set(route["responses"]) == {"200", "404", "409", "415", "422", "503"}
+    assert {"200", "404", "409", "415", "422", "503"} <= set(route["responses"])
     for side in (route["requestBody"], route["responses"]["200"]):
         for line in side["content"]["application/x-ndjson"]["example"].splitlines():
             json.loads(line)
