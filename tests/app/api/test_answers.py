@@ -170,7 +170,7 @@ def test_a_version_is_a_number_that_the_model_has(
     assert error_of(answer)[0] == deployed
     plain = {"Content-Type": "text/plain"}
     asked = server.client.post(f"/ner?version={number}", content="a", headers=plain)
-    assert error_of(asked)[0] == (422 if there == 400 else there)
+    assert error_of(asked)[0] == (422 if pinned == 400 else pinned)
 
 
 @pytest.mark.parametrize("extended", [False, True])
