@@ -14,8 +14,10 @@ OURSELVES = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 serve: .venv/made
 	.venv/bin/nerve serve
 
+# Attacks measure delays, so they run alone; torch's threads would spin against each other.
 test: .venv-dev/made
-	.venv-dev/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-dev/bin/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/attack
+	.venv-dev/bin/python -m pytest tests/attack
 
 check: .venv-dev/made
 	.venv-dev/bin/ruff format --check .

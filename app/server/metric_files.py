@@ -29,6 +29,9 @@ _PREFIX = "nerve-metrics-"
 _OWNER = "owner"
 """Names the file of a folder on which its server holds a lock; the system frees it with the process."""
 
+LOADED = "loaded_{}"
+"""Names the file by which a worker says that its models are loaded; it holds the worker's number."""
+
 _NEW_SECONDS = 60
 """A folder without that file is left alone for so long: its server may be about to make it."""
 
@@ -115,6 +118,7 @@ def fold_dead(folder: Path, alive: Collection[int]) -> None:
                 _fold(files, folder / f"{kind}_{_ARCHIVE}.db")
         for pid in dead:
             mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+            (folder / LOADED.format(pid)).unlink(missing_ok=True)
 
 
 class AllWorkers(Collector):

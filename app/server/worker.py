@@ -21,7 +21,7 @@ from uvicorn.config import STARTUP_FAILURE
 from app.errors import NerveError
 from app.machine import process_start
 from app.server.logs import configure_logging
-from app.server.metric_files import FOLDER
+from app.server.metric_files import FOLDER, LOADED
 from app.server.process import Lifespan, drain, make_app
 from app.settings import Settings, read_settings
 
@@ -30,9 +30,6 @@ log = logging.getLogger("nerve")
 LOAD_AFTER = "NERVE_LOAD_AFTER"
 """Names the environment variable with the process number of the first worker. It makes the others take
 requests only once their models are loaded, and also the first one's, which takes requests at once."""
-
-_LOADED = "loaded_{}"
-"""Names the file by which a worker says that its models are loaded; it holds the worker's number."""
 
 _ORPHAN_SECONDS = 30
 """Seconds that a worker has to finish its requests after its supervisor was killed."""
@@ -107,7 +104,7 @@ async def _loaded(app: FastAPI, seconds: float) -> None:
     said = False
     while time.monotonic() < end and not app.state.draining.is_set():
         if not said and await asyncio.to_thread(loaded):
-            (folder / _LOADED.format(os.getpid())).touch()
+            (folder / LOADED.format(os.getpid())).touch()
             said = True
         if said and _first_loaded(folder):
             return
@@ -117,4 +114,4 @@ async def _loaded(app: FastAPI, seconds: float) -> None:
 def _first_loaded(folder: Path) -> bool:
     """Say whether the first worker has loaded its models, or has died."""
     first = os.environ.get(LOAD_AFTER)
-    return first is None or (folder / _LOADED.format(first)).exists() or not process_start(int(first))
+    return first is None or (folder / LOADED.format(first)).exists() or not process_start(int(first))
