@@ -16,9 +16,12 @@ from filelock import FileLock
 from pydantic import Field, ValidationError
 
 from app.errors import NerveError, RequestError
-from app.files import write_whole
+from app.files import OddFile, read_bytes, regular, write_whole
 from app.versions.rollout.desired import Deployment, Frozen
 from app.versions.storage.repository import Repository
+
+_STATE_BYTES = 65_536
+"""Most bytes of a state file; far more than a deployment has."""
 
 _LAST_BYTES = 65_536
 """Bytes at the end of a history that are read to find its last line; far more than a line has."""
@@ -76,14 +79,14 @@ class DeploymentStore:
         """
         path = self.path(name)
         try:
-            return Deployment.model_validate_json(path.read_bytes())
+            return Deployment.model_validate_json(read_bytes(path, _STATE_BYTES))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StateUnreadable(
                 f"{path}: cannot be read now ({error.strerror}); what serves goes on, and it is tried again"
             ) from None
-        except ValidationError as error:
+        except (OddFile, ValidationError) as error:
             first = str(error).splitlines()[0]
             raise StateUnreadable(
                 f"{path}: not a deployment ({first}); mend it, or delete it and activate a version"
@@ -172,11 +175,13 @@ class DeploymentStore:
             OSError: the history cannot be read.
         """
         try:
-            with self._history(name).open("rb") as file:
+            with regular(self._history(name)) as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - most))
                 return file.read(most).splitlines()
         except FileNotFoundError:
             return []
+        except OddFile as error:
+            raise OSError(errno.EINVAL, f"{self._history(name).name} {error}") from error
 
     def _cut(self, name: str) -> None:
         """Keep only the last changes of a history that has become too long; the lock must be held.

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.files import write_whole
+from app.files import OddFile, read_bytes, write_whole
 from app.machine import host, process_start, server_id
+
+_MOST_BYTES = 16 * 1024**2
+"""Most bytes of a report, which has some hundred for each model."""
 
 _HEARTBEAT = 10.0
 """Seconds after which an unchanged report is written again, to show that the process lives."""
@@ -100,9 +103,9 @@ class Workers:
         reports = []
         for path in sorted(self._folder.glob("*.json")):
             try:
-                report = WorkerReport.model_validate_json(path.read_bytes())
+                report = WorkerReport.model_validate_json(read_bytes(path, _MOST_BYTES))
                 silent = report.host != host() and time.time() - path.stat().st_mtime > _SILENT
-            except (OSError, ValidationError):  # removed meanwhile, or not a report
+            except (OSError, OddFile, ValidationError):  # removed meanwhile, or not a report
                 continue
             if silent or not report.alive:
                 path.unlink(missing_ok=True)

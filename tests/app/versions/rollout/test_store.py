@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -221,3 +222,15 @@ def test_without_descriptors_nothing_is_taken_for_missing(store: DeploymentStore
         with pytest.raises((StateUnwritable, StateUnreadable)):
             store.edit("ner-en", lambda d: d.with_stable(3))
     assert store.edit("ner-en", lambda d: d.with_stable(3)).generation == 2
+
+
+def test_what_is_no_state_file_is_neither_waited_for_nor_read_whole(tmp_path: Path) -> None:
+    store = DeploymentStore(tmp_path)
+    os.mkfifo(store.path("pipe"))
+    store.path("large").write_bytes(b"[" * 3_000_000)
+    for name, said in (("pipe", "is no regular file"), ("large", "has 3000000 bytes, more than")):
+        with pytest.raises(StateUnreadable, match=said):
+            store.read(name)
+    os.mkfifo(tmp_path / "ner-en.history.jsonl")
+    with pytest.raises(StateUnreadable, match="is no regular file"):
+        store.history("ner-en")
