@@ -249,7 +249,7 @@ TYPES = [[], [JSON], [f"Content-Type: {FORM}"], ["Content-Type: \xff/\xfe"], ["C
 def test_every_route_answers_in_our_format_whatever_is_sent(rolled: Server) -> None:
     described = rolled.client.get("/openapi.json").json()
     for path, operations in described["paths"].items():
-        for name in ("ner-en", "nobody", "%00", "a" * 300):
+        for name in ("ner-en", "nobody", "%00") if "{" in path else ("",):
             filled = re.sub(r"\{[a-z_]+\}", name, path)
             for method in METHODS:
                 known = method.lower() in operations
