@@ -14,9 +14,9 @@ OURSELVES = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 serve: .venv/made
 	.venv/bin/nerve serve
 
-# Attacks measure delays, so they run alone; torch's threads would spin against each other.
+# Three tests at a time keep two cores busy, as tests often wait. Attacks measure delays, so they run alone.
 test: .venv-dev/made
-	OMP_NUM_THREADS=1 .venv-dev/bin/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/attack
+	OMP_NUM_THREADS=1 .venv-dev/bin/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/attack
 	.venv-dev/bin/python -m pytest tests/attack
 
 check: .venv-dev/made
