@@ -14,10 +14,10 @@ OURSELVES = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 serve: .venv/made
 	.venv/bin/nerve serve
 
-# Three tests at a time keep two cores busy, as tests often wait. Attacks measure delays, so they run alone.
+# Three tests at a time keep two cores busy, as tests often wait. Attacks measure delays, so fewer run beside each other.
 test: .venv-dev/made
 	OMP_NUM_THREADS=1 .venv-dev/bin/python -m pytest --numprocesses 3 --dist loadfile --ignore tests/attack
-	.venv-dev/bin/python -m pytest tests/attack
+	.venv-dev/bin/python -m pytest --numprocesses 2 --dist loadfile tests/attack
 
 check: .venv-dev/made
 	.venv-dev/bin/ruff format --check .

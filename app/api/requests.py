@@ -104,13 +104,14 @@ def media_type(request: Request, accepted: Sequence[str]) -> str:
     media, _, parameters = request.headers.get("content-type", "").partition(";")
     media = media.strip().lower()
     if media not in accepted:
-        raise UnsupportedMediaType(f"Content-Type {media or 'is missing'}; send {' or '.join(accepted)}")
+        given = shown(media) if media else "is missing"
+        raise UnsupportedMediaType(f"Content-Type {given}; send {' or '.join(accepted)}")
     charset = _CHARSET.search(parameters) if parameters else None
     if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise UnsupportedMediaType(f"charset {charset[1]} is not read; send UTF-8")
+        raise UnsupportedMediaType(f"charset {shown(charset[1])} is not read; send UTF-8")
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
-        raise UnsupportedMediaType(f"Content-Encoding {encoding} is not read; send it plain")
+        raise UnsupportedMediaType(f"Content-Encoding {shown(encoding)} is not read; send it plain")
     return media
 
 

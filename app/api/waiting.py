@@ -60,7 +60,10 @@ async def answer_of(future: "Future[T]", receive: Receive) -> T:
         ClientLeft: the caller closed the connection. Exception: the work failed with it.
     """
     if future.done():
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            del future  # an error's trace holds this frame, and the future the error
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
 
@@ -88,3 +91,4 @@ async def answer_of(future: "Future[T]", receive: Receive) -> T:
         for watcher in watchers:
             watcher.cancel()
         future.cancel()
+        del future

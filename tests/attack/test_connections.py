@@ -325,5 +325,6 @@ def test_unfinished_bodies_have_one_budget(real: Target) -> None:
                     statuses.append(int(sock.recv(12).split()[1]))
             return statuses
 
-    refused = real.withstands(attack, wait=2, memory=450 * MB)  # they send as fast as the loopback is
+    # They send as fast as the loopback is, and take a core of two for themselves.
+    refused = real.withstands(attack, wait=6, memory=450 * MB)
     assert set(refused) <= {408, 413, 429, 503}, refused

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from app.engine.batching.size_classes import Flow
 from app.engine.text.reader import ReadText
 from app.engine.text.windows import Logits, Window, stitch
+from app.errors import NerveError
 
 T = TypeVar("T")
 
@@ -95,7 +96,9 @@ class Request(Generic[T]):
     def fail(self, error: Exception) -> None:
         """Fail the request, unless it has ended already."""
         with suppress(InvalidStateError):  # it was cancelled meanwhile
-            self.result.set_exception(error)
+            # A trace leads to frames that hold the request: a cycle, which would keep its texts in memory.
+            known = isinstance(error, NerveError)
+            self.result.set_exception(error.with_traceback(None) if known else error)
 
     def answer(self, number: int, answer: T) -> None:
         """Take the answer of one of its texts; the last one completes the result."""
