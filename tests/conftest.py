@@ -12,7 +12,7 @@ from tests.tiny import write_tiny_version
 settings.register_profile(
     "nerve",
     deadline=None,  # a busy machine is no failure
-    max_examples=60,
+    max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("nerve")
