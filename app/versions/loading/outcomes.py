@@ -43,6 +43,11 @@ class Check:
     undecided: str | None = None
     again_at: float = 0.0
 
+    @property
+    def pauses(self) -> bool:
+        """Say whether it is too early to try an undecided version again."""
+        return self.undecided is not None and time.monotonic() < self.again_at
+
 
 class Checker:
     """Checks and loads the versions of a repository, and counts, logs and remembers each outcome."""
@@ -102,7 +107,7 @@ class Checker:
             check = self.current(name, version)
             if check and check.refused and not again:
                 raise VersionRefused(check.refused)
-            if check and check.undecided and not again and time.monotonic() < check.again_at:
+            if check and check.undecided and check.pauses and not again:
                 raise NotChecked(check.undecided)
             if not check or not check.manifest:
                 self.check(name, version)

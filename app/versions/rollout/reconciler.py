@@ -234,7 +234,10 @@ class Reconciler:
             return last.deployment if last else Deployment(), error.message
 
     def _outcome(self, name: str, version: int, desired: Deployment, attempt: _Attempt) -> Outcome:
-        """Say what is known of a version in the folder; a refused one is tried once per generation."""
+        """Say what is known of a version in the folder.
+
+        For each generation a refused version is tried once, and an undecided one at once and after pauses.
+        """
         if version in attempt.failed:
             return "refused"
         if version in attempt.undecided:
@@ -244,11 +247,14 @@ class Reconciler:
         except RepositoryUnreadable as error:
             attempt.undecided[version] = error.message
             return "undecided"
+        tried = self._generations.get(name) == desired.generation
         if check is None or check.undecided:
+            if tried and check and check.pauses:
+                return "undecided"
             return "passed" if self._vouched(name, version, desired) else "untried"
         if check.refused is None:
             return "passed"
-        return "refused" if self._generations.get(name) == desired.generation else "untried"
+        return "refused" if tried else "untried"
 
     def _vouched(self, name: str, version: int, desired: Deployment) -> bool:
         """Say whether the process that wrote the state checked a version; an edit by hand checks none."""

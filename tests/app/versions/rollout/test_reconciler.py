@@ -389,8 +389,7 @@ def test_what_could_not_be_checked_is_not_refused_and_nothing_is_written_because
     assert "should serve 2: ner-en/2: was not checked" in problem
     assert problem.endswith("; 1 serves")
     assert manager.store.read("ner-en") is None
-    follow(manager)
-    assert served(manager) == 2
+    until(lambda: (follow(manager), served(manager) == 2)[1])
     assert manager.problem("ner-en") is None
     (change,) = manager.store.history("ner-en")
     assert (change.deployment.stable, change.action) == (2, "start")
@@ -419,8 +418,7 @@ def test_a_named_version_that_could_not_be_checked_serves_as_soon_as_it_can(
         follow(manager)
     assert served(manager) == 1
     assert manager.store.read("ner-en") == Deployment(stable=2, previous=1)
-    follow(manager)
-    assert served(manager) == 2
+    until(lambda: (follow(manager), served(manager) == 2)[1])
 
 
 def test_without_descriptors_what_serves_goes_on_and_nothing_counts_as_missing(
@@ -473,3 +471,16 @@ def test_a_folder_of_what_serves_that_is_gone_is_reported_once(
     assert manager.workers.lagging("ner-en", 2) == []
     follow(manager)
     assert manager.problem("ner-en") is None
+
+
+def test_what_could_not_be_checked_is_not_tried_at_every_look(models_dir: Path, make: Make) -> None:
+    manager = make()
+    manager.check()
+    write_tiny_version(models_dir, version=2)
+    write_state(manager, '{"stable": 2, "previous": 1}')
+    with no_processes():
+        for _ in range(5):
+            follow(manager)
+    tried = metric(manager, "nerve_model_load_seconds_count", outcome="undecided")
+    assert tried == 1
+    assert states(manager)[2] == "unchecked"
