@@ -137,11 +137,16 @@ async def _deny(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _request_id(scope: Scope) -> str:
-    """Return the caller's id if it is fit for a log, else a new one. It needs no secure randomness, whose
-    system call can make the thread wait for the interpreter's lock again."""
+    """Return the caller's id if it is fit for a log, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             if _ID.fullmatch(value):
                 return bytes(value).decode()
             break
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """Return a new id. It needs no secure randomness, whose system call can make the thread wait for the
+    interpreter's lock again."""
     return f"{random.getrandbits(128):032x}"

@@ -1,25 +1,24 @@
 """Protocol is uvicorn's HTTP/1.1 protocol within limits of size and time, and writes an answer at once.
 
 * What is no HTTP, too large or too slow is answered with our error body, after the answers that are due.
-* The head and the body of an answer are written together. uvicorn writes them one after the other, and
-  uvloop sends each at once. That makes two packets, takes the system's work twice, and wakes the caller
-  twice.
+* The head and the body of an answer are written together; see `joining`.
 * At the server's end a connection that waits is kept for a moment, as a request may be on its way.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any, Literal, cast
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.api.middleware import new_request_id
 from app.server.connections import Connections, Limits
-from app.server.refusals import Refused, new_id, record_refusal
+from app.server.joining import Joining
+from app.server.refusals import Refused, head_too_large, not_http, record_refusal, too_slow
 
 log = logging.getLogger("nerve.request")
 
@@ -29,8 +28,6 @@ STATE = "connections"
 Wait = Literal["idle", "head", "body", "rest", "answer", "exchange", "linger", "work"]
 """What a connection waits for: a head's first byte, a head's end, a body, the rest of a body whose request
 was answered, a caller that reads, or reads and sends, or leaves, and the application."""
-
-_HEAD = b"HTTP/1."
 
 
 class Protocol(HttpToolsProtocol):
@@ -58,12 +55,12 @@ class Protocol(HttpToolsProtocol):
         self._wait: Wait = "idle"
         self._done = 0  # of what the connection waits for, when it began to wait
         self._waited = 0.0
-        self._joining: _Joining
+        self._joining: Joining
 
     # the connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._joining = _Joining(transport, self.loop, self._close)
+        self._joining = Joining(transport, self.loop, self._close)
         super().connection_made(cast(asyncio.Transport, self._joining))
         refused = self._all.add(self)
         if refused:
@@ -118,7 +115,7 @@ class Protocol(HttpToolsProtocol):
             self._room -= len(piece)
             self._feed(piece)
             if self._room <= 0 and not self._deaf:
-                self._refuse(_head_too_large(self._limits.head_bytes))
+                self._refuse(head_too_large(self._limits.head_bytes))
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Parse data; the parser calls the methods `on_…`."""
@@ -130,7 +127,7 @@ class Protocol(HttpToolsProtocol):
                 data = self._stay_with_http() + bytes(data[upgrade.args[0] :])
             except HttpParserError as error:
                 cause = error.__context__
-                self._refuse(cause if isinstance(cause, Refused) else _not_http(error))
+                self._refuse(cause if isinstance(cause, Refused) else not_http(error))
                 return
 
     def _stay_with_http(self) -> bytes:
@@ -235,7 +232,7 @@ class Protocol(HttpToolsProtocol):
             of: the request that it answers; it is logged as one that was given up.
         """
         record: Any = of.scope.get("nerve") if of else None
-        request_id = record.id if record else new_id()
+        request_id = record.id if record else new_request_id()
         if not record:
             record_refusal(refused, request_id, self._all.metrics)
         self.transport.write(refused.answer(request_id, self.server_state.default_headers))
@@ -259,9 +256,9 @@ class Protocol(HttpToolsProtocol):
         if wait == "idle":
             self.make_room()
         elif wait == "head":
-            self._refuse(_too_slow("the head of the request", self._limits.head_seconds))
+            self._refuse(too_slow("the head of the request", self._limits.head_seconds))
         elif wait == "body":
-            self._refuse(_too_slow(f"{enough} bytes of the body", self._limits.body_seconds))
+            self._refuse(too_slow(f"{enough} bytes of the body", self._limits.body_seconds))
         elif wait == "rest":
             self._linger()
         else:
@@ -305,103 +302,3 @@ class Protocol(HttpToolsProtocol):
                 return limits.linger_seconds
             case "work":
                 return float("inf")
-
-
-class _Joining:
-    """Keeps an answer's head until the next write, or until the event loop's next turn, and sends both in
-    one write. What is written after the end goes nowhere. It passes everything else to the transport.
-
-    Args:
-        close: what to do instead of closing at once.
-
-    Attributes:
-        written: how many bytes were written.
-    """
-
-    __slots__ = ("_close", "_ended", "_head", "_loop", "_transport", "written")
-
-    def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, close: Callable[[], None]
-    ):
-        self._transport = transport
-        self._loop = loop
-        self._close = close
-        self._head = b""
-        self._ended = False
-        self.written = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Send data, or keep it for a moment if it is an answer's head."""
-        if self._ended or self._transport.is_closing():  # uvloop would raise; the caller may be gone
-            return
-        self.written += len(data)
-        if self._head and data:
-            head, self._head = self._head, b""
-            self._transport.writelines((head, data))
-        elif data.startswith(_HEAD):
-            self._head = data
-            self._loop.call_soon(self._flush)
-        else:
-            self._transport.write(data)
-
-    def close(self) -> None:
-        """Close in the way of the connection."""
-        if not self.is_closing():
-            self._close()
-
-    def close_now(self) -> None:
-        """Send a head that is kept, and close."""
-        self._flush()
-        self._transport.close()
-
-    def end(self) -> None:
-        """Send a head that is kept, and tell the caller that nothing follows."""
-        self._flush()
-        if not self.is_closing():
-            self._ended = True
-            self._transport.write_eof()
-
-    def is_closing(self) -> bool:
-        """Say whether nothing more can be sent."""
-        return self._ended or self._transport.is_closing()
-
-    def pause_reading(self) -> None:
-        """Read nothing more, if the connection is still there."""
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Read again, if the connection is still there."""
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def _flush(self) -> None:
-        if self._head:
-            head, self._head = self._head, b""
-            if not self._transport.is_closing():
-                self._transport.write(head)
-
-
-def _head_too_large(most: int) -> Refused:
-    return Refused(
-        431,
-        "head_too_large",
-        f"the request line and the headers, or the trailers, have more than {most} bytes; send what is "
-        "long in the body",
-    )
-
-
-def _not_http(error: HttpParserError) -> Refused:
-    why = "its target is none" if isinstance(error, HttpParserCallbackError) else str(error)
-    return Refused(
-        400, "invalid_http", f"this is no HTTP/1.1 request ({why}); speak plain HTTP/1.1 to this port"
-    )
-
-
-def _too_slow(what: str, seconds: float) -> Refused:
-    return Refused(
-        408, "request_too_slow", f"{what} did not come within {seconds:.0f} seconds; send it without pauses"
-    )

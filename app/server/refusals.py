@@ -2,8 +2,9 @@
 
 import http
 import logging
-import random
 from collections.abc import Iterable
+
+from httptools import HttpParserCallbackError, HttpParserError
 
 from app.api.failures import Failure, error_response
 from app.metrics import Metrics
@@ -35,9 +36,29 @@ class Refused(Exception):
         return b"\r\n".join([*lines, b"", bytes(response.body)])
 
 
-def new_id() -> str:
-    """Return an id for an answer that belongs to no request."""
-    return f"{random.getrandbits(128):032x}"
+def head_too_large(most: int) -> Refused:
+    """Return the answer to a head that is too large."""
+    return Refused(
+        431,
+        "head_too_large",
+        f"the request line and the headers, or the trailers, have more than {most} bytes; send what is "
+        "long in the body",
+    )
+
+
+def not_http(error: HttpParserError) -> Refused:
+    """Return the answer to what is no HTTP."""
+    why = "its target is none" if isinstance(error, HttpParserCallbackError) else str(error)
+    return Refused(
+        400, "invalid_http", f"this is no HTTP/1.1 request ({why}); speak plain HTTP/1.1 to this port"
+    )
+
+
+def too_slow(what: str, seconds: float) -> Refused:
+    """Return the answer to a caller that is too slow."""
+    return Refused(
+        408, "request_too_slow", f"{what} did not come within {seconds:.0f} seconds; send it without pauses"
+    )
 
 
 def record_refusal(refused: Refused, request_id: str, metrics: Metrics | None) -> None:

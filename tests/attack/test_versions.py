@@ -20,13 +20,12 @@ import psutil
 import pytest
 
 from app.manifest import MANIFEST
-from tests.attack.graphs import HANG, hanging
 from tests.attack.harness import MB, assert_quiet, target
 from tests.attack.raw import assert_ours, connect, post, send
 from tests.bad_versions import relist
 from tests.deployments import put, show, state
 from tests.servers import NERVE, Server, environment, serving, until
-from tests.slow_graphs import endless
+from tests.slow_graphs import HANG, endless, hanging
 from tests.tiny import edit_manifest, tiny_graph, write_tiny_version
 
 pytestmark = pytest.mark.attack

@@ -10,15 +10,15 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 
 from app.errors import NerveError, NotFound, VersionRefused
 from app.metrics import Metrics
 from app.versions.loading.outcomes import Checker
 from app.versions.rollout.desired import Deployment
 from app.versions.rollout.holdings import Holdings
+from app.versions.rollout.inputs import Attempt, InputReader, Inputs
 from app.versions.rollout.operations import Operations
-from app.versions.rollout.plan import Loaded, Outcome, needed, plan, shortfalls
+from app.versions.rollout.plan import needed, plan, shortfalls
 from app.versions.rollout.steps import (
     Abort,
     Check,
@@ -34,10 +34,10 @@ from app.versions.rollout.steps import (
     Step,
     TakeOut,
 )
-from app.versions.rollout.store import DeploymentStore, StateUnreadable
+from app.versions.rollout.store import DeploymentStore
 from app.versions.rollout.turns import Turns
 from app.versions.rollout.workers import ModelReport
-from app.versions.storage.repository import Repository, RepositoryUnreadable
+from app.versions.storage.repository import Repository
 
 log = logging.getLogger("nerve.lifecycle")
 
@@ -46,43 +46,6 @@ _ROUNDS = 1000
 
 _FOLDER = "folder"
 """Source of the problem that a folder is gone or cannot be read, which keeps nothing from serving."""
-
-
-@dataclass
-class _Attempt:
-    """Keeps what one reconciliation has tried, so that it tries nothing twice.
-
-    Attributes:
-        generation: the generation of the deployment that is being carried out.
-        failed: the versions that were refused by a check or a load.
-        undecided: why versions could not be checked or loaded, for reasons that are not their own.
-        vain: the steps that could not be taken.
-        problems: the reasons why steps could not be taken.
-    """
-
-    generation: int | None = None
-    failed: set[int] = field(default_factory=set)
-    undecided: dict[int, str] = field(default_factory=dict)
-    vain: set[Step] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """Holds what a plan is made from.
-
-    Attributes:
-        torn: what is wrong with the state file; None where it can be read.
-        found: the versions in the folder, or those last known if it cannot be read.
-        unreadable: why the folder cannot be read; None where it can.
-    """
-
-    desired: Deployment
-    torn: str | None
-    found: set[int]
-    unreadable: str | None
-    loaded: Loaded
-    outcomes: dict[int, Outcome]
 
 
 class Reconciler:
@@ -109,6 +72,7 @@ class Reconciler:
     ):
         self.holdings = Holdings(checker, metrics, max_pinned)
         self.operations = Operations(repository, store, checker, self._prepared)
+        self._reader = InputReader(repository, store, checker, self.holdings)
         self._repository = repository
         self._store = store
         self._checker = checker
@@ -120,14 +84,12 @@ class Reconciler:
         self._loads = Turns(beginning=1, seconds=20, most=4)
         self._checks = Turns(beginning=2, seconds=5, most=8)
         self._pins = Turns(beginning=2, seconds=5, most=4)
-        self._found: dict[str, set[int]] = {}
         self._reports: dict[str, ModelReport] = {}
-        self._generations: dict[str, int] = {}  # carried out, as far as possible
         self._problems: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
     def reconcile(self, name: str) -> None:
         """Plan and carry out steps until none are left."""
-        attempt = _Attempt()
+        attempt = Attempt()
         for _ in range(_ROUNDS):
             slow = self._carry_out(name, attempt, may_load=False)
             if not slow:
@@ -194,76 +156,16 @@ class Reconciler:
     def _turn(self, name: str, turns: Turns) -> AbstractContextManager[None]:
         return nullcontext() if name == self._first else turns.turn()
 
-    def _check(self, name: str, check: Check, attempt: _Attempt) -> None:
+    def _check(self, name: str, check: Check, attempt: Attempt) -> None:
         try:
             with self._turn(name, self._checks):
                 self._checker.ensure(name, check.version, again=True)
         except NerveError as error:
             self._missed(check.version, attempt, error)
 
-    # inputs
-
-    def _inputs(self, name: str, attempt: _Attempt) -> _Inputs:
-        desired, torn = self._desired(name)
-        if attempt.generation != desired.generation:  # refused versions are retried
-            attempt.generation = desired.generation
-            attempt.failed.clear()
-            attempt.undecided.clear()
-        loaded = self.holdings.loaded(name)
-        found, unreadable = self._versions(name)
-        asked = found
-        if loaded.stable:
-            asked = found & ({load.version for load in needed(desired, loaded)} | loaded.awaited)
-        outcomes = {version: self._outcome(name, version, desired, attempt) for version in asked}
-        return _Inputs(desired, torn, found, unreadable, loaded, outcomes)
-
-    def _versions(self, name: str) -> tuple[set[int], str | None]:
-        """Return the versions in the folder, and why it cannot be read; then they are the last known."""
-        try:
-            self._found[name] = set(self._repository.versions(name))
-        except RepositoryUnreadable as error:
-            return self._found.get(name, set()), error.message
-        return self._found[name], None
-
-    def _desired(self, name: str) -> tuple[Deployment, str | None]:
-        """Return the desired state, and why its file cannot be read; then it is the last known state."""
-        try:
-            return self._store.read(name) or Deployment(), None
-        except StateUnreadable as error:
-            last = self._store.last(name)
-            return last.deployment if last else Deployment(), error.message
-
-    def _outcome(self, name: str, version: int, desired: Deployment, attempt: _Attempt) -> Outcome:
-        """Say what is known of a version in the folder.
-
-        For each generation a refused version is tried once, and an undecided one at once and after pauses.
-        """
-        if version in attempt.failed:
-            return "refused"
-        if version in attempt.undecided:
-            return "undecided"
-        try:
-            check = self._checker.current(name, version)
-        except RepositoryUnreadable as error:
-            attempt.undecided[version] = error.message
-            return "undecided"
-        tried = self._generations.get(name) == desired.generation
-        if check is None or check.undecided:
-            if tried and check and check.pauses:
-                return "undecided"
-            return "passed" if self._vouched(name, version, desired) else "untried"
-        if check.refused is None:
-            return "passed"
-        return "refused" if tried else "untried"
-
-    def _vouched(self, name: str, version: int, desired: Deployment) -> bool:
-        """Say whether the process that wrote the state checked a version; an edit by hand checks none."""
-        last = self._store.last(name)
-        return version in desired.versions and last is not None and last.deployment == desired
-
     # steps
 
-    def _carry_out(self, name: str, attempt: _Attempt, may_load: bool) -> list[Step]:
+    def _carry_out(self, name: str, attempt: Attempt, may_load: bool) -> list[Step]:
         """Take all steps but slow ones; return these, for which the lock is not to be held.
 
         They are checks, which need no lock, or a load, whose turn must come first.
@@ -274,7 +176,7 @@ class Reconciler:
         with self._changing(name):
             try:
                 for _ in range(_ROUNDS):
-                    inputs = self._inputs(name, attempt)
+                    inputs = self._reader.read(name, attempt)
                     steps = plan(inputs.desired, inputs.loaded, inputs.outcomes, inputs.torn is not None)
                     checks = [step for step in steps if isinstance(step, Check)]
                     others = [s for s in steps if not isinstance(s, Check) and s not in attempt.vain]
@@ -297,7 +199,7 @@ class Reconciler:
     def _report(self, name: str) -> ModelReport:
         stable = self.holdings.registry.get(name)
         return ModelReport(
-            generation=self._generations.get(name, 0),
+            generation=self._reader.carried_out.get(name, 0),
             stable=stable.manifest.version if stable else None,
             canary=self.holdings.registry.canary(name),
             shadow=tuple(self.holdings.shadows.get(name, {})),
@@ -336,7 +238,7 @@ class Reconciler:
             case Retire(version):
                 holdings.registry.retire(name, version)
 
-    def _excuse(self, name: str, step: Step, attempt: _Attempt, error: NerveError) -> None:
+    def _excuse(self, name: str, step: Step, attempt: Attempt, error: NerveError) -> None:
         """Note why a step could not be taken, and do not try it again in this attempt."""
         attempt.vain.add(step)
         match step:
@@ -347,14 +249,14 @@ class Reconciler:
             case _:
                 attempt.problems.append(error.message)
 
-    def _missed(self, version: int, attempt: _Attempt, error: NerveError) -> None:
+    def _missed(self, version: int, attempt: Attempt, error: NerveError) -> None:
         """Note why a version was not checked or loaded: by its own fault, or not."""
         if isinstance(error, VersionRefused | NotFound):  # the checker keeps the reason
             attempt.failed.add(version)
         else:
             attempt.undecided[version] = error.message
 
-    def _conclude(self, name: str, inputs: _Inputs, attempt: _Attempt) -> None:
+    def _conclude(self, name: str, inputs: Inputs, attempt: Attempt) -> None:
         """Note what could not be done when no steps are left, and the generation that is carried out."""
         checks, loaded = self._checker.outcomes(name), inputs.loaded
         reasons = {v: why for v, check in checks.items() if (why := check.refused or check.undecided)}
@@ -366,7 +268,7 @@ class Reconciler:
         gone = ", ".join(f"{name}/{version}" for version in sorted(answering - inputs.found, key=str))
         lost = f"the folder of {gone} is gone, which serves from memory; put it back, or activate another"
         self.note(name, _FOLDER, inputs.unreadable or (lost if gone else None))
-        self._generations[name] = inputs.desired.generation
+        self._reader.carried_out[name] = inputs.desired.generation
 
     def _take_out(self, name: str, version: int) -> None:
         """Remove a version from its roles in the state, and refuse it until it is checked again."""
@@ -397,10 +299,10 @@ class Reconciler:
     @contextmanager
     def _prepared(self, name: str, wanted: Deployment) -> Iterator[None]:
         """Load a deployment's versions before it is written, serve them after; on an error, drop them."""
-        attempt = _Attempt()
-        desired, _ = self._desired(name)
+        attempt = Attempt()
+        desired, _ = self._reader.desired(name)
         for load in needed(wanted, self.holdings.loaded(name)):
-            if self._outcome(name, load.version, desired, attempt) != "passed":
+            if self._reader.outcome(name, load.version, desired, attempt) != "passed":
                 self._checker.ensure(name, load.version, again=True)
         with self._changing(name):
             loads: list[Load] = []

@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import numpy as np
 import onnx
 import psutil
 import pytest
-from onnx import TensorProto, helper
 
 from tests.servers import serving
-from tests.slow_graphs import adding, endless, with_zero
-from tests.tiny import VOCABULARY, write_tiny_version
+from tests.slow_graphs import HANG, endless, hanging
+from tests.tiny import write_tiny_version
 
 LOOP = """
 import asyncio, signal, sys
@@ -102,32 +100,13 @@ def test_an_event_loop_that_waits_hears_of_each_signal(graph: Path) -> None:
         assert process.poll() is None
 
 
-def endless_with(token: str) -> onnx.ModelProto:
-    """The tiny network, which never ends if a batch holds this sub-token."""
-    return with_zero(
-        [
-            helper.make_node("Equal", ["input_ids", "id"], ["equal"]),
-            helper.make_node("Cast", ["equal"], ["hits"], to=TensorProto.INT64),
-            helper.make_node("ReduceMax", ["hits"], ["hit"], keepdims=0),
-            helper.make_node("Mul", ["hit", "for_ever"], ["many"]),
-            helper.make_node("Loop", ["many", "yes", "none"], ["counted"], body=adding("one")),
-            helper.make_node("Mul", ["counted", "none"], ["zero"]),
-        ],
-        id=np.array(VOCABULARY.index(token)),
-        for_ever=np.array(2**60),
-        yes=np.array(True),
-        one=np.array(1, np.float32),
-        none=np.array(0, np.float32),
-    )
-
-
 @pytest.mark.parametrize(("workers", "second"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
 def test_a_server_with_a_session_that_hangs_ends_at_the_second_signal(
     tmp_path: Path, workers: int, second: signal.Signals
 ) -> None:
-    write_tiny_version(tmp_path / "models", graph=endless_with("z"))
+    write_tiny_version(tmp_path / "models", graph=hanging())
     with serving(tmp_path / "models", tmp_path / "log", workers=workers, request_timeout=600) as server:
-        body = {"text": "z"}
+        body = {"text": HANG}
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.url}/ner", json=body, timeout=0.5)
         processes = psutil.Process(server.process.pid).children(recursive=True)
