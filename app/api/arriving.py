@@ -46,9 +46,8 @@ class ValueCounter:
             piece = piece[: len(piece) - run % 2].replace(b"\\\\", b"").replace(b'\\"', b"")
         marks = np.frombuffer(piece.translate(None, _OTHERS), np.uint8)
         quotes = (marks == _QUOTE).view(np.uint8)
-        inside = (
-            np.bitwise_xor.accumulate(quotes) ^ self._inside
-        )  # an opening quote is, a closing one is not
+        # An opening quote counts as inside of its string, a closing one as outside.
+        inside = np.bitwise_xor.accumulate(quotes) ^ self._inside
         self.values += len(marks) - int(np.count_nonzero(inside | quotes))
         self._inside ^= bool(np.count_nonzero(quotes) % 2)
 

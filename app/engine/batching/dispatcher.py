@@ -298,7 +298,7 @@ class Dispatcher:
         try:
             self._admission.admit(request.unread, request.seconds)
         except Busy as busy:
-            busy.retry_after = min(busy.retry_after, self._latest - now)
+            busy.retry_after = max(0.0, min(busy.retry_after, self._latest - now))
             raise
         self._latest = request.deadline if empty else max(self._latest, request.deadline)
 

@@ -130,9 +130,8 @@ class Watchdog:
                 row.text.request.fail(InferenceFailed("the session hangs on the batch that held a text"))
         if run.held and run.age >= _FATAL * limit:
             log.critical("%s on the thread that takes requests, so this process ends", what)
-            os._exit(
-                _EXIT_CODE
-            )  # nothing else can be done: that thread answers nobody, and ends for no signal
+            # Nothing else can be done: that thread answers nobody, and no signal ends it.
+            os._exit(_EXIT_CODE)
 
     def _give_up(self, reason: str) -> None:
         log.error("%s: its session hangs and is given up: %s", self._name, reason)
