@@ -138,15 +138,21 @@ def other_columns(folder: Path) -> None:
     replace_graph(folder, graph)
 
 
-def weights_outside(folder: Path) -> None:
-    graph = tiny_graph()
+def weights_beside(folder: Path) -> None:
+    """The weights of the network in a file of their own, which the manifest lists; this is not wrong."""
+    (folder / "model.fp32.onnx").unlink()
     onnx.save(
-        graph,
+        tiny_graph(),
         folder / "model.fp32.onnx",
         save_as_external_data=True,
         location="weights.bin",
-        size_threshold=0,
+        size_threshold=64,  # the runtime wants to see shapes, which are small, in the graph
     )
+    relist(folder)
+
+
+def weights_outside(folder: Path) -> None:
+    weights_beside(folder)
     shutil.move(folder / "weights.bin", folder.parent / "weights.bin")
     graph = onnx.load(folder / "model.fp32.onnx", load_external_data=False)
     for tensor in graph.graph.initializer:

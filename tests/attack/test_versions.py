@@ -15,18 +15,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import onnx
 import psutil
 import pytest
 
 from app.manifest import MANIFEST
 from tests.attack.harness import MB, assert_quiet, target
 from tests.attack.raw import assert_ours, connect, post, send
-from tests.bad_versions import relist
+from tests.bad_versions import relist, weights_beside
 from tests.deployments import put, show, state
 from tests.servers import NERVE, Server, environment, serving, until
 from tests.slow_graphs import HANG, endless, hanging
-from tests.tiny import edit_manifest, tiny_graph, write_tiny_version
+from tests.tiny import edit_manifest, write_tiny_version
 
 pytestmark = pytest.mark.attack
 
@@ -366,15 +365,7 @@ def test_weights_that_the_manifest_does_not_list_are_refused(tmp_path: Path) -> 
     models = tmp_path / "models"
     write_tiny_version(models)
     folder = write_tiny_version(models, version=2)
-    (folder / "model.fp32.onnx").unlink()
-    onnx.save(
-        tiny_graph(),
-        folder / "model.fp32.onnx",
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=0,
-    )
-    relist(folder)
+    weights_beside(folder)
     listed = json.loads((folder / MANIFEST).read_text())["files"]
     del listed["weights.bin"]
     edit_manifest(folder, files=listed)

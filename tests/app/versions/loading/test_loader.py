@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
 from app.engine.priority import LOWEST
@@ -19,13 +18,12 @@ from app.manifest import MAX_FILES
 from app.versions.loading.loaded import MemberVariants
 from app.versions.loading.loader import Loader, Report, load_single, load_version
 from app.versions.loading.options import LoadOptions
-from tests.bad_versions import BAD_FOLDERS, golden, relist
+from tests.bad_versions import BAD_FOLDERS, golden, relist, weights_beside
 from tests.servers import until
 from tests.teams import BAD_TEAMS, team_of_itself, team_of_teams, write_team
 from tests.tiny import (
     SPANS,
     TEXT,
-    tiny_graph,
     write_tiny_version,
 )
 
@@ -244,21 +242,9 @@ def test_only_signed_versions_are_loaded_where_keys_are_trusted(models_dir: Path
 # what was checked is what is loaded
 
 
-def with_weights_beside(folder: Path) -> None:
-    """Move the weights of a version's network into a file that the manifest lists too."""
-    onnx.save(
-        tiny_graph(),
-        folder / "model.fp32.onnx",
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=64,
-    )
-    relist(folder)
-
-
 def test_weights_may_lie_in_a_file_that_the_manifest_lists(models_dir: Path) -> None:
     folder = models_dir / "ner-en/1"
-    with_weights_beside(folder)
+    weights_beside(folder)
     assert spans_of(folder) == SPANS
 
 
@@ -266,7 +252,7 @@ def test_weights_in_a_file_that_is_not_listed_are_not_found(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = models_dir / "ner-en/1"
-    with_weights_beside(folder)
+    weights_beside(folder)
     weights = (folder / "weights.bin").read_bytes()
     (folder / "weights.bin").unlink()
     relist(folder)
